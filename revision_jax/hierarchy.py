@@ -1,0 +1,75 @@
+"""The hierarchy of windows over a long video: pure geometry, numpy only.
+
+One object says which clips are sampled in training, which segments are searched, and how frames map to
+seconds, so that training, search and cost accounting can never disagree. Source: ReVisionLLM (arXiv
+2411.14901) section 3; REFERENCE section 1 of the project: a window of `window_s` seconds is represented by
+`num_frames` frames, and an answer names frames of its window.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Hierarchy:
+    """Windows of fixed length over a video.
+
+    Attributes:
+      window_s: length of a window in seconds.
+      num_frames: frames `F` the model sees of a window.
+      stride: step between windows as a fraction of the window, in (0, 1].
+    """
+
+    window_s: float
+    num_frames: int
+    stride: float = 0.5
+
+    def __post_init__(self):
+        if not self.window_s > 0:
+            raise ValueError(f"hierarchy.window_s is {self.window_s}; expected seconds > 0.")
+        if self.num_frames < 2:
+            raise ValueError(f"hierarchy.num_frames is {self.num_frames}; expected at least 2 frames a window.")
+        if not 0 < self.stride <= 1:
+            raise ValueError(f"hierarchy.stride is {self.stride}; expected a fraction of the window in (0, 1].")
+
+    def windows(self, duration_s: float) -> np.ndarray:
+        """Windows that cover a video, `[W, 2]` float64 (start, end) in seconds.
+
+        The last window is moved left so that it is whole; a video shorter than a window gets one window that
+        starts at 0 (its frames past the end repeat the last frame).
+        """
+        if not duration_s > 0:
+            raise ValueError(f"a video of {duration_s} s has no windows; expected a duration > 0.")
+        last = max(duration_s - self.window_s, 0.0)
+        starts = np.arange(0.0, last, self.window_s * self.stride)
+        starts = np.append(starts, last)
+        return np.stack([starts, starts + self.window_s], axis=1)
+
+    def frame_indices(self, start_s, end_s, fps: float, total_frames: int) -> np.ndarray:
+        """Stored frames that represent a span: `[..., F]` int64, `linspace(start, end, F)` truncated (REFERENCE section 3).
+
+        Args:
+          start_s, end_s: span in seconds, scalars or arrays of one shape.
+          fps: stored frames a second.
+          total_frames: stored frames of the video; indices are clipped to it.
+        """
+        start, end = np.asarray(start_s, np.float64) * fps, np.asarray(end_s, np.float64) * fps
+        indices = np.linspace(start, end, self.num_frames, axis=-1)
+        # Times such as 0.3 * 10 fall an ulp short of a whole frame; truncation must not lose that frame.
+        return np.clip((indices + 1e-6).astype(np.int64), 0, total_frames - 1)
+
+    def to_frames(self, start_s: float, end_s: float, window_start_s: float) -> tuple[int, int]:
+        """Frames `(s, e)` of a span given in seconds: `round(t / window_s * F)`, within `0..F-1`."""
+        scale = self.num_frames / self.window_s
+        s, e = (int(np.clip(np.round((t - window_start_s) * scale), 0, self.num_frames - 1)) for t in (start_s, end_s))
+        return s, e
+
+    def to_seconds(self, s, e, window_start_s):
+        """Seconds of frames `s..e` of a window: the inverse of `to_frames`, for scalars or arrays (numpy or jax).
+
+        A span of one frame (`s == e`) is widened by one frame on both sides, so that it has a length.
+        """
+        width = self.window_s / self.num_frames
+        point = s == e
+        return window_start_s + (s - point) * width, window_start_s + (e + point) * width

@@ -1,0 +1,198 @@
+"""The language of questions and answers: one grammar that writes targets, constrains decoding, parses results.
+
+The sequence the LLM sees is `[prefix | video | question and answer]`, each text piece tokenised apart, BOS only
+at the front (REFERENCE section 2: Vicuna's prompt, features in place of `<video>`). The prefix never changes and
+the video stands before the question, so that key/value caches of (prefix, video) serve every query.
+"""
+
+import dataclasses
+import functools
+import re
+
+import numpy as np
+
+NOT_PRESENT = "Not Present"
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+QUESTIONS = {"dense": "During which frames can we see {event}?"}
+_SPAN = re.compile(r"From (\d{2,}) to (\d{2,})\.")
+# Text that would be read as structure: special tokens, the place of the video, the turn of the assistant.
+_STRUCTURE = re.compile(r"<[^<>\s]{1,20}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
+
+
+def normalize_event(sentence: str) -> str:
+    """A sentence as it goes into a question: stripped, lower-cased, its final full stop removed.
+
+    Markers such as `<video>`, `</s>` or `ASSISTANT:` are removed, so that a query cannot change the prompt.
+
+    Raises:
+      ValueError: the sentence is empty.
+    """
+    event = " ".join(_STRUCTURE.sub(" ", sentence).split()).lower().removesuffix(".").strip()
+    if not event:
+        raise ValueError(f"the query {sentence!r} is empty; expected a sentence that describes an event.")
+    return event
+
+
+def clip_query(sentence: str) -> str:
+    """A sentence as CLIP's text encoder gets it: `.`, then spaces, then `?` stripped, then `.` appended."""
+    return sentence.strip(".").strip(" ").strip("?") + "."
+
+
+def question(sentence: str, level: str = "dense") -> str:
+    """The question a level asks about an event; see `QUESTIONS`."""
+    return QUESTIONS[level].format(event=normalize_event(sentence))
+
+
+def span_answer(s: int, e: int) -> str:
+    """`From 07 to 13.` for frames `s..e` of a window; numbers have at least two digits."""
+    return f"From {s:02d} to {e:02d}."
+
+
+def parse_answer(text: str) -> tuple[int, int] | None:
+    """Frames `(s, e)` of an answer, or None for `Not Present`.
+
+    Raises:
+      ValueError: the text is outside the grammar.
+    """
+    text = text.strip()
+    if text == NOT_PRESENT:
+        return None
+    match = _SPAN.fullmatch(text)
+    if not match:
+        raise ValueError(f"cannot read the answer {text!r}; expected 'From 07 to 13.' or {NOT_PRESENT!r}.")
+    return int(match[1]), int(match[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """What stands around video, question and answer. `system` may be empty (small models)."""
+
+    system: str = VICUNA_SYSTEM
+
+    @property
+    def before_video(self) -> str:
+        return f"{self.system} USER: " if self.system else "USER: "
+
+    @staticmethod
+    def after_video(question_text: str) -> str:
+        return f"\n{question_text} ASSISTANT:"
+
+
+class PromptEncoder:
+    """Turns prompts into token ids of one tokenizer.
+
+    Args:
+      tokenizer: a transformers tokenizer with `bos_token_id` and `eos_token_id`.
+      template: what stands around video and question.
+      max_text_tokens: `T`, the fixed length of question and answer together.
+
+    Attributes:
+      prefix: `[P]` int32, BOS and the text before the video.
+      pad_id: fills the text on the right; it carries no loss and no valid token sees it.
+    """
+
+    def __init__(self, tokenizer, template: PromptTemplate, max_text_tokens: int):
+        if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no BOS or no EOS token; ReVisionLLM's prompt needs both.")
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_text_tokens = max_text_tokens
+        self.eos_id = tokenizer.eos_token_id
+        self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.prefix = np.array([tokenizer.bos_token_id, *self._ids(template.before_video)], np.int32)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def encode_question(self, sentence: str, level: str = "dense") -> np.ndarray:
+        """Tokens `[n]` int32 of the question up to `ASSISTANT:`, where the answer begins."""
+        return np.array(self._ids(self.template.after_video(question(sentence, level))), np.int32)
+
+    def encode_answer(self, answer: str) -> np.ndarray:
+        """Tokens `[n]` int32 of an answer with the closing `</s>`."""
+        # Tokenised with its leading space, as it stands in the text, then apart from the question.
+        return np.array([*self._ids(answer), self.eos_id], np.int32)
+
+    def encode_example(self, sentence: str, answer: str, level: str = "dense") -> dict[str, np.ndarray]:
+        """A training example: `tokens [T]` int32, right-padded, and `loss_mask [T]` bool, True on answer tokens.
+
+        Raises:
+          ValueError: question and answer are longer than `max_text_tokens`.
+        """
+        asked, answered = self.encode_question(sentence, level), self.encode_answer(answer)
+        length = len(asked) + len(answered)
+        if length > self.max_text_tokens:
+            raise ValueError(
+                f"the query {sentence!r} needs {length} tokens with its answer; prompt.max_text_tokens is "
+                f"{self.max_text_tokens}. Raise it or shorten the query."
+            )
+        tokens = np.full(self.max_text_tokens, self.pad_id, np.int32)
+        tokens[:length] = np.concatenate([asked, answered])
+        position = np.arange(self.max_text_tokens)
+        return {"tokens": tokens, "loss_mask": (position >= len(asked)) & (position < length)}
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerGrammar:
+    """All answers of a window as a trie over tokens, compiled from the tokenizer: nothing about it is assumed.
+
+    Decoding walks it: in state `i` only `tokens[i]` are allowed, and taking `tokens[i, c]` leads to `next[i, c]`.
+    State 0 is the root. A final state (after `</s>`) allows only the pad token and stays where it is.
+
+    Attributes:
+      tokens: `[S, C]` int32, allowed tokens, padded with -1.
+      next: `[S, C]` int32, the state after each.
+      answer: `[S, 2]` int32, frames (s, e) at a final state; (-1, -1) for `Not Present`; (-2, -2) elsewhere.
+      max_length: tokens of the longest answer, `</s>` included.
+    """
+
+    tokens: np.ndarray
+    next: np.ndarray
+    answer: np.ndarray
+    max_length: int
+
+    @property
+    def final(self) -> np.ndarray:
+        """`[S]` bool: True where an answer is complete."""
+        return self.answer[:, 0] > -2
+
+    @classmethod
+    def compile(cls, encoder: PromptEncoder, num_frames: int) -> "AnswerGrammar":
+        """The trie of `Not Present` and every `From s to e.` with `0 <= s <= e < num_frames`."""
+        answers = {NOT_PRESENT: (-1, -1)}
+        answers |= {span_answer(s, e): (s, e) for s in range(num_frames) for e in range(s, num_frames)}
+        children: list[dict[int, int]] = [{}]
+        results = [(-2, -2)]
+        max_length = 0
+        for text, result in answers.items():
+            state = 0
+            ids = encoder.encode_answer(text).tolist()
+            max_length = max(max_length, len(ids))
+            for token in ids:
+                if token not in children[state]:
+                    children[state][token] = len(children)
+                    children.append({})
+                    results.append((-2, -2))
+                state = children[state][token]
+            if results[state] != (-2, -2) or children[state]:
+                raise ValueError(f"two answers share the tokens {ids} ({text!r}); this tokenizer cannot tell them apart.")
+            results[state] = result
+        width = max(map(len, children))
+        tokens = np.full((len(children), width), -1, np.int32)
+        following = np.zeros((len(children), width), np.int32)
+        for state, edges in enumerate(children):
+            edges = edges or {encoder.pad_id: state}
+            tokens[state, : len(edges)] = list(edges)
+            following[state, : len(edges)] = list(edges.values())
+        return cls(tokens, following, np.array(results, np.int32), max_length)
+
+
+@functools.cache
+def load_tokenizer(directory: str):
+    """The transformers tokenizer of a Hugging Face directory (cached: it is read-only)."""
+    from transformers import AutoTokenizer  # slow to import; `--help` must be quick
+
+    return AutoTokenizer.from_pretrained(directory)
