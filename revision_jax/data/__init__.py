@@ -1,0 +1,1 @@
+"""Data: video files -> frames -> CLIP features -> feature store -> clips -> Grain batches."""
