@@ -1,0 +1,129 @@
+"""Annotations: sentences and the moments (seconds) at which they are true, as a jsonl file.
+
+One line a query: `{"query_id", "video_id", "sentence", "moments": [[start_s, end_s], ...], "distractors": ...}`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A sentence about one video.
+
+    moments: every (start_s, end_s) at which the event happens; empty = it never happens.
+    distractors: near misses (start_s, end_s): alike, but not the event.
+    """
+
+    query_id: str
+    video_id: str
+    sentence: str
+    moments: tuple[Interval, ...]
+    distractors: tuple[Interval, ...] = ()
+
+    def __post_init__(self):
+        for field in ("query_id", "video_id", "sentence"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"query {self.query_id!r}: {field} is {value!r}; expected non-empty text")
+        for field in ("moments", "distractors"):
+            intervals = tuple(_interval(self.query_id, field, value) for value in getattr(self, field))
+            object.__setattr__(self, field, intervals)
+
+    @property
+    def present(self) -> bool:
+        """Whether the event happens at all."""
+        return bool(self.moments)
+
+
+def _interval(query_id: str, field: str, value) -> Interval:
+    """Checks one (start_s, end_s) of a query and returns it as two floats."""
+    try:
+        start, end = (float(t) for t in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"query {query_id!r}: {field} holds {value!r}; expected [start_s, end_s]") from None
+    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
+        raise ValueError(
+            f"query {query_id!r}: {field} holds [{start}, {end}]; expected 0 <= start < end (seconds)"
+        )
+    return start, end
+
+
+def check_queries(queries: Iterable[Query], durations: Mapping[str, float] | None = None) -> list[Query]:
+    """Checks queries against each other and, given `durations` (seconds by video id), against the videos.
+
+    Raises ValueError for a repeated query id, an unknown video, a moment or distractor past its video's end.
+    """
+    queries = list(queries)
+    seen = set()
+    for query in queries:
+        if query.query_id in seen:
+            raise ValueError(f"query id {query.query_id!r} occurs twice; expected unique ids")
+        seen.add(query.query_id)
+        if durations is None:
+            continue
+        if query.video_id not in durations:
+            raise ValueError(
+                f"query {query.query_id!r} names video {query.video_id!r}, which is not among the "
+                f"{len(durations)} videos with features; extract that video or drop the query"
+            )
+        duration = durations[query.video_id]
+        for start, end in query.moments + query.distractors:
+            if end > duration + 1e-3:  # annotations are rounded to milliseconds
+                raise ValueError(
+                    f"query {query.query_id!r}: [{start}, {end}] ends after video {query.video_id!r} "
+                    f"({duration:.3f} s); check the unit (seconds) and the video"
+                )
+    return queries
+
+
+def save_queries(path: str | os.PathLike, queries: Iterable[Query]) -> None:
+    """Writes queries as jsonl, whole or not at all."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        for query in check_queries(queries):
+            file.write(json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n")
+    os.replace(partial, path)
+
+
+def load_queries(path: str | os.PathLike, durations: Mapping[str, float] | None = None) -> list[Query]:
+    """Reads and checks a jsonl file of queries; errors name the file and the line.
+
+    durations: seconds by video id, to check that every moment lies inside its video.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a jsonl of queries (docs/data.md)")
+    queries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            queries.append(_parse(json.loads(line)))
+        except ValueError as error:  # json.JSONDecodeError is one
+            raise ValueError(f"{path}:{number}: {error}") from error
+    try:
+        return check_queries(queries, durations)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _parse(row) -> Query:
+    """One decoded json line -> Query."""
+    known = {field.name for field in dataclasses.fields(Query)}
+    if not isinstance(row, dict):
+        raise ValueError(f"found {type(row).__name__}; expected an object with the keys {sorted(known)}")
+    missing, unknown = known - {"distractors"} - set(row), set(row) - known
+    if missing or unknown:
+        raise ValueError(
+            f"missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; known: {sorted(known)}"
+        )
+    intervals = {field: tuple(row.get(field, ())) for field in ("moments", "distractors")}
+    return Query(**{**row, **intervals})

@@ -1,0 +1,117 @@
+"""Training clips: a positive window around an event, contrastive windows away from every occurrence of it.
+
+All times in seconds. Which windows are allowed is computed, never found by trial and error, so that a
+draw always succeeds where `can_*` says it can. REFERENCE: the paper's section on training (arXiv 2411.14901).
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from revision_jax.data.moments import Interval, Query
+from revision_jax.hierarchy import Hierarchy
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One window of a video with a question and its answer.
+
+    answer: (first frame, last frame) in the window's own frames 0..F-1, or None = Not Present.
+    """
+
+    query_id: str
+    video_id: str
+    window_start_s: float
+    answer: tuple[int, int] | None
+
+
+def positive_starts(query: Query, moment: int, window_s: float, duration_s: float) -> np.ndarray:
+    """Window starts [n] float64 (seconds) that hold moment number `moment` whole, and no other of the query.
+
+    The published draw: `randrange(window - ceil(event))` seconds before the event, clipped to the video; a
+    start that clipping makes several times is listed as often. Empty if the event is longer than the window,
+    or if its other occurrences are too near: such an event cannot be trained on at this level.
+    """
+    start, end = query.moments[moment]
+    if end - start > window_s:
+        return np.empty(0)
+    room = max(1, math.floor(window_s) - math.ceil(end - start))  # an event as long as the window: 1
+    starts = np.clip(start - np.arange(room), 0.0, max(0.0, duration_s - window_s))
+    starts = starts[starts + window_s >= end - 1e-6]
+    for number, (other_start, other_end) in enumerate(query.moments):
+        if number != moment:
+            starts = starts[(starts >= other_end) | (starts + window_s <= other_start)]
+    return starts
+
+
+def positive(
+    query: Query, moment: int, rng: np.random.Generator, hierarchy: Hierarchy, duration_s: float
+) -> Clip:
+    """A random window around moment number `moment`; ValueError if there is none (see `positive_starts`)."""
+    starts = positive_starts(query, moment, hierarchy.window_s, duration_s)
+    if not len(starts):
+        raise ValueError(
+            f"query {query.query_id!r}: no window of {hierarchy.window_s} s holds moment {query.moments[moment]} "
+            "whole and alone; skip it (positive_starts is empty) or use a longer window"
+        )
+    start = float(starts[rng.integers(len(starts))])
+    return Clip(query.query_id, query.video_id, start, hierarchy.to_frames(*query.moments[moment], start))
+
+
+def free_starts(query: Query, window_s: float, duration_s: float) -> list[Interval]:
+    """Intervals of starts whose window touches no occurrence of the event.
+
+    A video shorter than a window has one start, 0.
+    """
+    free = [(0.0, max(0.0, duration_s - window_s))]
+    for start, end in query.moments:
+        free = [part for interval in free for part in _without(interval, start - window_s, end)]
+    return free
+
+
+def _without(interval: Interval, low: float, high: float) -> list[Interval]:
+    """`interval` minus the open interval (low, high)."""
+    start, end = interval
+    parts = [(start, min(end, low)), (max(start, high), end)]
+    return [(a, b) for a, b in parts if a <= b] if low < end and start < high else [interval]
+
+
+def contrastive(
+    query: Query,
+    rng: np.random.Generator,
+    hierarchy: Hierarchy,
+    duration_s: float,
+    near_miss_fraction: float = 0.0,
+) -> Clip:
+    """A random window of the query's video in which the event does not happen: its answer is Not Present.
+
+    Uniform over all such windows; with probability `near_miss_fraction` one that holds a near miss whole,
+    where the query has one. ValueError if every window touches the event.
+    """
+    free = free_starts(query, hierarchy.window_s, duration_s)
+    if not free:
+        raise ValueError(
+            f"query {query.query_id!r}: every window of {hierarchy.window_s} s of video {query.video_id!r} "
+            f"({duration_s} s) touches the event; skip it (free_starts is empty)"
+        )
+    if query.distractors and rng.random() < near_miss_fraction:
+        near = [_holding(free, distractor, hierarchy.window_s) for distractor in query.distractors]
+        near = [starts for starts in near if starts]
+        free = near[rng.integers(len(near))] if near else free
+    return Clip(query.query_id, query.video_id, _uniform(free, rng), None)
+
+
+def _holding(free: list[Interval], event: Interval, window_s: float) -> list[Interval]:
+    """The part of `free` whose windows hold `event` whole."""
+    parts = [(max(low, event[1] - window_s), min(high, event[0])) for low, high in free]
+    return [(low, high) for low, high in parts if low <= high]
+
+
+def _uniform(intervals: list[Interval], rng: np.random.Generator) -> float:
+    """A point drawn uniformly from a union of disjoint intervals (single points if they have no length)."""
+    lengths = np.array([high - low for low, high in intervals])
+    total = lengths.sum()
+    weights = lengths / total if total > 0 else np.full(len(intervals), 1 / len(intervals))
+    low, high = intervals[rng.choice(len(intervals), p=weights)]
+    return float(rng.uniform(low, high))
