@@ -52,8 +52,8 @@ def positive(
     starts = positive_starts(query, moment, hierarchy.window_s, duration_s)
     if not len(starts):
         raise ValueError(
-            f"query {query.query_id!r}: no window of {hierarchy.window_s} s holds moment {query.moments[moment]} "
-            "whole and alone; skip it (positive_starts is empty) or use a longer window"
+            f"query {query.query_id!r}: no window of {hierarchy.window_s} s holds {query.moments[moment]} whole "
+            "and alone; skip it (positive_starts is empty) or use a longer window"
         )
     start = float(starts[rng.integers(len(starts))])
     return Clip(query.query_id, query.video_id, start, hierarchy.to_frames(*query.moments[moment], start))
