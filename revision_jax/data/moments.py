@@ -1,6 +1,6 @@
 """Annotations: sentences and the moments (seconds) at which they are true, as a jsonl file.
 
-A line is a query: `{"query_id", "video_id", "sentence", "moments": [[start_s, end_s]], "distractors": [...]}`.
+A line is a query: `{"query_id", "video_id", "sentence", "moments": [[start_s, end_s]], "distractors": []}`.
 """
 
 import dataclasses

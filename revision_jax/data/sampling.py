@@ -52,7 +52,7 @@ def positive(
     starts = positive_starts(query, moment, hierarchy.window_s, duration_s)
     if not len(starts):
         raise ValueError(
-            f"query {query.query_id!r}: no window of {hierarchy.window_s} s holds {query.moments[moment]} whole "
+            f"query {query.query_id!r}: no {hierarchy.window_s}-s window holds {query.moments[moment]} whole "
             "and alone; skip it (positive_starts is empty) or use a longer window"
         )
     start = float(starts[rng.integers(len(starts))])
