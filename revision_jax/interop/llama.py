@@ -1,0 +1,164 @@
+"""Llama directories in the Hugging Face format (`LlamaForCausalLM`), both ways."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from revision_jax.interop.files import SafetensorsDirectory, read_config, write_directory
+from revision_jax.interop.table import (
+    TRANSPOSED,
+    Row,
+    Table,
+    export_params,
+    flat_params,
+    import_params,
+)
+from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.lora import LoRAConfig, LoRALinear
+
+_LINEARS = {
+    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+
+
+def llama_table(config: LlamaConfig) -> Table:
+    """The rows of `LlamaForCausalLM`; a tied model has no head of its own; a copy is ignored."""
+    rows = [
+        Row("model.embed_tokens.weight", "embed_tokens/embedding"),
+        Row("model.norm.weight", "norm/scale"),
+    ]
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        rows.append(Row(f"model.layers.{{layer}}.{norm}.weight", f"layers/{norm}/scale"))
+    for block, names in _LINEARS.items():
+        for name in names:
+            theirs, ours = f"model.layers.{{layer}}.{block}.{name}.weight", f"layers/{block}/{name}/kernel"
+            rows.append(Row(theirs, ours, TRANSPOSED))
+    ignored = [r".*\.rotary_emb\.inv_freq"]
+    if config.tie_word_embeddings:
+        ignored.append(r"lm_head\.weight")
+    else:
+        rows.append(Row("lm_head.weight", "lm_head/kernel", TRANSPOSED))
+    return Table(tuple(rows), tuple(ignored))
+
+
+def read_llama_config(directory: str | Path) -> LlamaConfig:
+    """The `LlamaConfig` of a directory's config.json. ValueError for features that ours lacks."""
+    raw = read_config(directory, "llama")
+    for key, supported in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+        if raw.get(key, supported) != supported:
+            raise ValueError(f"{directory}/config.json: {key} {raw[key]!r}; only {supported!r} is supported")
+    theta, scaling = _rope(raw)
+    heads = raw["num_attention_heads"]
+    return LlamaConfig(
+        vocab_size=raw["vocab_size"],
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        max_position_embeddings=raw.get("max_position_embeddings", 2048),
+    )
+
+
+def _rope(raw: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+    """(theta, scaling): `rope_theta` and `rope_scaling` in older configs, `rope_parameters` in newer."""
+    scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    theta = float(scaling.pop("rope_theta", raw.get("rope_theta", 1e4)))
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    return theta, None if kind == "default" else scaling
+
+
+def load_llama(
+    directory: str | Path,
+    *,
+    lora: LoRAConfig | None = None,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
+    remat: str = "none",
+    attention: str = "auto",
+    rngs: nnx.Rngs | None = None,
+    place: Callable[[nnx.Param, np.ndarray], jax.Array] | None = None,
+) -> Llama:
+    """A Llama with a directory's weights and, with `lora`, a fresh LoRA drawn from `rngs`.
+
+    `place(param, array)` puts each parameter where it belongs (for example into its shards, by `param.axes`).
+    Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
+    """
+    config = read_llama_config(directory)
+    if lora is not None and rngs is None:
+        raise ValueError("a fresh LoRA needs rngs to be drawn from")
+
+    def build(rngs: nnx.Rngs) -> Llama:
+        return Llama(
+            config,
+            lora=lora,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            remat=remat,
+            attention=attention,
+            rngs=rngs,
+        )
+
+    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    params = flat_params(model)
+    drawn = {path: param for path, param in params.items() if _is_lora(path)}
+    base = {path: param for path, param in params.items() if path not in drawn}
+    import_params(llama_table(config), SafetensorsDirectory(directory), base, place)
+    if drawn:
+        # Under jit only what is returned is computed: the base weights are never drawn.
+        fresh = jax.jit(lambda key: _lora_arrays(build(nnx.Rngs(key))))(rngs.params())
+        for path, param in drawn.items():
+            param.set_value(fresh[path] if place is None else place(param, np.asarray(fresh[path])))
+    return model
+
+
+def save_llama(model: Llama, directory: str | Path) -> None:
+    """Writes config.json and model.safetensors; a LoRA is merged into its kernels."""
+    arrays = {path: param[...] for path, param in flat_params(model).items() if not _is_lora(path)}
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, LoRALinear) and module.lora is not None:
+            arrays["/".join(map(str, (*path, "kernel")))] = module.merge()
+    write_directory(directory, _hf_config(model), export_params(llama_table(model.config), arrays))
+
+
+def _is_lora(path: str) -> bool:
+    return path.endswith(("/lora_a", "/lora_b"))
+
+
+def _lora_arrays(model: Llama) -> dict[str, jax.Array]:
+    return {path: param[...] for path, param in flat_params(model).items() if _is_lora(path)}
+
+
+def _hf_config(model: Llama) -> dict[str, Any]:
+    config = model.config
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": config.rope_scaling,
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "max_position_embeddings": config.max_position_embeddings,
+        "torch_dtype": jnp.dtype(model.param_dtype).name,
+    }

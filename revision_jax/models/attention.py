@@ -1,0 +1,189 @@
+"""One attention function; the backend is chosen by platform, and XLA is the reference of all.
+
+Letters: B batch, T queries, S keys, N query heads, K key heads (N a multiple of K), D head width,
+P prefix rows, G = B / P suffix rows a prefix.
+
+Backends: "xla" runs everywhere; "cudnn" is flash attention on NVIDIA GPUs (bf16/fp16); "splash" is the Pallas
+kernel for TPU (causal self-attention). "auto" takes the platform's kernel where it applies and XLA elsewhere;
+a backend asked for by name that cannot run raises.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+BACKENDS = ("auto", "xla", "cudnn", "splash")
+
+_LANES = 128  # splash works in blocks of whole TPU lanes
+_MAX_BLOCK = 512
+# Mesh axes that split the batch and the heads (`parallel/`): XLA does not partition a Pallas kernel itself.
+_BATCH_AXES = ("data", "fsdp")
+_HEAD_AXIS = "tensor"
+_MASKED = -1e30  # finite, so that a fully masked part of a row gives weights of 0 and not NaN
+
+
+def check_backend(backend: str) -> str:
+    """Returns `backend` when it names one, else raises ValueError."""
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend is {backend!r}; expected one of {BACKENDS}")
+    return backend
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    mask: jax.Array | None = None,
+    backend: str = "auto",
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D)) v with a float32 softmax.
+
+    Args:
+      q: [B, T, N, D]. k, v: [B, S, K, D], same dtype.
+      causal: query t sees keys 0..t.
+      mask: bool, broadcastable to [B, N, T, S], True where a query sees a key. Every query must see one.
+    Returns:
+      [B, T, N, D] in q's dtype.
+    """
+    backend = select_backend(backend, _platform(), q, k, causal=causal, masked=mask is not None)
+    if backend == "splash":
+        return _splash_sharded(q, k, v)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=backend)
+
+
+def select_backend(
+    backend: str, platform: str, q: jax.Array, k: jax.Array, *, causal: bool, masked: bool
+) -> str:
+    """The backend that will run: "xla", "cudnn" or "splash". ValueError if one asked for by name cannot."""
+    obstacles = {
+        "xla": [],
+        "cudnn": _cudnn_obstacles(platform, q),
+        "splash": _splash_obstacles(platform, q, k, causal, masked),
+    }
+    if check_backend(backend) == "auto":
+        return next(name for name in ("cudnn", "splash", "xla") if not obstacles[name])
+    if obstacles[backend]:
+        raise ValueError(
+            f"attention backend {backend!r} cannot run here: {'; '.join(obstacles[backend])}. "
+            'Use "auto" or "xla", or change what is named.'
+        )
+    return backend
+
+
+def _platform() -> str:
+    """The platform compiled for: that of the mesh in use (perhaps a described TPU), else the default one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def _cudnn_obstacles(platform: str, q: jax.Array) -> list[str]:
+    obstacles = []
+    if platform != "gpu":
+        obstacles.append(f"the platform is {platform}, it needs gpu")
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        obstacles.append(f"the dtype is {q.dtype}, it needs bfloat16 or float16")
+    if q.shape[-1] % 8 or q.shape[-1] > 256:
+        obstacles.append(f"the head width is {q.shape[-1]}, it needs a multiple of 8 up to 256")
+    return obstacles
+
+
+def _splash_obstacles(platform: str, q: jax.Array, k: jax.Array, causal: bool, masked: bool) -> list[str]:
+    obstacles = []
+    if platform != "tpu":
+        obstacles.append(f"the platform is {platform}, it needs tpu")
+    if not causal or masked or q.shape[1] != k.shape[1]:
+        obstacles.append("it is used for causal self-attention without another mask only")
+    if q.shape[-1] % _LANES:
+        obstacles.append(f"the head width is {q.shape[-1]}, it needs a multiple of {_LANES}")
+    return obstacles
+
+
+def _splash_sharded(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`_splash` on every device's own rows and heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return _splash(q, k, v)
+    batch = tuple(axis for axis in _BATCH_AXES if axis in mesh.axis_names)
+    spec = PartitionSpec(batch, None, _HEAD_AXIS if _HEAD_AXIS in mesh.axis_names else None, None)
+    return jax.shard_map(_splash, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+
+
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False) -> jax.Array:
+    """Causal attention [B, T, N, D]. T is padded to whole blocks; causality hides the padding."""
+    # Imported here: Pallas' TPU kernels are of no use, and slow to import, on other platforms.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
+
+    length, heads = q.shape[1:3]
+    padded = math.ceil(length / _LANES) * _LANES
+    block = max(b for b in range(_LANES, min(padded, _MAX_BLOCK) + 1, _LANES) if padded % b == 0)
+    blocks = splash.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((padded, padded))] * heads)
+    kernel = splash.make_splash_mha(
+        mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+    heads_first = lambda x: jnp.pad(x, ((0, 0), (0, padded - length), (0, 0), (0, 0))).swapaxes(1, 2)
+    # The kernel has no scale of its own.
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    return jax.vmap(kernel)(*map(heads_first, (q, k, v))).swapaxes(1, 2)[:, :length]
+
+
+def prefix_attention(
+    q: jax.Array,
+    prefix: Sequence[jax.Array] | None,
+    suffix: Sequence[jax.Array],
+    suffix_mask: jax.Array,
+) -> jax.Array:
+    """Attention over a shared prefix and an own suffix under one float32 softmax (as arXiv 2402.05099).
+
+    All queries that share a prefix meet it in one matrix product, and it is never copied for each of them.
+
+    Args:
+      q: [B, T, N, D].
+      prefix: (k, v), each [P, S1, K, D], P dividing B; row b sees all of prefix row b // (B / P). Or None.
+      suffix: (k, v), each [B, S2, K, D].
+      suffix_mask: bool [B, T, S2], True where a query sees a slot.
+    Returns:
+      [B, T, N, D] in q's dtype. A query that sees nothing gets the mean of the suffix.
+    """
+    batch, new, heads, width = q.shape
+    key_heads = suffix[0].shape[2]
+    q_grouped = q.reshape(batch, new, key_heads, heads // key_heads, width)
+    parts = [_partial(q_grouped, *suffix, suffix_mask)]
+    if prefix is not None:
+        shared = q_grouped.reshape(prefix[0].shape[0], -1, *q_grouped.shape[2:])  # [P, G * T, K, N / K, D]
+        parts.append([x.reshape(batch, new, *x.shape[2:]) for x in _partial(shared, *prefix)])
+
+    peak = jnp.stack([part_peak for _, part_peak, _ in parts]).max(0)
+    scales = [jnp.exp(part_peak - peak) for _, part_peak, _ in parts]
+    numerator = sum(values * scale for (values, _, _), scale in zip(parts, scales))
+    denominator = sum(total * scale for (_, _, total), scale in zip(parts, scales))
+    return (numerator / denominator).reshape(q.shape).astype(q.dtype)
+
+
+def _partial(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A softmax not yet normalised, of q [b, t, K, R, D] over k, v [b, s, K, D], mask [b, t, s].
+
+    Returns float32 (sum of weighted values [b, t, K, R, D], largest score, sum of weights: [b, t, K, R, 1]).
+    """
+    scores = jnp.einsum("btkrd,bskd->btkrs", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, :, None, None], scores, _MASKED)
+    peak = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    values = jnp.einsum("btkrs,bskd->btkrd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return values, peak, weights.sum(-1, keepdims=True)

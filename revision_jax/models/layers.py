@@ -1,0 +1,141 @@
+"""Building blocks shared by every model: a parameter with logical axes, a linear layer, a LayerNorm, a stack.
+
+Letters: L stacked layers, i input width, o output width.
+
+A *stack* is one module whose parameters all carry an explicit leading axis [L, ...]. `scan_layers` runs it as
+one `lax.scan`: compile time does not grow with the depth, and a step has no Python overhead per layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+Initializer = Callable[[jax.Array, Sequence[int], Any], jax.Array]
+
+zeros = jax.nn.initializers.zeros
+ones = jax.nn.initializers.ones
+normal = jax.nn.initializers.normal
+
+# What remat "names" keeps of a layer: the inputs and the output of attention, the part that a backward pass
+# cannot recompute with plain matrix products alone.
+SAVED_NAMES = ("query", "key", "value", "attention")
+
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda step: step,
+    "full": lambda step: jax.checkpoint(step, prevent_cse=False),
+    "names": lambda step: jax.checkpoint(
+        step, policy=jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES), prevent_cse=False
+    ),
+}
+
+
+def save_name(x: jax.Array, name: str) -> jax.Array:
+    """Marks an activation for the remat policy "names"; `name` must be one of SAVED_NAMES."""
+    if name not in SAVED_NAMES:
+        raise ValueError(f"activation name {name!r} is not one of {SAVED_NAMES}: no policy would save it")
+    return checkpoint_name(x, name)
+
+
+def check_remat(remat: str) -> str:
+    """Returns `remat` when it names a policy, else raises ValueError."""
+    if remat not in REMAT:
+        raise ValueError(f"remat is {remat!r}; expected one of {sorted(REMAT)}")
+    return remat
+
+
+def parameter(
+    rngs: nnx.Rngs,
+    init: Initializer,
+    shape: Sequence[int],
+    axes: Sequence[str | None],
+    dtype: Any = jnp.float32,
+    *,
+    num_layers: int | None = None,
+) -> nnx.Param:
+    """A trainable array with one logical axis name (or None) a dimension in its `axes` metadata.
+
+    With `num_layers` the array is stacked: [L, *shape] with "layers" in front of `axes`.
+    """
+    if num_layers is not None:
+        shape, axes = (num_layers, *shape), ("layers", *axes)
+    if len(shape) != len(axes):
+        raise ValueError(f"shape {tuple(shape)} needs one axis name a dimension, got {tuple(axes)}")
+    return nnx.Param(init(rngs.params(), tuple(shape), dtype), axes=tuple(axes))
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias; `kernel` [(L,) i, o], `bias` [(L,) o]."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        axes: tuple[str | None, str | None],
+        rngs: nnx.Rngs,
+        init: Initializer,
+        bias: bool = True,
+        num_layers: int | None = None,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+    ):
+        self.dtype = dtype
+        shape = (in_features, out_features)
+        self.kernel = parameter(rngs, init, shape, axes, param_dtype, num_layers=num_layers)
+        make_bias = lambda: parameter(rngs, zeros, shape[1:], axes[1:], param_dtype, num_layers=num_layers)
+        self.bias = make_bias() if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., i] -> [..., o] in `dtype`."""
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis in float32, returned in `dtype`; `scale`, `bias` [(L,) i] float32."""
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        axis: str,
+        rngs: nnx.Rngs,
+        eps: float = 1e-5,
+        num_layers: int | None = None,
+        dtype: Any = jnp.float32,
+    ):
+        self.eps = eps
+        self.dtype = dtype
+        self.scale = parameter(rngs, ones, (features,), (axis,), num_layers=num_layers)
+        self.bias = parameter(rngs, zeros, (features,), (axis,), num_layers=num_layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+def scan_layers(
+    layers: nnx.Module,
+    step: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    remat: str = "none",
+) -> tuple[Any, Any]:
+    """Runs `step(layer, carry, x) -> (carry, y)` over the leading axis of a stack's parameters and of `xs`.
+
+    Returns the last carry and the stacked `y`, as `lax.scan` does.
+    """
+    graphdef, state = nnx.split(layers)
+
+    def body(carry, inputs):
+        layer_state, x = inputs
+        return step(nnx.merge(graphdef, layer_state), carry, x)
+
+    return jax.lax.scan(REMAT[check_remat(remat)](body), carry, (state, xs))

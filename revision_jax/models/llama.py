@@ -1,0 +1,302 @@
+"""Llama (arXiv 2302.13971) with explicit LoRA: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Letters: B batch, T new tokens, P prefix rows, S cached keys, H width, N query heads, K key heads,
+D head width, L layers, V vocabulary. Matrix products run in `dtype`; softmax, norms, rotary angles and
+logits in float32.
+Sharding names are listed in `revision_jax.models`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from revision_jax.models.attention import attention, check_backend, prefix_attention
+from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers
+from revision_jax.models.lora import LoRAConfig, LoRALinear
+from revision_jax.models.rope import apply_rope, rope_frequencies, rope_tables
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_INIT = normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes with their Hugging Face meaning; `rope_scaling` as in config.json (None, "linear", "llama3")."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float = 1e4
+    rope_scaling: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = 4096
+
+    def __post_init__(self):
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even one")
+        rope_frequencies(self.head_dim, self.rope_theta, self.rope_scaling)  # raises on an unknown scaling
+
+
+class KVCache(NamedTuple):
+    """Rotated keys and values of every layer: `k`, `v` [L, B, S, K, D]."""
+
+    k: jax.Array
+    v: jax.Array
+
+    @property
+    def length(self) -> int:
+        return self.k.shape[2]
+
+    @classmethod
+    def zeros(cls, config: LlamaConfig, batch: int, length: int, dtype: Any) -> "KVCache":
+        """An empty cache of `length` slots."""
+        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis in float32; `scale` [(L,) H] float32."""
+
+    def __init__(self, features: int, *, eps: float, dtype: Any, rngs: nnx.Rngs, num_layers=None):
+        self.eps = eps
+        self.dtype = dtype
+        self.scale = parameter(rngs, ones, (features,), ("norm",), num_layers=num_layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return (x * self.scale[...]).astype(self.dtype)
+
+
+class _LinearFactory(NamedTuple):
+    """What all seven linear layers of a block share; LoRA only where it was asked for."""
+
+    num_layers: int
+    lora: LoRAConfig | None
+    dtype: Any
+    param_dtype: Any
+    rngs: nnx.Rngs
+
+    def __call__(self, name: str, in_features: int, out_features: int, axes: tuple[str, str]) -> LoRALinear:
+        lora = self.lora if self.lora is not None and name in self.lora.targets else None
+        return LoRALinear(
+            in_features,
+            out_features,
+            axes=axes,
+            rngs=self.rngs,
+            init=_INIT,
+            lora=lora,
+            num_layers=self.num_layers,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+
+
+class SelfAttention(nnx.Module):
+    """The four projections around attention; kernels fold (heads, head width) into one axis."""
+
+    def __init__(self, config: LlamaConfig, linear: _LinearFactory):
+        self.head_dim = config.head_dim
+        width = config.hidden_size
+        q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = linear("q_proj", width, q, ("embed", "heads"))
+        self.k_proj = linear("k_proj", width, kv, ("embed", "kv_heads"))
+        self.v_proj = linear("v_proj", width, kv, ("embed", "kv_heads"))
+        self.o_proj = linear("o_proj", q, width, ("heads", "embed"))
+
+    def __call__(self, x, rope, attend, keys):
+        split_heads = lambda y: y.reshape(*y.shape[:-1], -1, self.head_dim)
+        q = save_name(apply_rope(split_heads(self.q_proj(x, keys[0])), *rope), "query")  # [B, T, N, D]
+        k = save_name(apply_rope(split_heads(self.k_proj(x, keys[1])), *rope), "key")  # [B, T, K, D]
+        v = save_name(split_heads(self.v_proj(x, keys[2])), "value")
+        y, entry = attend(q, k, v)
+        y = save_name(y, "attention").reshape(*x.shape[:-1], -1)  # [B, T, N * D]
+        return self.o_proj(y, keys[3]), entry
+
+
+class MLP(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig, linear: _LinearFactory):
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = linear("gate_proj", width, inner, ("embed", "mlp"))
+        self.up_proj = linear("up_proj", width, inner, ("embed", "mlp"))
+        self.down_proj = linear("down_proj", inner, width, ("mlp", "embed"))
+
+    def __call__(self, x, keys):
+        return self.down_proj(jax.nn.silu(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1]), keys[2])
+
+
+class LlamaLayers(nnx.Module):
+    """All blocks, stacked: every parameter [L, ...]. Inside `scan_layers` an instance is one block."""
+
+    def __init__(self, config: LlamaConfig, linear: _LinearFactory):
+        norm = lambda: RMSNorm(
+            config.hidden_size,
+            eps=config.rms_norm_eps,
+            dtype=linear.dtype,
+            rngs=linear.rngs,
+            num_layers=config.num_layers,
+        )
+        self.input_layernorm = norm()
+        self.self_attn = SelfAttention(config, linear)
+        self.post_attention_layernorm = norm()
+        self.mlp = MLP(config, linear)
+
+    def __call__(self, h: jax.Array, rope, attend: Callable, dropout_key: jax.Array | None):
+        """`attend(q, k, v) -> (output, entry)`; returns (h [B, T, H], entry). A dropout key a layer."""
+        keys = [None] * 7 if dropout_key is None else jax.random.split(dropout_key, 7)
+        y, entry = self.self_attn(self.input_layernorm(h), rope, attend, keys[:4])
+        h = h + y
+        return h + self.mlp(self.post_attention_layernorm(h), keys[4:]), entry
+
+
+class Llama(nnx.Module):
+    """The decoder. Weights start at N(0, 0.02), norms at 1, LoRA B at 0.
+
+    `remat` is "none", "full" or "names" (see `layers.REMAT`); `attention` is a backend of `attention.py`.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        rngs: nnx.Rngs,
+        lora: LoRAConfig | None = None,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        remat: str = "none",
+        attention: str = "auto",
+    ):
+        if lora is not None:
+            lora.check_targets(LORA_TARGETS)
+        self.config = config
+        self.lora = lora
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.remat = check_remat(remat)
+        self.attention = check_backend(attention)
+        shape = (config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(shape, param_dtype, rngs)
+        self.layers = LlamaLayers(config, _LinearFactory(config.num_layers, lora, dtype, param_dtype, rngs))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype, rngs=rngs)
+        self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], param_dtype, rngs)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """[B, T] int32 -> [B, T, H]. A token outside the vocabulary becomes NaN, not a wrong row."""
+        return jnp.take(self.embed_tokens.embedding[...], tokens, axis=0, mode="fill").astype(self.dtype)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., H] after the final norm -> [..., V] float32."""
+        tied = self.lm_head is None
+        kernel = self.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
+        hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
+        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+
+    def __call__(self, embeddings: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """[B, T, H] -> [B, T, H] after the final norm. Causal, positions 0..T-1: pad on the right.
+
+        `dropout_key` turns LoRA dropout on; None is deterministic.
+        """
+        h, _ = self._causal(embeddings, lambda h, entry: None, dropout_key)
+        return self.norm(h)
+
+    def hidden_states(self, embeddings: jax.Array) -> jax.Array:
+        """[L + 1, B, T, H]: the embeddings and every block's output, before the final norm."""
+        _, states = self._causal(embeddings, lambda h, entry: h)
+        return jnp.concatenate([embeddings.astype(self.dtype)[None], states])
+
+    def prefill(self, embeddings: jax.Array) -> tuple[jax.Array, KVCache]:
+        """[B, T, H] at positions 0..T-1 -> (hidden [B, T, H] after the final norm, cache of T slots)."""
+        h, (k, v) = self._causal(embeddings, lambda h, entry: entry)
+        return self.norm(h), KVCache(k, v)
+
+    def extend(
+        self,
+        embeddings: jax.Array,
+        positions: jax.Array,
+        prefix: KVCache | None,
+        suffix: KVCache,
+        write_at: jax.Array | int,
+        suffix_mask: jax.Array,
+    ) -> tuple[jax.Array, KVCache]:
+        """Runs T more tokens a row behind a shared, read-only prefix and the row's own suffix.
+
+        Args:
+          embeddings: [B, T, H].
+          positions: [B, T] int32, of the new tokens.
+          prefix: cache [L, P, S1, K, D] seen whole by every query; P divides B, row b reads row b // (B / P).
+          suffix: cache [L, B, S2, K, D]; the new keys go to slots write_at .. write_at + T - 1.
+          write_at: scalar slot. It must be at most S2 - T (a larger one would be moved back by XLA, so a
+            Python int is checked here).
+          suffix_mask: [B, T, S2] bool, the suffix slots each query sees, its own included.
+        Returns:
+          (hidden [B, T, H] after the final norm, the suffix cache with the new slots written).
+        """
+        rope = rope_tables(positions, self._frequencies)
+        _check_write(write_at, embeddings.shape[1], suffix.length)
+
+        def step(layer, h, cache):
+            prefix_kv, (k_cache, v_cache) = cache
+
+            def attend(q, k, v):
+                new = tuple(
+                    jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), write_at, axis=1)
+                    for old, x in ((k_cache, k), (v_cache, v))
+                )
+                return prefix_attention(q, prefix_kv, new, suffix_mask), new
+
+            return layer(h, rope, attend, None)
+
+        h, (k, v) = scan_layers(self.layers, step, embeddings.astype(self.dtype), (prefix, suffix))
+        return self.norm(h), KVCache(k, v)
+
+    @property
+    def _frequencies(self) -> np.ndarray:
+        return rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
+
+    def _causal(self, embeddings, collect, dropout_key=None):
+        """Full causal pass; `collect(h, (k, v))` chooses what is kept of every layer."""
+        rope = rope_tables(jnp.arange(embeddings.shape[1])[None], self._frequencies)
+        attend = lambda q, k, v: (attention(q, k, v, causal=True, backend=self.attention), (k, v))
+
+        def step(layer, h, key):
+            h, entry = layer(h, rope, attend, key)
+            return h, collect(h, entry)
+
+        keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_layers)
+        return scan_layers(self.layers, step, embeddings.astype(self.dtype), keys, remat=self.remat)
+
+
+class Embedding(nnx.Module):
+    """`embedding` [V, H]."""
+
+    def __init__(self, shape: tuple[int, int], param_dtype: Any, rngs: nnx.Rngs):
+        self.embedding = parameter(rngs, _INIT, shape, ("vocab", "embed"), param_dtype)
+
+
+class LMHead(nnx.Module):
+    """`kernel` [H, V]."""
+
+    def __init__(self, shape: tuple[int, int], param_dtype: Any, rngs: nnx.Rngs):
+        self.kernel = parameter(rngs, _INIT, shape, ("embed", "vocab"), param_dtype)
+
+
+def _check_write(write_at: jax.Array | int, new: int, slots: int) -> None:
+    last = int(write_at) if isinstance(write_at, int | np.integer) else 0
+    if last + new > slots:
+        raise ValueError(f"writing {new} tokens at slot {last} overflows a suffix cache of {slots} slots")

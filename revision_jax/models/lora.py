@@ -1,0 +1,108 @@
+"""Low-rank adaptation, explicit: a linear layer that may carry one LoRA (arXiv 2106.09685).
+
+Letters: L stacked layers, i input width, o output width, r rank.
+`y = x @ kernel + alpha / r * (dropout(x) @ lora_a) @ lora_b`, as in PEFT.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from revision_jax.models.layers import Initializer, parameter, zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """`targets` name linear layers ("q_proj"); `alpha / rank` is the scale, `dropout` acts on the input."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "targets", tuple(self.targets))
+        if self.rank < 1:
+            raise ValueError(f"LoRA rank is {self.rank}; expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA dropout is {self.dropout}; expected 0 <= dropout < 1")
+        if not self.targets:
+            raise ValueError("LoRA has no targets; name the linear layers to adapt or pass lora=None")
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"LoRA targets name a layer twice: {self.targets}")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def check_targets(self, known: tuple[str, ...]) -> None:
+        """Raises ValueError naming every target that no layer in `known` answers to."""
+        unmatched = [target for target in self.targets if target not in known]
+        if unmatched:
+            raise ValueError(f"LoRA targets {unmatched} match no layer; expected names among {list(known)}")
+
+
+def kaiming_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """U(-1 / sqrt(i), 1 / sqrt(i)) for a [..., i, r] matrix: PEFT's initialisation of A."""
+    bound = 1 / math.sqrt(shape[-2])
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout; the identity without a key or at rate 0."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+
+
+class LoRALinear(nnx.Module):
+    """A bias-free linear layer: `kernel` [(L,) i, o] in `param_dtype`; with `lora` also float32 `lora_a`
+    [(L,) i, r] (uniform) and `lora_b` [(L,) r, o] (zero, so that a fresh LoRA changes nothing)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        axes: tuple[str | None, str | None],
+        rngs: nnx.Rngs,
+        init: Initializer,
+        lora: LoRAConfig | None = None,
+        num_layers: int | None = None,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+    ):
+        self.dtype = dtype
+        self.lora = lora
+        self.kernel = parameter(
+            rngs, init, (in_features, out_features), axes, param_dtype, num_layers=num_layers
+        )
+        if lora is not None:
+            # The thin matrices have axis names of their own: replicated where the kernels are sharded.
+            self.lora_a = parameter(
+                rngs, kaiming_uniform, (in_features, lora.rank), ("lora_in", "lora"), num_layers=num_layers
+            )
+            self.lora_b = parameter(
+                rngs, zeros, (lora.rank, out_features), ("lora", "lora_out"), num_layers=num_layers
+            )
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """[..., i] -> [..., o] in `dtype`; without `dropout_key` deterministic."""
+        x = x.astype(self.dtype)
+        y = x @ self.kernel[...].astype(self.dtype)
+        if self.lora is None:
+            return y
+        low = dropout(x, self.lora.dropout, dropout_key) @ self.lora_a[...].astype(self.dtype)
+        return y + (low @ self.lora_b[...].astype(self.dtype)) * self.lora.scale
+
+    def merge(self) -> jax.Array:
+        """`kernel + scale * A B` [(L,) i, o], summed in float32 and returned in the kernel's dtype."""
+        kernel = self.kernel[...]
+        if self.lora is None:
+            return kernel
+        update = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest") * self.lora.scale
+        return (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
