@@ -1,0 +1,126 @@
+"""Stage 1, dense: LoRA learns to answer `From s to e.` or `Not Present` for one window of a long video.
+
+    python -m revision_jax.train --config configs/stage1.py                 # tiny: Shapes, no download
+    python -m revision_jax.train --config configs/stage1.py --config.train.steps=50
+    python -m revision_jax.train --config configs/stage1.py:mad --config.data.dir=DIR \\
+        --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
+
+| preset      | data                 | model                      | hardware  | time     | expect           |
+|-------------|----------------------|----------------------------|-----------|----------|------------------|
+| tiny        | Shapes, made here    | shipped, 1 M parameters    | 2 cores   | minutes  | R1@.3 >= 35      |
+| mad         | MAD, 5 fps           | CLIP L/14, Vicuna-7B v1.5  | 8 x 80 GB | 5 epochs | paper: R1@.1 8.4 |
+| vidchapters | VidChapters-7M, 2 fps| the same                   | 8 x 80 GB | 1 epoch  | not published    |
+| msrvtt      | MSRVTT               | the same                   | 8 x 80 GB | 5 epochs | not published    |
+
+The 7B presets carry the paper's recipe (arXiv 2411.14901); their files are yours to give, and a run that
+misses one says how it is made. The LoRA starts fresh: to continue VTimeLLM's stage 2 as the paper does on
+MAD, give as `base.llm` a Vicuna with that LoRA merged into it.
+"""
+
+from ml_collections import ConfigDict
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+def defaults() -> ConfigDict:
+    """Every field there is, with the values of `tiny`; a preset changes some."""
+    return ConfigDict(dict(
+        seed=0,                          # data order, LoRA's start and dropout
+        base=dict(                       # pretrained, frozen here; `asset:` = shipped with the package
+            llm="asset:tiny/llm",        # Hugging Face directory of a LlamaForCausalLM with its tokenizer
+            clip="asset:tiny/clip",      # Hugging Face directory of a CLIPModel with its tokenizer
+            projector="asset:tiny/projector.safetensors",  # dense adapter: `weight [H, D]` and `bias [H]`
+        ),
+        model=dict(
+            dtype="float32",             # activations: float32 | bfloat16
+            param_dtype="float32",       # frozen weights; LoRA and adapter are always float32
+            remat="none",                # recomputed in the backward pass: none | names | full
+            attention="auto",            # auto (by platform) | xla | cudnn | splash
+        ),
+        lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=ATTENTION + MLP),  # scale = alpha / rank
+        hierarchy=dict(
+            window_s=64.0,               # seconds of a window
+            num_frames=64,               # frames of a window that the model sees
+            stride=0.5,                  # step between searched windows, as a fraction of a window
+        ),
+        prompt=dict(
+            system="",                   # text before `USER:`; may be empty
+            max_text_tokens=48,          # question and answer together, padded to this
+        ),
+        data=dict(
+            name="shapes",               # shapes | mad | vidchapters | msrvtt | folder
+            dir="",                      # prepared data; empty = the cache, see `config.resolve_data_dir`
+            train_hours=8,               # shapes: 1-hour videos of each split
+            val_hours=1,
+            test_hours=3,
+            neg_factor=1.0,              # contrastive windows a positive one
+            near_miss_fraction=0.5,      # of the contrastive windows, show a near miss where there is one
+            read_threads=4,
+            prefetch=8,                  # batches read ahead
+        ),
+        train=dict(
+            batch_size=32,               # windows a step, over all devices
+            steps=400,                   # optimizer steps; 0 = count `epochs`
+            epochs=0,                    # passes over the data; 0 = count `steps`
+            learning_rate=1e-3,          # peak; cosine decay to 0
+            warmup_ratio=0.03,           # of the steps, linear from 0
+            weight_decay=0.0,
+            b1=0.9,
+            b2=0.95,
+            eps=1e-8,
+            clip_norm=1.0,               # global gradient norm
+            log_every=10,                # steps between syncs with the device; losses of all steps are logged
+            checkpoint_every=100,        # steps, a multiple of `log_every`
+            keep_checkpoints=2,
+        ),
+        trainable=(                      # (path pattern, learning-rate multiplier or "frozen"); first match
+            (r"llm/.*/lora_[ab]", 1.0),
+            (r"llm/.*", "frozen"),
+            (r"adapter/.*", "frozen"),
+        ),
+        mesh=dict(data=-1, fsdp=1, tensor=1),  # devices an axis; -1 = the rest
+        search=dict(
+            top_k=50,                    # moments kept a query
+            nms_iou=0.5,                 # a moment that overlaps a better one more than this is dropped
+            query_batch=16,              # queries decoded together
+            window_block=16,             # windows whose key/value caches are held together
+        ),
+        eval=dict(
+            split="test",                # val | test
+            before=True,                 # also the parts as they were before training
+        ),
+    ))
+
+
+# The paper's recipe, shared by the 7B presets. It leaves `base` empty: those files are the user's.
+PAPER = {
+    "base.llm": "", "base.clip": "", "base.projector": "",
+    "model.dtype": "bfloat16", "model.param_dtype": "bfloat16", "model.remat": "names",
+    "lora.rank": 64, "lora.alpha": 128.0, "lora.dropout": 0.05,
+    "prompt.system": "A chat between a curious user and an artificial intelligence assistant. "
+                     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "prompt.max_text_tokens": 96,
+    "data.near_miss_fraction": 0.0, "data.read_threads": 8,
+    "train.batch_size": 128, "train.steps": 0, "train.epochs": 5, "train.learning_rate": 1e-4,
+    "train.b2": 0.999, "train.checkpoint_every": 500,
+    "search.query_batch": 64,
+    "eval.before": False,
+}
+
+PRESETS = {
+    "tiny": {},
+    "mad": PAPER | {"data.name": "mad", "hierarchy.window_s": 125.0, "hierarchy.num_frames": 250},
+    "vidchapters": PAPER | {
+        "data.name": "vidchapters", "hierarchy.window_s": 500.0, "hierarchy.num_frames": 250,
+        "train.epochs": 1,
+    },
+    # All videos stand one after another as a single long one; a window of 32 s holds the longest of them.
+    "msrvtt": PAPER | {"data.name": "msrvtt", "hierarchy.window_s": 32.0, "hierarchy.num_frames": 100},
+}
+
+
+def get_config(preset: str = "tiny") -> ConfigDict:
+    config = defaults()
+    config.update_from_flattened_dict(PRESETS[preset])
+    return config

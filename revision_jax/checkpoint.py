@@ -1,0 +1,197 @@
+"""Checkpoints: pytrees, the data iterator and what they belong to, in one atomic step. Knows no model.
+
+A step holds the trained parameters, the optimizer, the Grain iterator and a `meta` record. Orbax writes it in
+the background into a temporary directory and renames that when all is written, so a kill loses at most the
+steps since the last finished save. Frozen weights are not copied: `meta` names them by path and content hash.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt")  # what a pretrained part is made of
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, or does not belong to this run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint belongs to.
+
+    Attributes:
+      config: the run's config as plain values.
+      base: role ("llm") -> {"path", "sha256"} of a frozen part.
+    """
+
+    config: Mapping[str, Any]
+    base: Mapping[str, Mapping[str, str]]
+
+
+def fingerprint(path: str | Path) -> str:
+    """sha256 over the names and contents of a file, or of the weight and config files of a directory."""
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.suffix in WEIGHTS)
+    if not files:
+        raise FileNotFoundError(f"no weights at {path}; expected a file, or a directory that holds some.")
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that waits for the last write.
+
+    Args:
+      directory: made when missing; unfinished writes of a killed run are removed from it.
+      keep: newest steps that stay.
+      meta: what new steps belong to, and what a restored step must match.
+      read_only: for readers of a finished run; nothing is made or removed.
+    """
+
+    def __init__(self, directory: str | Path, meta: Meta, *, keep: int = 1, read_only: bool = False):
+        self.directory, self.meta = Path(directory).absolute(), meta
+        handlers = {
+            "params": ocp.StandardCheckpointHandler(),
+            "optimizer": ocp.StandardCheckpointHandler(),
+            "iterator": grain.checkpoint.CheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        with self._explained("open"):
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, params: Any, optimizer: Any, iterator: Any) -> None:
+        """Starts to write a step; returns when the arrays are copied off the device.
+
+        Raises:
+          CheckpointError: this write, or the one before it in the background, failed (a full disk, say).
+        """
+        with self._explained(f"save step {step} to"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    optimizer=ocp.args.StandardSave(optimizer),
+                    iterator=grain.checkpoint.CheckpointSave(iterator),
+                    meta=ocp.args.JsonSave(_plain(self.meta, params)),
+                ),
+            )
+
+    def restore(self, params: Any, optimizer: Any, iterator: Any) -> tuple[int, Any, Any] | None:
+        """The newest step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
+
+        Args:
+          params, optimizer: arrays (or shapes with shardings) of the expected tree; restored to those
+            shardings, whatever the mesh was that saved them.
+        """
+        step = self.latest_step
+        if step is None:
+            return None
+        self._check(step, params)
+        with self._explained(f"restore step {step} from"):
+            got = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=_restore_as(params),
+                    optimizer=_restore_as(optimizer),
+                    iterator=grain.checkpoint.CheckpointRestore(iterator),
+                ),
+            )
+        return step, got.params, got.optimizer
+
+    def restore_params(self, params: Any) -> tuple[int, Any]:
+        """The newest step's (step, trained parameters), for evaluation."""
+        step = self.latest_step
+        if step is None:
+            raise CheckpointError(f"{self.directory} holds no checkpoint; train first.")
+        self._check(step, params)
+        with self._explained(f"restore step {step} from"):
+            got = self._manager.restore(step, args=ocp.args.Composite(params=_restore_as(params)))
+        return step, got.params
+
+    def _check(self, step: int, params: Any) -> None:
+        """Both sides of every mismatch between a saved step and this run."""
+        with self._explained(f"read step {step} of"):
+            saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        faults = []
+        for role in sorted(saved["base"] | self.meta.base):
+            old, new = saved["base"].get(role, {}), self.meta.base.get(role, {})
+            if old.get("sha256") != new.get("sha256"):
+                faults.append(f"{role}: trained on {_named(old)}, found {_named(new)}")
+        old, new = saved["params"], _shapes(params)
+        for path in sorted(old | new):
+            if old.get(path) != new.get(path):
+                faults.append(f"parameter {path}: saved {old.get(path)}, expected {new.get(path)}")
+        if faults:
+            raise CheckpointError(
+                f"the checkpoint {self.directory / str(step)} does not belong to this run:\n  "
+                + "\n  ".join(faults)
+                + "\nGive the files it was trained on, or train in a new work folder."
+            )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        with self._explained("finish a save to"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with self._explained("finish a save to"):
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        # Orbax and TensorStore report a full disk as OSError, ValueError or RuntimeError, by where it struck.
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            near = next(p for p in [self.directory, *self.directory.parents] if p.exists())
+            free = shutil.disk_usage(near).free / 2**20
+            raise CheckpointError(
+                f"cannot {what} {self.directory}: {error}\n{free:.0f} MiB are free there. Make room or give "
+                "another --workdir; the same command then resumes from the last whole step."
+            ) from error
+
+
+def _plain(meta: Meta, params: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(meta), "params": _shapes(params)}
+
+
+def _shapes(params: Any) -> dict[str, list]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+
+
+def _restore_as(tree: Any) -> ocp.args.StandardRestore:
+    return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+
+
+def _named(part: Mapping[str, str]) -> str:
+    return f"{part['path']} (sha256 {part['sha256'][:12]})" if part else "nothing"

@@ -1,0 +1,183 @@
+"""Configs: plain values from a file, overridden by flags, checked before anything runs.
+
+`load("configs/stage1.py:mad", ["train.steps=50"])` gives a frozen `ml_collections` dict. The file lists every
+field once, with its default; an override takes the type of that default; `config_rules` says what each may
+hold.
+"""
+
+import argparse
+import ast
+import inspect
+import json
+import os
+import re
+import runpy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from revision_jax.config_rules import ConfigError, flatten, unknown_key, validate
+
+__all__ = [
+    "ConfigError", "add_arguments", "describe", "differences", "find_config", "finish", "flatten", "load",
+    "load_json", "parse", "resolve_data_dir", "resolve_path", "save_json", "validate",
+]
+PACKAGE = Path(__file__).parent
+DEFAULT = "configs/stage1.py"
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a tuple"}
+
+
+# --------------------------------------------------------------------------------------------- loading
+def load(spec: str = DEFAULT, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
+    """A validated config.
+
+    Args:
+      spec: `path.py[:preset]`; a path that does not exist is looked up among the built-in configs by name.
+      overrides: `key=value` texts, or a dict from dotted key to value.
+
+    Raises:
+      ConfigError: no such file or preset, an unknown key, a value of another type or outside its rule.
+    """
+    path, _, preset = spec.partition(":")
+    module = _run_file(find_config(path))
+    preset = preset or next(iter(module["PRESETS"]))
+    if preset not in module["PRESETS"]:
+        raise ConfigError(f"{path} has no preset {preset!r}; expected one of {', '.join(module['PRESETS'])}.")
+    return finish(module["get_config"](preset), overrides)
+
+
+def load_json(path: str | os.PathLike, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
+    """The config that a run saved as `config.json` (JSON has no tuples: its lists become tuples)."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; expected the work folder of a training run.") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); expected a training run's config.json.") from error
+    return finish(ConfigDict(_to_tuples(values)), overrides)
+
+
+def save_json(config: ConfigDict, path: str | os.PathLike) -> None:
+    Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def finish(config: ConfigDict, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
+    """Applies overrides, validates and freezes."""
+    known, values = flatten(config), {}
+    pairs = overrides.items() if isinstance(overrides, dict) else map(_split, overrides)
+    for key, value in pairs:
+        if key not in known:
+            raise ConfigError(unknown_key(key, known))
+        values[key] = _coerce(key, value, known[key])
+    config = ConfigDict(config)
+    config.update_from_flattened_dict(values)
+    validate(config)
+    return FrozenConfigDict(config)
+
+
+def _run_file(path: Path) -> dict[str, Any]:
+    module = runpy.run_path(str(path))
+    missing = {"PRESETS", "get_config", "defaults"} - module.keys()
+    if missing:
+        raise ConfigError(f"{path} defines no {', '.join(sorted(missing))}; see configs/stage1.py.")
+    return module
+
+
+def find_config(path: str) -> Path:
+    """The file at `path`, or the built-in config of that name (shipped, or beside the package in a clone)."""
+    folders = [PACKAGE / "configs", PACKAGE.parent / "configs"]
+    for candidate in [Path(path)] + [folder / Path(path).name for folder in folders]:
+        if candidate.is_file():
+            return candidate
+    shipped = sorted({file.name for folder in folders for file in folder.glob("*.py")} - {"__init__.py"})
+    raise ConfigError(f"no config file at {path}; built-in configs are {', '.join(shipped)}.")
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"cannot read the override {text!r}; expected key=value.")
+    return key, value
+
+
+def _coerce(key: str, value: Any, default: Any) -> Any:
+    """`value` in the type of `default`; text is parsed, anything else must already have the type."""
+    kind = type(default)
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = _literal(value, kind)
+        except (KeyError, ValueError, SyntaxError):
+            raise ConfigError(f"{key} is {value!r}; expected {KINDS[kind]} such as {default!r}.") from None
+    if kind is tuple and isinstance(value, list | tuple):
+        return _to_tuples(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{key} is {value!r}; expected {KINDS[kind]} such as {default!r}.")
+    return value
+
+
+def _literal(text: str, kind: type) -> Any:
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()]
+    if kind is tuple and re.fullmatch(r"\w+(,\w+)*,?", text):
+        return tuple(text.strip(",").split(","))  # a,b,c without quotes
+    return ast.literal_eval(text) if kind is tuple else kind(text)
+
+
+def _to_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to_tuples(item) for key, item in value.items()}
+    return tuple(map(_to_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def differences(one: ConfigDict, other: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, with both values (None where a key is missing)."""
+    a, b = flatten(one), flatten(other)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
+
+
+# ----------------------------------------------------------------------------------------------- paths
+def resolve_path(path: str) -> Path:
+    """A path of a config: `asset:tiny/llm` is a part shipped with the package, `~` is the home directory."""
+    if path.startswith("asset:"):
+        return PACKAGE / "assets" / path.removeprefix("asset:")
+    return Path(path).expanduser()
+
+
+def resolve_data_dir(config: ConfigDict) -> Path:
+    """`data.dir`, or a place in the cache, `$REVISION_JAX_CACHE` (default `~/.cache/revision_jax`)."""
+    if config.data.dir:
+        return resolve_path(config.data.dir)
+    cache = os.environ.get("REVISION_JAX_CACHE") or "~/.cache/revision_jax"
+    return Path(cache).expanduser() / "data" / config.data.name
+
+
+# ----------------------------------------------------------------------------------------------- flags
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default=DEFAULT, metavar="FILE[:PRESET]", help="default: %(default)s")
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parses flags; `--config.key=value` and `--config.key value` come back as `key=value` overrides."""
+    args, rest = parser.parse_known_args(argv)
+    overrides, rest = [], list(rest)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--config."):
+            parser.error(f"unknown argument {flag!r}; see --help")
+        if "=" not in flag:
+            if not rest:
+                parser.error(f"{flag} has no value; expected {flag}=VALUE")
+            flag = f"{flag}={rest.pop(0)}"
+        overrides.append(flag.removeprefix("--config."))
+    return args, overrides
+
+
+def describe(spec: str = DEFAULT) -> str:
+    """What a config file says of itself: its docstring and its fields with their defaults, for `--help`."""
+    module = _run_file(find_config(spec.partition(":")[0]))
+    fields = inspect.getsource(module["defaults"])
+    return f"{module['__doc__'].strip()}\n\nFields (set as --config.train.steps=50):\n\n{fields}"

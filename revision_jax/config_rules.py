@@ -1,0 +1,123 @@
+"""What a config may hold: one rule for every field of every config, and the rules between fields.
+
+A field without a rule raises, so that no knob can exist that nothing reads.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key."""
+
+
+def _at_least(low) -> tuple[Callable, str]:
+    return lambda v: v >= low, f"at least {low}"
+
+
+def _between(low, high) -> tuple[Callable, str]:
+    return lambda v: low <= v <= high, f"between {low} and {high}"
+
+
+def _one_of(*options) -> tuple[Callable, str]:
+    return lambda v: v in options, "one of " + ", ".join(options)
+
+
+_positive = (lambda v: v > 0, "greater than 0")
+_anything = (lambda v: True, "anything")
+_fraction = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
+_dtype = _one_of("float32", "bfloat16")
+_axis = (lambda v: v == -1 or v >= 1, "a number of devices, or -1 for the rest")
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _is_table(rows) -> bool:
+    """An ordered trainable table: (regular expression, multiplier > 0 or 'frozen') rows."""
+    try:
+        return bool(rows) and all(re.compile(p) and (m == "frozen" or float(m) > 0) for p, m in rows)
+    except (re.error, TypeError, ValueError):
+        return False
+
+
+# key -> (check, what is expected). Every field of every config has its row here.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _between(0, 2**31 - 1),
+    "base.llm": _anything, "base.clip": _anything, "base.projector": _anything,
+    "model.dtype": _dtype, "model.param_dtype": _dtype,
+    "model.remat": _one_of("none", "names", "full"),
+    "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
+    "lora.rank": _at_least(1), "lora.alpha": _positive, "lora.dropout": _fraction,
+    "lora.targets": (lambda v: bool(v) and set(v) <= set(LORA_TARGETS), "some of " + ", ".join(LORA_TARGETS)),
+    "hierarchy.window_s": _positive, "hierarchy.num_frames": _at_least(2),
+    "hierarchy.stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
+    "prompt.system": _anything, "prompt.max_text_tokens": _at_least(8),
+    "data.name": _one_of("shapes", "mad", "vidchapters", "msrvtt", "folder"), "data.dir": _anything,
+    "data.train_hours": _at_least(1), "data.val_hours": _at_least(1), "data.test_hours": _at_least(1),
+    "data.neg_factor": _at_least(0.0), "data.near_miss_fraction": _between(0.0, 1.0),
+    "data.read_threads": _at_least(1), "data.prefetch": _at_least(1),
+    "train.batch_size": _at_least(1), "train.steps": _at_least(0), "train.epochs": _at_least(0),
+    "train.learning_rate": _positive, "train.warmup_ratio": _fraction, "train.weight_decay": _at_least(0.0),
+    "train.b1": _fraction, "train.b2": _fraction, "train.eps": _positive, "train.clip_norm": _positive,
+    "train.log_every": _at_least(1), "train.checkpoint_every": _at_least(1),
+    "train.keep_checkpoints": _at_least(1),
+    "trainable": (_is_table, "rows of (path pattern, multiplier > 0 or 'frozen')"),
+    "mesh.data": _axis, "mesh.fsdp": _axis, "mesh.tensor": _axis,
+    "search.top_k": _at_least(1), "search.nms_iou": _between(0.0, 1.0),
+    "search.query_batch": _at_least(1), "search.window_block": _at_least(1),
+    "eval.split": _one_of("val", "test"), "eval.before": _anything,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `ConfigError` with every value that breaks its rule, or a rule between fields."""
+    values = flatten(config)
+    faults = [unknown_key(key, RULES) for key in values if key not in RULES]
+    faults += [f"{key} is missing; expected {RULES[key][1]}." for key in RULES if key not in values]
+    if not faults:
+        for key, value in values.items():
+            check, expected = RULES[key]
+            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
+                faults.append(f"{key} is {value!r}; expected {expected}.")
+    if not faults:
+        faults = _conflicts(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _conflicts(config: ConfigDict) -> list[str]:
+    """Rules between fields."""
+    train, faults = config.train, []
+    if (train.steps > 0) == (train.epochs > 0):
+        faults.append(
+            f"train.steps is {train.steps} and train.epochs is {train.epochs}; expected one of them to be 0 "
+            "(the other says how long to train)."
+        )
+    if train.checkpoint_every % train.log_every:
+        faults.append(
+            f"train.checkpoint_every is {train.checkpoint_every}; expected a multiple of train.log_every "
+            f"({train.log_every}), so that only checked steps are saved."
+        )
+    if sum(size == -1 for size in config.mesh.values()) > 1:
+        faults.append(f"mesh is {config.mesh.to_dict()}; expected at most one axis of -1 (the rest).")
+    return faults
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=3, cutoff=0.4)
+    # `--config.batch_size` is close to `train.batch_size` in meaning, not in letters.
+    near += [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2] and k not in near]
+    return f"unknown config key {key!r}" + (f"; did you mean {', '.join(near)}?" if near else ".")
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every leaf field."""
+    leaves = {}
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict | dict)
+        leaves |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return leaves

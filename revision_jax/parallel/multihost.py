@@ -1,0 +1,21 @@
+"""Several hosts: joining them."""
+
+import os
+
+import jax
+
+
+def initialize() -> None:
+    """Joins the processes of a cluster when the environment names one (`JAX_COORDINATOR_ADDRESS`).
+
+    Raises:
+      NotImplementedError: there is more than one process. Each would read the same batches, so a run would
+        silently train on copies.
+    """
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        jax.distributed.initialize()
+    if jax.process_count() > 1:
+        raise NotImplementedError(
+            f"{jax.process_count()} processes were started; the input pipeline feeds one process with any "
+            "number of devices. Start a single process."
+        )

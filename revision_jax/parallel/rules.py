@@ -1,0 +1,53 @@
+"""Where parameters live: one table from the logical axes written at each parameter to axes of the mesh."""
+
+from collections.abc import Mapping
+
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Logical axis -> mesh axis, None = not split. LoRA matrices are thin: splitting them costs a loop of
+# collectives each and saves nothing, so they have axes of their own and stay whole.
+RULES: Mapping[str, str | None] = {
+    "layers": None,
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "norm": None,
+    "lora": None,
+    "lora_in": None,
+    "lora_out": None,
+}
+
+
+def partition_spec(path: str, shape: tuple[int, ...], axes: tuple, mesh: Mesh) -> PartitionSpec:
+    """The mesh axes of one parameter.
+
+    Raises:
+      ValueError: a rank other than the number of axes, an unknown logical axis, a mesh axis used twice, or a
+        dimension that its mesh axis does not divide. The message names the parameter.
+    """
+    where = f"parameter {path} of shape {tuple(shape)} with axes {axes}"
+    if axes is None or len(axes) != len(shape):
+        raise ValueError(f"{where}: expected one logical axis (or None) a dimension.")
+    unknown = [axis for axis in axes if axis is not None and axis not in RULES]
+    if unknown:
+        raise ValueError(f"{where}: no rule for {unknown}; parallel/rules.py knows {sorted(RULES)}.")
+    spec = [None if axis is None else RULES[axis] for axis in axes]
+    used = [axis for axis in spec if axis is not None]
+    if len(set(used)) != len(used):
+        raise ValueError(f"{where}: two dimensions would be split over the same mesh axis {used}.")
+    for size, axis, split in zip(shape, axes, spec):
+        if split is not None and size % mesh.shape[split]:
+            raise ValueError(
+                f"{where}: dimension {axis!r} of {size} cannot be split over mesh.{split}="
+                f"{mesh.shape[split]}; expected a multiple. Choose another mesh.{split}."
+            )
+    return PartitionSpec(*spec)
+
+
+def sharding_for(path: str, param: nnx.Variable, mesh: Mesh) -> NamedSharding:
+    """The sharding of a parameter that carries `axes` metadata."""
+    axes = param.get_metadata().get("axes")
+    return NamedSharding(mesh, partition_spec(path, param.get_value().shape, axes, mesh))

@@ -1,0 +1,185 @@
+"""The train loop, one for every stage. `run` reads top to bottom in the order in which a run happens."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
+from revision_jax.training.optimizer import make_optimizer, make_schedule
+from revision_jax.training.progress import Progress
+from revision_jax.training.state import (
+    Arrays,
+    Module,
+    TrainState,
+    init_state,
+    place,
+    split_by_table,
+    take_apart,
+)
+from revision_jax.training.step import Program, compile_step
+from revision_jax.training.task import Task
+from revision_jax.training.workdir import MetricsLog, open_workdir
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or the gradient is NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run keeps from start to end: the model's structure, its frozen arrays, the jitted step."""
+
+    module: Module
+    frozen: Arrays
+    step_fn: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+      model: with its trained parameters, on the mesh.
+      mesh: the devices.
+      first_step, last_step: updates done before and after this start.
+      compilations: of the train step: 1, or 0 when there was nothing left to do.
+    """
+
+    model: nnx.Module
+    mesh: jax.sharding.Mesh
+    first_step: int
+    last_step: int
+    compilations: int
+
+
+def run(config: ConfigDict, workdir: str | Path, task: Task) -> Result:
+    """Trains `task` to the end, from its newest checkpoint if the work folder has one.
+
+    Raises:
+      ConfigError: the work folder belongs to another config.
+      CheckpointError: a checkpoint cannot be written, or stands on other frozen files.
+      NonFiniteLoss: names the step and the batch's records.
+    """
+    # ------------------------------------------------------------------------- work folder, devices
+    workdir = open_workdir(workdir, config)
+    mesh = make_mesh(**config.mesh)
+    check_batch(mesh, config.train.batch_size)
+
+    with jax.set_mesh(mesh):
+        # --------------------------------------------------------------------- model, optimizer
+        parts, state = build(config, task, mesh)
+
+        # --------------------------------------------------------------------- resume
+        iterator = iter(task.batches)
+        meta = Meta(config.to_dict(), task.base)
+        with Checkpoints(workdir / "checkpoints", meta, keep=config.train.keep_checkpoints) as checkpoints:
+            state = resume(state, iterator, checkpoints)
+            first = int(state.step)
+
+            # ----------------------------------------------------------------- train
+            state = train(config, workdir, task, parts, state, iterator, checkpoints)
+
+        # --------------------------------------------------------------------- done
+        model = parts.module.merge(state.trainable, parts.frozen)
+    return Result(model, mesh, first, int(state.step), parts.step_fn._cache_size())
+
+
+def total_steps(config: ConfigDict, task: Task) -> int:
+    """`train.steps`, or `train.epochs` passes over the data."""
+    return config.train.steps or config.train.epochs * task.epoch_batches
+
+
+def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Parts, TrainState]:
+    """The parts of a run and its fresh state, everything in its place on the mesh."""
+    module, arrays = take_apart(task.model)
+    shardings = module.shardings(mesh)
+    trainable, frozen, multipliers = split_by_table(arrays, config.trainable)
+    schedule = make_schedule(config.train, total_steps(config, task))
+    optimizer = make_optimizer(config.train, schedule, multipliers)
+    state, state_shardings = init_state(trainable, optimizer, shardings, mesh)
+    program = Program(module, optimizer, schedule, np.asarray(task.prefix, np.int32), config.seed)
+    trained, kept = (sum(a.size for a in part.values()) / 1e6 for part in (trainable, frozen))
+    log.info("%.2f M parameters trained, %.2f M frozen, mesh %s", trained, kept, dict(mesh.shape))
+    return Parts(module, place(frozen, shardings), compile_step(program, state_shardings)), state
+
+
+def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> TrainState:
+    """The newest checkpoint's state, `iterator` moved to its place; `state` itself when there is none."""
+    found = checkpoints.restore(state.trainable, (state.opt_state, state.step), iterator)
+    if found is None:
+        return state
+    step, trainable, (opt_state, count) = found
+    log.info("resumes from step %d", step)
+    return TrainState(trainable, opt_state, count)
+
+
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    task: Task,
+    parts: Parts,
+    state: TrainState,
+    iterator: Iterator,
+    checkpoints: Checkpoints,
+) -> TrainState:
+    """Steps until all are done. The host waits for the device only where it logs."""
+    first, last, every = int(state.step), total_steps(config, task), config.train
+    row_tokens = len(task.prefix) + config.hierarchy.num_frames + config.prompt.max_text_tokens
+    metrics_log, progress = MetricsLog(workdir, first), Progress(first, last, every.batch_size, row_tokens)
+    sharding = batch_sharding(jax.sharding.get_mesh())
+    pending = []  # (step, record ids, metrics still on the device) since the last log
+    try:
+        for step in range(first + 1, last + 1):
+            with progress.waiting_for_data():
+                batch = next_batch(iterator, step)
+            records = batch.pop("record_id")
+            state, metrics = parts.step_fn(state, jax.device_put(batch, sharding), parts.frozen)
+            pending.append((step, records, metrics))
+            if step % every.log_every == 0 or step == last:
+                rows, failure = fetch(pending, task.describe_record)
+                metrics_log.write(rows, progress.update(rows))
+                if failure:
+                    raise NonFiniteLoss(failure)
+                pending = []
+            if step % every.checkpoint_every == 0 or step == last:
+                checkpoints.save(step, state.trainable, (state.opt_state, state.step), iterator)
+    finally:
+        progress.close()
+        metrics_log.close()
+    return state
+
+
+def next_batch(iterator: Iterator, step: int) -> dict[str, np.ndarray]:
+    try:
+        return dict(next(iterator))
+    except StopIteration:
+        raise RuntimeError(f"the data ended before step {step}; expected an endless data set.") from None
+
+
+def fetch(
+    pending: list[tuple], describe: Callable[[int], str]
+) -> tuple[list[dict[str, float]], str | None]:
+    """Waits for the device: rows of the steps before the first non-finite one, and what went wrong there."""
+    rows = []
+    values = jax.device_get([metrics for _, _, metrics in pending])
+    for (step, records, _), metrics in zip(pending, values):
+        row = {"step": step} | {key: float(value) for key, value in metrics.items()}
+        bad = [key for key in ("loss", "grad_norm") if not math.isfinite(row[key])]
+        if bad:
+            named = "\n  ".join(describe(int(record)) for record in records)
+            return rows, (
+                f"step {step}: {bad[0]} is {row[bad[0]]}. The records of its batch:\n  {named}\n"
+                "Look for broken features among them, or lower train.learning_rate."
+            )
+        rows.append(row)
+    return rows, None

@@ -1,0 +1,113 @@
+"""The state of a run: what is trained and its optimizer, apart from what is frozen; where each part lives.
+
+Parameters are flat dicts from path ("llm/layers/mlp/up_proj/lora_a") to array: plain pytrees, so that a step
+costs no module handling and a checkpoint knows no model.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from revision_jax.parallel.mesh import replicated
+from revision_jax.parallel.rules import sharding_for
+from revision_jax.training.optimizer import FROZEN, Table, assign
+
+Arrays = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step changes (and donates).
+
+    Attributes:
+      trainable: path -> float32 array.
+      opt_state: optax state.
+      step: int32 scalar, updates done. Dropout keys are derived from (seed, step), so no key is kept.
+    """
+
+    trainable: Arrays
+    opt_state: Any
+    step: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Module:
+    """A model without its arrays: `merge` gives it back, inside `jit` too.
+
+    Attributes:
+      graphdef: its NNX structure.
+      variables: path -> its variable, holding only shape and dtype.
+    """
+
+    graphdef: nnx.GraphDef
+    variables: dict[tuple, nnx.Variable]
+
+    def merge(self, *parts: Arrays) -> nnx.Module:
+        """The model with its arrays taken from flat dicts that together hold every path."""
+        arrays = {path: array for part in parts for path, array in part.items()}
+        flat = [(key, variable.replace(arrays[_name(key)])) for key, variable in self.variables.items()]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))
+
+    def shardings(self, mesh: Mesh) -> dict[str, jax.sharding.NamedSharding]:
+        """Path -> where the rules put it; raises on a parameter that does not fit the mesh."""
+        named = {_name(key): variable for key, variable in self.variables.items()}
+        return {path: sharding_for(path, variable, mesh) for path, variable in named.items()}
+
+
+def _name(key: tuple) -> str:
+    return "/".join(map(str, key))
+
+
+def take_apart(model: nnx.Module) -> tuple[Module, Arrays]:
+    """A model's structure and its arrays by path."""
+    graphdef, state = nnx.split(model)
+    flat = dict(nnx.to_flat_state(state))
+    others = [_name(key) for key, variable in flat.items() if not isinstance(variable, nnx.Param)]
+    if others:
+        raise ValueError(f"{others} are not nnx.Param; a model of this project keeps nothing but parameters.")
+    arrays = {key: variable.get_value() for key, variable in flat.items()}
+    shape = lambda key: jax.ShapeDtypeStruct(arrays[key].shape, arrays[key].dtype)
+    module = Module(graphdef, {key: variable.replace(shape(key)) for key, variable in flat.items()})
+    return module, {_name(key): array for key, array in arrays.items()}
+
+
+def split_by_table(arrays: Arrays, table: Table) -> tuple[Arrays, Arrays, dict[str, float]]:
+    """(trainable, frozen, learning-rate multipliers of the trainable), by the ordered table."""
+    rows = assign(arrays, table)
+    trainable = {path: array for path, array in arrays.items() if rows[path] != FROZEN}
+    frozen = {path: array for path, array in arrays.items() if rows[path] == FROZEN}
+    narrow = [path for path, array in trainable.items() if array.dtype != jnp.float32]
+    if narrow:
+        raise ValueError(f"trained parameters must be float32; these are not: {narrow}. Freeze them.")
+    return trainable, frozen, {path: float(rows[path]) for path in trainable}
+
+
+def place(arrays: Arrays, shardings: dict[str, Any]) -> Arrays:
+    """Moves every array to its place on the mesh."""
+    return jax.device_put(arrays, {path: shardings[path] for path in arrays})
+
+
+def init_state(
+    trainable: Arrays, optimizer: optax.GradientTransformation, shardings: dict[str, Any], mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+    """A fresh state on the mesh, and the same tree of shardings; moments lie where their parameter does."""
+    trainable = place(trainable, shardings)
+    whole = replicated(mesh)
+    opt_shardings = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, trainable),
+        {path: shardings[path] for path in trainable},
+        transform_non_params=lambda _: whole,
+    )
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trainable)
+    step = jax.device_put(np.int32(0), whole)
+    where = TrainState({path: shardings[path] for path in trainable}, opt_shardings, whole)
+    return TrainState(trainable, opt_state, step), where

@@ -1,0 +1,84 @@
+"""One update: loss on the answer's tokens, gradient of the trained part, AdamW.
+
+Letters: B batch, F frames a window, D visual width, T text tokens, V vocabulary, P prefix tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from revision_jax.training.state import Arrays, Module, TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What a step needs beside arrays; fixed for a run.
+
+    Attributes:
+      module: the model's structure.
+      optimizer: over the flat dict of trained parameters.
+      schedule: step -> learning rate, for the log (the optimizer has it built in).
+      prefix: `[P]` int32, tokens before the video.
+      seed: of the dropout keys.
+    """
+
+    module: Module
+    optimizer: optax.GradientTransformation
+    schedule: Callable
+    prefix: np.ndarray
+    seed: int
+
+
+def answer_loss(logits: jax.Array, tokens: jax.Array, loss_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean cross entropy (nats) and accuracy over the answer tokens of a batch, float32 scalars.
+
+    Args:
+      logits: `[B, T, V]` float32; row `i` predicts `tokens[:, i]`.
+      tokens: `[B, T]` int32.
+      loss_mask: `[B, T]` bool, True on answer tokens.
+    """
+    count = loss_mask.sum().astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), tokens)
+    right = (logits.argmax(-1) == tokens) & loss_mask
+    # where, not a product: a non-finite loss at a masked place must not reach the sum as 0 * inf.
+    return jnp.where(loss_mask, losses, 0).sum() / count, right.sum() / count
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Pure update `state, batch -> state, metrics`.
+
+    Args:
+      batch: `video [B, F, D]` float, `tokens [B, T]` int32, `loss_mask [B, T]` bool.
+      frozen: path -> array, never changed.
+    Returns:
+      The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy.
+    """
+    dropout_key = jax.random.fold_in(jax.random.key(program.seed), state.step)
+
+    def loss_fn(trainable: Arrays):
+        model = program.module.merge(trainable, frozen)
+        logits = model(program.prefix, batch["video"], batch["tokens"], dropout_key=dropout_key)  # [B, T, V]
+        return answer_loss(logits, batch["tokens"], batch["loss_mask"])
+
+    (loss, accuracy), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.trainable)
+    metrics = {
+        "loss": loss,
+        "token_accuracy": accuracy,
+        "grad_norm": optax.global_norm(gradients),
+        "learning_rate": jnp.asarray(program.schedule(state.step), jnp.float32),
+    }
+    return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics
+
+
+def compile_step(program: Program, shardings: TrainState) -> Callable:
+    """The jitted step `(state, batch, frozen)`; `state` is donated and comes back where it was."""
+    step = functools.partial(train_step, program=program)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

@@ -1,0 +1,29 @@
+"""What a stage trains: a model, its data and the files it stands on. The loop knows nothing else of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import grain
+import numpy as np
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A stage, ready to be trained by `loop.run`.
+
+    Attributes:
+      model: `model(prefix [P], video [B, F, D], tokens [B, T], dropout_key=key) -> logits [B, T, V]`.
+      prefix: `[P]` int32, tokens before the video.
+      batches: endless data set of dicts: `video`, `tokens`, `loss_mask [B, T]` and `record_id [B]`.
+      epoch_batches: batches in one pass over the data.
+      describe_record: record id -> what it is (query, video, seconds), for errors.
+      base: role ("llm") -> {"path", "sha256"} of each frozen part, for checkpoints.
+    """
+
+    model: nnx.Module
+    prefix: np.ndarray
+    batches: grain.IterDataset
+    epoch_batches: int
+    describe_record: Callable[[int], str]
+    base: Mapping[str, Mapping[str, str]]

@@ -1,0 +1,83 @@
+"""The work folder of a run: `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`, `eval/`."""
+
+import json
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from revision_jax.config import ConfigError, differences, load_json, save_json
+
+
+def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
+    """Makes a work folder, or enters one that the same config made: then the run resumes.
+
+    Raises:
+      ConfigError: the folder belongs to another config (all differing keys are listed with both values), or
+        cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        saved = path / "config.json"
+        if not saved.exists():
+            # Whole or not at all: a kill here must not leave half a config.
+            save_json(config, path / "config.json.tmp")
+            os.replace(path / "config.json.tmp", saved)
+    except OSError as error:
+        raise ConfigError(f"cannot write the work folder {path}: {error}; give another --workdir.") from error
+    changed = differences(load_json(saved), config)
+    if changed:
+        listed = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"the work folder {path} belongs to another config:\n{listed}\n"
+            "Give the same config to resume, or another --workdir."
+        )
+    return path
+
+
+class MetricsLog:
+    """Metrics of every step, as JSON lines and TensorBoard events.
+
+    Only what the config determines goes into `metrics.jsonl`, so that an interrupted and resumed run leaves
+    the same file as an uninterrupted one, to the bit; timings go to TensorBoard.
+
+    Args:
+      workdir: the run's folder.
+      step: the step the run continues from; lines and events after it are dropped.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter  # slow to import
+
+        self.path = workdir / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        rewritten = self.path.with_suffix(".tmp")
+        rewritten.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+        os.replace(rewritten, self.path)
+        self._file = self.path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def write(self, rows: list[dict[str, float]], timings: dict[str, float]) -> None:
+        """Appends one line a step (`{"step": 7, "loss": ...}`, exact float32); `timings` at the last one."""
+        for row in rows:
+            self._file.write(json.dumps(row) + "\n")
+            for key, value in row.items():
+                if key != "step":
+                    self._events.add_scalar(f"train/{key}", value, row["step"])
+        for key, value in timings.items() if rows else ():
+            self._events.add_scalar(f"time/{key}", value, rows[-1]["step"])
+        self._file.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for one that a kill cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
