@@ -1,0 +1,62 @@
+"""The whole vision-language model: adapter tokens of a window between a prompt's prefix and its text.
+
+Letters: B batch, W windows, P prefix tokens, F frames a window, T text tokens, D visual width, H LLM width,
+V vocabulary. One static layout: [prefix P | video F | question and answer T, right-padded].
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from revision_jax.models.adapter import DenseAdapter
+from revision_jax.models.llama import KVCache, Llama
+
+
+class Grounder(nnx.Module):
+    """`llm` and `adapter` joined. The paths of parameters start with these two names."""
+
+    def __init__(self, llm: Llama, adapter: DenseAdapter):
+        if adapter.kernel.shape[1] != llm.config.hidden_size:
+            raise ValueError(
+                f"the adapter gives width {adapter.kernel.shape[1]}, the LLM has {llm.config.hidden_size}"
+            )
+        self.llm = llm
+        self.adapter = adapter
+
+    def __call__(
+        self,
+        prefix: jax.Array,
+        video: jax.Array,
+        tokens: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher forcing: the logits that predict each text token from all before it.
+
+        Args:
+          prefix: [P] int32, the same for every row.
+          video: [B, F, D] features.
+          tokens: [B, T] int32, right-padded.
+          dropout_key: turns LoRA dropout on; None is deterministic.
+        Returns:
+          [B, T, V] float32; row i predicts tokens[:, i].
+        """
+        context = self.embed_windows(prefix, video)
+        # The last token is only ever predicted, never read.
+        text = self.llm.embed(tokens[:, :-1])
+        hidden = self.llm(jnp.concatenate([context, text], axis=1), dropout_key=dropout_key)
+        return self.llm.logits(hidden[:, context.shape[1] - 1 :])
+
+    def embed_windows(self, prefix: jax.Array, video: jax.Array) -> jax.Array:
+        """Prefix [P] and features [W, F, D] -> LLM embeddings [W, P + F, H]."""
+        head = self.llm.embed(prefix[None])
+        head = jnp.broadcast_to(head, (video.shape[0], *head.shape[1:]))
+        return jnp.concatenate([head, self.adapter(video).astype(head.dtype)], axis=1)
+
+    def encode_windows(self, prefix: jax.Array, video: jax.Array) -> tuple[KVCache, jax.Array]:
+        """Prefix [P], features [W, F, D] -> (cache of P + F slots a window, last hidden state [W, H]).
+
+        The features do not see the query: one cache serves every query on a window.
+        """
+        hidden, cache = self.llm.prefill(self.embed_windows(prefix, video))
+        return cache, hidden[:, -1]
