@@ -1,7 +1,7 @@
 """Video files -> RGB frames on the video's own clock, a batch at a time (PyAV).
 
-Every frame that any part of this program sees is scaled here, by the same filter: short side to `size`, then the
-centre square, as CLIP does. All frames are decoded, only the sampled ones are converted, which is what costs.
+Every frame that any part of this program sees is scaled here, by the same filter: short side to `size`, then
+the centre square, as CLIP does. All frames are decoded, only the sampled ones are converted, which costs most.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ SMALL = 320 * 240  # pixels; below, handing frames to threads costs more than de
 
 
 class VideoError(ValueError):
-    """A file that cannot be used as a video; the message is one line: path, what was found, expected, to do."""
+    """A file that cannot be used as a video; the message is one line: path, found, expected, what to do."""
 
     def __init__(self, path, found: str, expected: str, do: str):
         super().__init__(f"{path}: found {found}; expected {expected}. {do}.")
@@ -250,9 +250,9 @@ def read_frames(
 ) -> FrameReader:
     """Frames of a video file sampled at `fps` on its own clock, variable frame rates and rotation honoured.
 
-    Returns an iterator of uint8 batches [<= batch, size, size, 3]. VideoError at once for a missing file, a text
-    file and a file without a video stream; at the end for one that was cut short (its decoded length falls short
-    of the declared one by more than a second, or 1 % where only an estimate is declared).
+    Returns an iterator of uint8 batches [<= batch, size, size, 3]. VideoError at once for a missing file, a
+    text file and a file without a video stream; at the end for one that was cut short (its decoded length falls
+    short of the declared one by more than a second, or 1 % where only an estimate is declared).
     """
     return FrameReader(path, fps, size, batch=batch, allow_truncated=allow_truncated)
 

@@ -1,4 +1,4 @@
-"""Decoding: the frame shown at each sample time, whatever the file; and one clear error for every bad file."""
+"""Decoding: the frame shown at each sample time, whatever the file; one clear error for every bad file."""
 
 from fractions import Fraction
 
