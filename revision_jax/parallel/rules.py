@@ -14,6 +14,7 @@ RULES: Mapping[str, str | None] = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
+    "visual": None,
     "norm": None,
     "lora": None,
     "lora_in": None,

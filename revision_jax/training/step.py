@@ -72,7 +72,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "token_accuracy": accuracy,
-        "grad_norm": optax.global_norm(gradients),
+        "grad_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(program.schedule(state.step), jnp.float32),
     }
     return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics

@@ -1,0 +1,29 @@
+"""Mesh shapes and their errors; several devices are forced in test_sharded_step."""
+
+import jax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from revision_jax.parallel import mesh as meshes
+
+
+def test_one_device_and_the_rest():
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    assert meshes.batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp"))
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 1, 3), (-1, 2, 1), (0, 1, 1)])
+def test_sizes_that_do_not_fit_are_named(sizes):
+    with pytest.raises(ValueError, match=rf"mesh.data={sizes[0]}, mesh.fsdp={sizes[1]}.*1 cpu device"):
+        meshes.make_mesh(*sizes, devices=jax.devices("cpu")[:1])
+
+
+def test_batch_must_split_evenly():
+    class Four:
+        shape = {"data": 2, "fsdp": 2, "tensor": 1}
+
+    meshes.check_batch(Four, 8)
+    with pytest.raises(ValueError, match=r"train.batch_size is 6; expected a multiple of 4"):
+        meshes.check_batch(Four, 6)

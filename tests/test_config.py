@@ -1,0 +1,155 @@
+"""The config file, its presets, overrides and errors."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from revision_jax import config as configs
+from revision_jax.config import ConfigError
+
+REPO = Path(configs.__file__).parents[1]
+
+
+def test_default_is_tiny_and_frozen():
+    config = configs.load()
+    assert config == configs.load("configs/stage1.py:tiny")
+    assert config.data.name == "shapes"
+    with pytest.raises(AttributeError):
+        config.train.batch_size = 1
+
+
+@pytest.mark.parametrize("preset, window_s, frames, epochs", [
+    ("mad", 125.0, 250, 5), ("vidchapters", 500.0, 250, 1), ("msrvtt", 32.0, 100, 5),
+])
+def test_presets_carry_the_papers_recipe(preset, window_s, frames, epochs):
+    config = configs.load(f"configs/stage1.py:{preset}")
+    assert (config.hierarchy.window_s, config.hierarchy.num_frames) == (window_s, frames)
+    assert (config.train.epochs, config.train.steps, config.train.batch_size) == (epochs, 0, 128)
+    assert (config.lora.rank, config.lora.alpha, config.lora.dropout) == (64, 128.0, 0.05)
+    assert config.train.learning_rate == 1e-4 and config.train.warmup_ratio == 0.03
+    assert config.model.dtype == config.model.param_dtype == "bfloat16"
+    assert config.base.llm == "" and config.prompt.system.startswith("A chat between")
+
+
+def test_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configs.find_config("configs/stage1.py").is_file()
+    shutil.copy(REPO / "configs/stage1.py", tmp_path / "mine.py")
+    assert configs.find_config("mine.py") == Path("mine.py")
+    with pytest.raises(ConfigError, match=r"no config file at configs/stage9.py.*stage1.py"):
+        configs.load("configs/stage9.py")
+
+
+def test_shipped_file_is_found_in_an_installed_package(tmp_path, monkeypatch):
+    """A plain install has the files in `revision_jax/configs`, and no clone beside it."""
+    package = tmp_path / "site" / "revision_jax"
+    (package / "configs").mkdir(parents=True)
+    shutil.copy(REPO / "configs/stage1.py", package / "configs")
+    monkeypatch.setattr(configs, "PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    assert configs.find_config("configs/stage1.py") == package / "configs/stage1.py"
+
+
+def test_unknown_preset_lists_the_known():
+    with pytest.raises(ConfigError, match=r"no preset 'big'.*tiny, mad, vidchapters, msrvtt"):
+        configs.load("configs/stage1.py:big")
+
+
+@pytest.mark.parametrize("text, key, value", [
+    ("train.batch_size=8", "train.batch_size", 8),
+    ("train.learning_rate=2", "train.learning_rate", 2.0),
+    ("eval.before=False", "eval.before", False),
+    ("lora.targets=q_proj,v_proj", "lora.targets", ("q_proj", "v_proj")),
+    ("lora.targets=('q_proj',)", "lora.targets", ("q_proj",)),
+    ("trainable=[['.*', 1]]", "trainable", ((".*", 1),)),
+    ("prompt.system=a=b", "prompt.system", "a=b"),
+])
+def test_override_takes_the_type_of_the_default(text, key, value):
+    got = configs.flatten(configs.load(overrides=[text]))[key]
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("train.batch_size=3.5", "train.batch_size is '3.5'; expected a whole number such as 32"),
+    ("train.learning_rate=fast", "train.learning_rate is 'fast'; expected a number"),
+    ("train.learning_rate=nan", "train.learning_rate is nan; expected greater than 0"),
+    ("eval.before=maybe", "eval.before is 'maybe'; expected true or false"),
+    ("trainable=[('(', 1)]", "trainable is .*; expected rows"),
+    ("trainable=(", "trainable is '\\('; expected a tuple"),
+    ("model.dtype=float16", "model.dtype is 'float16'; expected one of float32, bfloat16"),
+    ("lora.targets=q_proj,qproj", "lora.targets is .*; expected some of q_proj"),
+    ("train.batchsize=3", "unknown config key 'train.batchsize'; did you mean train.batch_size"),
+    ("batch_size=3", "unknown config key 'batch_size'; did you mean .*train.batch_size"),
+    ("train=3", "unknown config key 'train'"),
+    ("train.steps", "cannot read the override 'train.steps'; expected key=value"),
+    ("train.epochs=2", "expected one of them to be 0"),
+    ("train.log_every=30", "train.checkpoint_every is 100; expected a multiple of train.log_every"),
+    ("mesh.fsdp=-1", "mesh is .*; expected at most one axis of -1"),
+])
+def test_bad_override_names_the_key(text, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.load(overrides=[text])
+
+
+def test_override_of_another_type_in_a_dict():
+    with pytest.raises(ConfigError, match=r"train.batch_size is 2.0; expected a whole number"):
+        configs.load(overrides={"train.batch_size": 2.0})
+
+
+def test_a_field_without_a_rule_and_a_missing_field_raise(tmp_path):
+    source = (REPO / "configs/stage1.py").read_text()
+    odd = tmp_path / "odd.py"
+    odd.write_text(source.replace("            clip_norm=1.0,", "            clip_normal=1.0,"))
+    with pytest.raises(ConfigError) as error:
+        configs.load(str(odd))
+    assert "unknown config key 'train.clip_normal'; did you mean train.clip_norm" in str(error.value)
+    assert "train.clip_norm is missing" in str(error.value)
+
+
+def test_json_round_trip(tmp_path):
+    config = configs.load("configs/stage1.py:mad", ["train.batch_size=256"])
+    configs.save_json(config, tmp_path / "config.json")
+    back = configs.load_json(tmp_path / "config.json")
+    assert back == config and back.trainable == config.trainable
+    again = configs.load_json(tmp_path / "config.json", ["eval.split=val"])
+    assert configs.differences(config, again) == {"eval.split": ("test", "val")}
+
+
+def test_json_errors(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist; expected the work folder"):
+        configs.load_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        configs.load_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({"train": {}}))
+    with pytest.raises(ConfigError, match="seed is missing"):
+        configs.load_json(tmp_path / "config.json")
+
+
+def test_paths(monkeypatch, tmp_path):
+    assert configs.resolve_path("asset:tiny/llm") == configs.PACKAGE / "assets/tiny/llm"
+    assert configs.resolve_path("~/x") == Path.home() / "x"
+    monkeypatch.setenv("REVISION_JAX_CACHE", str(tmp_path))
+    assert configs.resolve_data_dir(configs.load()) == tmp_path / "data/shapes"
+    assert configs.resolve_data_dir(configs.load(overrides=["data.dir=/d"])) == Path("/d")
+
+
+def test_flags():
+    parser = argparse.ArgumentParser()
+    configs.add_arguments(parser)
+    argv = ["--config.seed=3", "--config", "c.py:mad", "--config.data.dir", "x"]
+    args, overrides = configs.parse(parser, argv)
+    assert args.config == "c.py:mad" and overrides == ["seed=3", "data.dir=x"]
+    for wrong in (["--nope"], ["--config.seed"]):
+        with pytest.raises(SystemExit) as stop:
+            configs.parse(parser, wrong)
+        assert stop.value.code == 2
+
+
+def test_describe_teaches_every_field():
+    text = configs.describe()
+    for key in configs.flatten(configs.load()):
+        assert f"{key.rpartition('.')[2]}=" in text

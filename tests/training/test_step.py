@@ -1,0 +1,97 @@
+"""The train step: loss on answer tokens, frozen parts untouched, dropout, one compilation."""
+
+import dataclasses
+
+import fake_run
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.training import loop
+from revision_jax.training.step import answer_loss
+
+
+def test_loss_and_accuracy_by_hand():
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]]]))
+    tokens, mask = jnp.array([[2, 1, 0]]), jnp.array([[False, True, True]])
+    loss, accuracy = answer_loss(logits, tokens, mask)
+    assert loss == pytest.approx(-(np.log(0.7) + np.log(0.1)) / 2, rel=1e-6)
+    assert accuracy == 0.5
+    assert loss.dtype == jnp.float32
+
+
+def test_masked_places_do_not_matter():
+    tokens, mask = jnp.zeros((1, 2), int), jnp.array([[True, False]])
+    logits = jnp.zeros((1, 2, 4)).at[0, 1].set(jnp.array([jnp.inf, 0, 0, 0]))
+    assert answer_loss(logits, tokens, mask)[0] == pytest.approx(np.log(4))
+
+
+def start(**changes):
+    config = fake_run.make_config(**changes)
+    task = fake_run.make_task(config)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    batch = dict(next(iter(task.batches)))
+    batch.pop("record_id")
+    return loop.build(config, task, mesh), batch
+
+
+def copied(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def test_learns_one_batch_and_leaves_the_frozen_alone():
+    (parts, state), batch = start(train__steps=60)
+    frozen, before, first = copied(parts.frozen), copied(state.trainable), state.trainable
+    losses = []
+    for _ in range(60):
+        state, metrics = parts.step_fn(state, batch, parts.frozen)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.3 * losses[0] and metrics["token_accuracy"] > 0.9
+    assert state.trainable.keys() == {"llm/layers/lora_a", "llm/layers/lora_b"}
+    assert all(np.any(before[path] != copied(state.trainable)[path]) for path in before)
+    jax.tree.map(np.testing.assert_array_equal, frozen, copied(parts.frozen))
+    assert int(state.step) == 60 and parts.step_fn._cache_size() == 1
+    # The state is donated, the frozen part is not.
+    assert all(array.is_deleted() for array in first.values())
+    assert not any(array.is_deleted() for array in parts.frozen.values())
+
+
+def test_dropout_depends_on_seed_and_step():
+    (parts, state), batch = start(lora__dropout=0.3)
+    # With B = 0 dropout acts on nothing; give it something to drop.
+    state.trainable["llm/layers/lora_b"] += 0.3
+    later = dataclasses.replace(state, step=state.step + 1)
+
+
+    def loss(step_fn, state):
+        return float(step_fn(jax.tree.map(jnp.copy, state), batch, parts.frozen)[1]["loss"])
+
+    assert loss(parts.step_fn, state) == loss(parts.step_fn, state)
+    assert loss(parts.step_fn, state) != loss(parts.step_fn, later)
+    (reseeded, _), _ = start(lora__dropout=0.3, seed=1)
+    assert loss(parts.step_fn, state) != loss(reseeded.step_fn, state)
+
+
+def test_metrics_are_those_of_the_plain_formulas():
+    (parts, state), batch = start(lora__dropout=0.0)
+    arrays = copied(state.trainable)
+    model = parts.module.merge(state.trainable, parts.frozen)
+    expected, _ = answer_loss(
+        model(np.arange(fake_run.P), batch["video"], batch["tokens"]), batch["tokens"], batch["loss_mask"]
+    )
+
+    def loss(trainable):
+        logits = parts.module.merge(trainable, parts.frozen)(
+            np.arange(fake_run.P), batch["video"], batch["tokens"]
+        )
+        return answer_loss(logits, batch["tokens"], batch["loss_mask"])[0]
+
+    gradients = jax.grad(loss)(arrays)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+    _, metrics = parts.step_fn(state, batch, parts.frozen)
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    # 12 steps, warm-up of 0.03 is one step: the first runs at half the peak.
+    assert float(metrics["learning_rate"]) == pytest.approx(0.5 * 3e-2)
