@@ -1,13 +1,14 @@
 """Video files -> RGB frames on the video's own clock, a batch at a time (PyAV).
 
 Every frame that any part of this program sees is scaled here, by the same filter: short side to `size`, then
-the centre square, as CLIP does. All frames are decoded, only the sampled ones are converted, which costs most.
+the centre square, as CLIP does. All frames are decoded, only the sampled ones are converted (the cost).
 """
 
 import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -251,14 +252,14 @@ def read_frames(
     """Frames of a video file sampled at `fps` on its own clock, variable frame rates and rotation honoured.
 
     Returns an iterator of uint8 batches [<= batch, size, size, 3]. VideoError at once for a missing file, a
-    text file and a file without a video stream; at the end for one that was cut short (its decoded length falls
-    short of the declared one by more than a second, or 1 % where only an estimate is declared).
+    text file and a file without a video stream; at the end for one that was cut short (its decoded length is
+    below the declared one by more than a second, or 1 % where only an estimate is declared).
     """
     return FrameReader(path, fps, size, batch=batch, allow_truncated=allow_truncated)
 
 
 def write_video(
-    path: str | os.PathLike, batches: Iterable[np.ndarray], fps: int, codec: str = "libx264"
+    path: str | os.PathLike, batches: Iterable[np.ndarray], fps: float, codec: str = "libx264"
 ) -> None:
     """Writes uint8 RGB batches [n, height, width, 3] (even sides) as a video file, whole or not at all."""
     path = pathlib.Path(path)
@@ -267,7 +268,9 @@ def write_video(
     )  # keeps the suffix, from which FFmpeg knows the container
     reformatter = VideoReformatter()
     with av.open(str(partial), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options={"preset": "ultrafast", "crf": "23"})
+        stream = container.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(1001), options={"preset": "ultrafast", "crf": "23"}
+        )
         stream.pix_fmt = "yuv420p"
         for picture in (picture for batch in batches for picture in batch):
             if not stream.codec_context.is_open:

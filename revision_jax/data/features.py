@@ -1,0 +1,281 @@
+"""The feature store: CLIP features of videos on disk, read a few frames at a time.
+
+A data set directory holds `manifest.json` and ArrayRecord shards under `features/` (a TFDS data set). A
+record is a chunk of `chunk_frames` frames of one video, uncompressed and alone in its group: a window reads
+only the chunks that it touches. Letters: N frames of a video, D feature width. docs/data.md has every field.
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+from array_record.python import array_record_module
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+DTYPES = ("float16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """One video in a store.
+
+    num_frames: stored frames N. duration_s: length in seconds. first_record: number of its first chunk among
+    all records of the shards, in order. sha256: of its features' bytes, [N, D] in row-major order.
+    """
+
+    num_frames: int
+    duration_s: float
+    first_record: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file: its path in the data set directory, its records and its size."""
+
+    path: str
+    records: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a store holds and which encoder made it.
+
+    fps: stored frames a second. width: D. chunk_frames: frames a record. source: how the data set was made.
+    """
+
+    encoder: str
+    encoder_sha256: str
+    fps: float
+    width: int
+    dtype: str
+    chunk_frames: int
+    shards: tuple[Shard, ...]
+    videos: dict[str, VideoInfo]
+    source: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ValueError(f"manifest: dtype is {self.dtype!r}; expected one of {DTYPES}")
+        for field in ("fps", "width", "chunk_frames"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"manifest: {field} is {getattr(self, field)!r}; expected > 0")
+        if not self.videos:
+            raise ValueError("manifest: lists no videos; expected at least one")
+
+    def chunks(self, video_id: str) -> int:
+        """Number of records of a video (the last one is padded with zeros)."""
+        return -(-self.videos[video_id].num_frames // self.chunk_frames)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `manifest.json`, whole or not at all: a data set is complete when its manifest is there."""
+        path = pathlib.Path(directory) / MANIFEST
+        partial = path.with_name(path.name + ".tmp")
+        partial.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Manifest":
+        """Reads `manifest.json`; errors name the file."""
+        path = pathlib.Path(directory) / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no manifest; expected a prepared data set directory (docs/data.md)"
+            )
+        try:
+            fields = json.loads(path.read_text())
+            if (found := fields.pop("format", None)) != FORMAT:
+                raise ValueError(
+                    f"format is {found!r}, this program reads {FORMAT}; prepare the data set again"
+                )
+            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+            fields["videos"] = {name: VideoInfo(**info) for name, info in fields["videos"].items()}
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def first_non_finite(features: np.ndarray) -> int | None:
+    """The first frame of `features [n, D]` that holds a NaN or an infinity, or None."""
+    bad = ~np.isfinite(features).all(axis=1)
+    return int(bad.argmax()) if bad.any() else None
+
+
+def features_sha256(features: np.ndarray) -> str:
+    """Checksum of `features [N, D]` as the manifest keeps it."""
+    return hashlib.sha256(np.ascontiguousarray(features)).hexdigest()
+
+
+class FeatureStore:
+    """Reads features of a data set directory; safe for threads and picklable for worker processes.
+
+    Raises at construction if the manifest or a shard is missing, or a shard was cut short or exchanged;
+    at the first read of a chunk if it holds NaN or infinity, or belongs to another video.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.manifest = Manifest.load(self.path)
+        self._ends = np.cumsum([shard.records for shard in self.manifest.shards]).tolist()
+        self._open()
+        self._check_layout()
+
+    @property
+    def video_ids(self) -> list[str]:
+        return list(self.manifest.videos)
+
+    @property
+    def durations(self) -> dict[str, float]:
+        """Seconds by video id."""
+        return {name: info.duration_s for name, info in self.manifest.videos.items()}
+
+    def check_encoder(self, encoder_sha256: str, fps: float) -> None:
+        """Raises ValueError unless the features were made by this encoder at this frame rate."""
+        manifest = self.manifest
+        if manifest.encoder_sha256 != encoder_sha256 or abs(manifest.fps - fps) > 1e-6:
+            raise ValueError(
+                f"{self.path}: its features are from encoder {manifest.encoder} "
+                f"({manifest.encoder_sha256[:12]}) at {manifest.fps} fps; this run's encoder is "
+                f"{encoder_sha256[:12]} at {fps} fps. Extract them again or use the encoder they came from"
+            )
+
+    def read(self, video_id: str, frames: np.ndarray) -> np.ndarray:
+        """Features of some frames, in the stored dtype; only the chunks that hold them are read.
+
+        frames: [...] integers in 0..N-1 -> [..., D].
+        """
+        info = self._video(video_id)
+        frames = np.asarray(frames)
+        flat = frames.reshape(-1)
+        if flat.size and (flat.min() < 0 or flat.max() >= info.num_frames):
+            raise IndexError(
+                f"video {video_id!r} has frames 0..{info.num_frames - 1}; found {flat.min()}..{flat.max()}"
+            )
+        chunk_of = flat // self.manifest.chunk_frames
+        features = np.empty((flat.size, self.manifest.width), self.manifest.dtype)
+        chunks = np.unique(chunk_of)
+        # Neighbouring chunks come by one call to the file.
+        for run in np.split(chunks, np.flatnonzero(np.diff(chunks) > 1) + 1) if len(chunks) else []:
+            for chunk, data in zip(run, self._chunks(video_id, int(run[0]), int(run[-1]) + 1), strict=True):
+                here = chunk_of == chunk
+                features[here] = data[flat[here] - chunk * self.manifest.chunk_frames]
+        return features.reshape(*frames.shape, self.manifest.width)
+
+    def read_all(self, video_id: str) -> np.ndarray:
+        """All features of a video, [N, D] in the stored dtype, checked against the manifest's checksum."""
+        info = self._video(video_id)
+        chunks = self._chunks(video_id, 0, self.manifest.chunks(video_id))
+        features = np.concatenate(list(chunks))[: info.num_frames]
+        if features_sha256(features) != info.sha256:
+            raise ValueError(
+                f"{self.path}: the features of video {video_id!r} do not match their checksum in {MANIFEST}; "
+                "the shard was changed or damaged. Prepare the data set again"
+            )
+        return features
+
+    def _video(self, video_id: str) -> VideoInfo:
+        if video_id not in self.manifest.videos:
+            some = ", ".join(self.video_ids[:3])
+            raise KeyError(
+                f"{self.path}: no video {video_id!r} among its {len(self.video_ids)} ({some}, ...)"
+            )
+        return self.manifest.videos[video_id]
+
+    def _chunks(self, video_id: str, start: int, stop: int):
+        """Yields chunks start..stop-1 of a video, each [chunk_frames, D]."""
+        first = self.manifest.videos[video_id].first_record
+        shard = self._shard(first)  # a video never spans two shards
+        offset = first - (self._ends[shard] - self.manifest.shards[shard].records)
+        try:
+            records = self._readers[shard].read(offset + start, offset + stop)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"{self.path / self.manifest.shards[shard].path}: chunks {start}..{stop - 1} of {video_id!r} "
+                f"cannot be read ({error}); the shard is damaged. Prepare the data set again"
+            ) from error
+        for chunk, record in enumerate(records, start):
+            yield self._parse(record, video_id, chunk, first + chunk)
+
+    def _parse(self, record: bytes, video_id: str, chunk: int, number: int) -> np.ndarray:
+        """One record (a tf.train.Example) -> [chunk_frames, D], checked the first time it is read."""
+        fields = self._example.FromString(record).features.feature
+        found = fields["video_id"].bytes_list.value[0].decode(), fields["chunk"].int64_list.value[0]
+        data = np.frombuffer(fields["features"].bytes_list.value[0], self.manifest.dtype)
+        expected = self.manifest.chunk_frames, self.manifest.width
+        if found != (video_id, chunk) or data.size != expected[0] * expected[1]:
+            raise ValueError(
+                f"{self.path}: record {number} is chunk {found[1]} of {found[0]!r} with {data.size} values; "
+                f"expected chunk {chunk} of {video_id!r} with {expected[0]} x {expected[1]}. "
+                f"The shards do not belong to {MANIFEST}"
+            )
+        data = data.reshape(expected)
+        if not self._checked[number]:
+            if (bad := first_non_finite(data)) is not None:
+                frame = chunk * expected[0] + bad
+                raise ValueError(
+                    f"{self.path}: the features of video {video_id!r} are not finite at frame {frame} "
+                    f"({frame / self.manifest.fps:.2f} s). Extract that video again"
+                )
+            self._checked[number] = True
+        return data
+
+    def _open(self) -> None:
+        from tensorflow_datasets.proto import tf_example_pb2  # the message alone, TensorFlow is not imported
+
+        self._example = tf_example_pb2.Example
+        self._checked = np.zeros(self._ends[-1], bool)
+        # Without read-ahead, else every random read would fetch its neighbours too.
+        options = "readahead_buffer_size:0,max_parallelism:0"
+        self._readers = []
+        for shard in self.manifest.shards:
+            self._check_file(shard)
+            reader = array_record_module.ArrayRecordReader(str(self.path / shard.path), options)
+            if not reader.ok() or reader.num_records() != shard.records:
+                raise ValueError(
+                    f"{self.path / shard.path}: not the ArrayRecord file of {shard.records} records that "
+                    f"{MANIFEST} lists; prepare the data set again"
+                )
+            self._readers.append(reader)
+
+    def _check_file(self, shard: Shard) -> None:
+        path = self.path / shard.path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: shard is missing; {MANIFEST} lists it. Copy or prepare the data set again"
+            )
+        if (size := path.stat().st_size) != shard.bytes:
+            raise ValueError(
+                f"{path}: has {size} bytes, {MANIFEST} says {shard.bytes}; it was cut short or changed. "
+                "Copy or prepare the data set again"
+            )
+
+    def _check_layout(self) -> None:
+        """Each video's chunks follow those of the one before, within one shard, and fill the shards."""
+        record = 0
+        for video_id, info in self.manifest.videos.items():
+            last = record + self.manifest.chunks(video_id) - 1
+            if info.first_record != record or info.num_frames < 1 or self._shard(record) != self._shard(last):
+                raise ValueError(
+                    f"{self.path / MANIFEST}: video {video_id!r} has {info.num_frames} frames from record "
+                    f"{info.first_record}; expected >= 1 frame from record {record}, within one shard"
+                )
+            record = last + 1
+        if record != self._ends[-1]:
+            raise ValueError(
+                f"{self.path / MANIFEST}: its videos fill {record} records, its shards hold {self._ends[-1]}"
+            )
+
+    def _shard(self, record: int) -> int:
+        return bisect.bisect_right(self._ends, record)
+
+    def __getstate__(self):
+        return {"path": self.path}
+
+    def __setstate__(self, state):
+        self.__init__(state["path"])
