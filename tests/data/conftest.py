@@ -1,12 +1,16 @@
-"""A random CLIP directory, so that tests need none of the shipped parts."""
+"""A random CLIP directory and small feature stores: tests need none of the shipped parts."""
 
 import json
+import types
 
+import numpy as np
 import pytest
 from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from revision_jax.data.builders.base import FeatureBuilder
+from revision_jax.data.extraction import VideoFeatures
 from revision_jax.interop.clip import save_clip
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
@@ -37,5 +41,63 @@ def make_clip_dir(directory, seed=0, image_size=32):
 
 
 @pytest.fixture(scope="session")
+def clip_factory():
+    """(directory, seed, image_size) -> directory of a random CLIP."""
+    return make_clip_dir
+
+
+@pytest.fixture(scope="session")
 def clip_dir(tmp_path_factory):
     return make_clip_dir(tmp_path_factory.mktemp("clip"))
+
+
+class ArrayBuilder(FeatureBuilder, skip_registration=True):
+    """A data set of given arrays: video id -> features [N, D] float16."""
+
+    def __init__(self, directory, arrays, extractor, queries=()):
+        self.arrays, self._queries, self.made = arrays, list(queries), []
+        super().__init__(directory, "train", extractor)
+
+    def video_ids(self):
+        return list(self.arrays)
+
+    def extract(self, video_ids):
+        for video_id in video_ids:
+            self.made.append(video_id)
+            features = self.arrays[video_id]
+            if features is None:
+                raise RuntimeError("killed")
+            yield video_id, VideoFeatures(features, len(features) / self.extractor.fps, self.extractor.fps)
+
+    def queries(self):
+        return self._queries
+
+    def source(self):
+        return {"videos": {video_id: "array" for video_id in self.arrays}}
+
+
+def fake_extractor(width=8, fps=2.0, fingerprint="0" * 64):
+    return types.SimpleNamespace(width=width, fps=fps, fingerprint=fingerprint, name="fake")
+
+
+def make_arrays(lengths, width=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return {f"v{i}": rng.normal(size=(n, width)).astype(np.float16) for i, n in enumerate(lengths)}
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    """directory, lengths in frames -> (data set directory, arrays)."""
+
+    def make(directory, lengths=(200, 64, 33), width=8, fps=2.0, queries=()):
+        arrays = make_arrays(lengths, width)
+        ArrayBuilder(directory, arrays, fake_extractor(width, fps), queries).prepare()
+        return directory, arrays
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def builder_parts():
+    """The pieces of a builder's test: (ArrayBuilder, fake_extractor, make_arrays)."""
+    return ArrayBuilder, fake_extractor, make_arrays

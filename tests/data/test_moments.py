@@ -52,5 +52,5 @@ def test_queries_are_checked_against_each_other_and_the_videos():
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such annotation file"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         load_queries(tmp_path / "none.jsonl")

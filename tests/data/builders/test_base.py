@@ -1,0 +1,103 @@
+"""Builders: resumable video by video, never mixed, readable by TFDS itself."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from revision_jax.data.builders import base
+from revision_jax.data.features import FeatureStore
+from revision_jax.data.moments import Query, load_queries
+
+QUERIES = [Query("q", "v1", "A thing.", ((1.0, 2.0),))]
+
+
+def test_a_killed_run_continues_with_the_next_video(tmp_path, builder_parts):
+    array_builder, extractor, make_arrays = builder_parts
+    arrays = make_arrays((70, 64, 10))
+    progress = []
+    with pytest.raises(RuntimeError, match="killed"):
+        array_builder(tmp_path / "d", {**arrays, "v2": None}, extractor()).prepare()
+    assert not (tmp_path / "d" / "manifest.json").exists()
+    builder = array_builder(tmp_path / "d", arrays, extractor(), QUERIES)
+    assert builder.prepare(lambda *counts: progress.append(counts)) == tmp_path / "d"
+    assert builder.made == ["v2"] and progress == [(2, 3), (3, 3)]
+    store = FeatureStore(tmp_path / "d")
+    for video_id, array in arrays.items():
+        np.testing.assert_array_equal(store.read_all(video_id), array)
+    assert load_queries(tmp_path / "d" / "queries.jsonl", store.durations) == QUERIES
+    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == [
+        ".lock",
+        "features",
+        "manifest.json",
+        "queries.jsonl",
+    ]
+
+    again = array_builder(tmp_path / "d", arrays, extractor(), QUERIES)
+    again.prepare()
+    assert again.made == []
+
+
+def test_killed_after_the_shards_were_written(tmp_path, builder_parts, monkeypatch):
+    array_builder, extractor, make_arrays = builder_parts
+    arrays = make_arrays((70, 10))
+
+    def fail(*_):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(base, "save_queries", fail)
+        array_builder(tmp_path / "d", arrays, extractor()).prepare()
+    builder = array_builder(tmp_path / "d", arrays, extractor())
+    builder.prepare()
+    assert builder.made == []
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "d").read_all("v1"), arrays["v1"])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_encoder_or_source_is_refused(tmp_path, builder_parts, finished):
+    array_builder, extractor, make_arrays = builder_parts
+    arrays = make_arrays((70, 10))
+    if finished:
+        array_builder(tmp_path / "d", arrays, extractor()).prepare()
+    else:
+        with pytest.raises(RuntimeError, match="killed"):
+            array_builder(tmp_path / "d", {**arrays, "v1": None}, extractor()).prepare()
+    for other in (extractor(fingerprint="1" * 64), extractor(fps=1.0)):
+        with pytest.raises(ValueError, match="Use another directory"):
+            array_builder(tmp_path / "d", arrays, other).prepare()
+    with pytest.raises(ValueError, match="Use another directory"):
+        array_builder(tmp_path / "d", make_arrays((70, 10, 5)), extractor()).prepare()
+
+
+def test_not_finite_features_are_refused_before_they_are_stored(tmp_path, builder_parts):
+    array_builder, extractor, make_arrays = builder_parts
+    arrays = make_arrays((70,))
+    arrays["v0"][41, 2] = np.inf
+    with pytest.raises(ValueError, match="'v0': frame 41 has NaN or infinity"):
+        array_builder(tmp_path / "d", arrays, extractor()).prepare()
+
+
+def test_videos_are_spread_over_shards_and_never_cut(tmp_path, builder_parts, monkeypatch):
+    array_builder, extractor, make_arrays = builder_parts
+    monkeypatch.setattr(base, "SHARD_BYTES", 5000)
+    arrays = make_arrays((100, 200, 150, 300, 64))  # 16 bytes a frame
+    array_builder(tmp_path / "d", arrays, extractor()).prepare()
+    store = FeatureStore(tmp_path / "d")
+    assert len(store.manifest.shards) > 2
+    for video_id, array in arrays.items():
+        np.testing.assert_array_equal(store.read_all(video_id), array)
+
+
+def test_tfds_reads_it_without_tensorflow(tmp_path, builder_parts):
+    array_builder, extractor, make_arrays = builder_parts
+    arrays = make_arrays((70, 64))
+    array_builder(tmp_path / "d", arrays, extractor()).prepare()
+    builder = tfds.builder_from_directory(str(next((tmp_path / "d" / "features").glob("*/1.0.0"))))
+    source = builder.as_data_source("train")
+    assert [(row["video_id"], int(row["chunk"])) for row in source] == [(b"v0", 0), (b"v0", 1), (b"v1", 0)]
+    np.testing.assert_array_equal(source[2]["features"], arrays["v1"])
+    np.testing.assert_array_equal(source[1]["features"][:6], arrays["v0"][64:])
+    assert not source[1]["features"][6:].any()
+    assert "tensorflow" not in sys.modules
