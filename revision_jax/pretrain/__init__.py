@@ -1,0 +1,1 @@
+"""How the shipped tiny parts were made: tokenizer, CLIP, LLM, projector. Re-runnable: `python -m revision_jax.pretrain`."""

@@ -1,0 +1,267 @@
+"""Pretrains the tiny LLM to tell time: symbolic frames in, `From 07 to 13.` out.
+
+The counterpart of VTimeLLM's stage 2, from which the published model starts on MAD. A sample is a sequence of `F`
+frames cut into segments; a segment shows one shape that stands still or changes (moves, turns, grows, fades), and
+a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). The question is a
+lookup by keywords (`Find: red triangle rightward`), never a sentence of the Shapes world, and the thing asked for is
+always there: rejecting and wording are what stage 1 has to learn.
+
+A tiny Llama does not learn 64-frame lookups from scratch; a curriculum over F does: the next F comes when the
+running IoU passes 0.8.
+"""
+
+import dataclasses
+import pathlib
+import pickle
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from revision_jax import prompts
+from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, TURNABLE
+from revision_jax.models.llama import KVCache, Llama, LlamaConfig
+from revision_jax.pretrain import attributes
+
+CURRICULUM = {8: 0.65, 16: 0.65, 32: 0.7, 48: 0.75, 64: 1.0}  # frames: the running IoU that ends it
+CHANGES = (
+    "still", "leftward", "rightward", "upward", "downward", "clockwise", "counterclockwise", "growing",
+    "shrinking", "appearing", "vanishing",
+)  # fmt: skip
+LOOKUPS = 4  # questions a video: they share its cost, and do not see each other
+LOOKUP_TOKENS = 14  # "Find: red triangle rightward ASSISTANT:" and the answer
+NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
+_COLORS, _SHAPES = list(COLORS), list(SHAPES)
+_TURNABLE = [SHAPES.index(shape) for shape in TURNABLE]
+
+
+def tiny_config(vocab_size: int) -> LlamaConfig:
+    """The shipped LLM's size: about 1.1 M parameters."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        intermediate_size=352,
+        num_layers=5,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=32,
+        rope_theta=1e4,
+        tie_word_embeddings=False,
+        max_position_embeddings=2048,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """`length` frames of one thing; `change` is an index into CHANGES; color -1 shows nothing."""
+
+    length: int
+    color: int
+    shape: int
+    change: int
+
+    def keywords(self, form: int) -> str:
+        words = [_COLORS[self.color], _SHAPES[self.shape], CHANGES[self.change]]
+        return " ".join([words, words[:2], words[1:], [words[0], words[2]]][form])
+
+    def matches(self, other: "Segment", form: int) -> bool:
+        """Whether `other` fits the keywords of `self` in this form."""
+        if other.color < 0:
+            return False
+        same = (self.color == other.color, self.shape == other.shape, self.change == other.change)
+        return all([same, same[:2], same[1:], (same[0], same[2])][form])
+
+
+def _random_segment(rng, length: int) -> Segment:
+    change = int(rng.integers(len(CHANGES))) if length >= 4 else 0
+    turns = CHANGES[change].endswith("clockwise")
+    shape = _TURNABLE[rng.integers(len(_TURNABLE))] if turns else int(rng.integers(len(SHAPES)))
+    return Segment(length, int(rng.integers(len(COLORS))), shape, change)
+
+
+def _states(segment: Segment, rng) -> np.ndarray:
+    """`[length, 5]` states of a segment, with the world's ranges of speed and size."""
+    x, y = rng.uniform(10, SIZE - 10, 2)
+    first = np.array([x, y, rng.uniform(6, 14), rng.uniform(0, 2 * np.pi), 1.0])
+    last = first.copy()
+    match CHANGES[segment.change]:
+        case "leftward" | "rightward" | "upward" | "downward" as way:
+            axis, sign = (0 if way in ("leftward", "rightward") else 1), (1 if way in ("rightward", "downward") else -1)
+            reach = rng.uniform(13, 22)
+            first[axis], last[axis] = SIZE / 2 - sign * reach, SIZE / 2 + sign * reach
+        case "clockwise" | "counterclockwise" as way:
+            last[3] += (1 if way == "clockwise" else -1) * np.radians(rng.uniform(25, 55)) * segment.length
+        case "growing":
+            first[2], last[2] = rng.uniform(4, 6), rng.uniform(13, 17)
+        case "shrinking":
+            first[2], last[2] = rng.uniform(13, 17), rng.uniform(4, 6)
+        case "appearing":
+            first[4] = 0.05
+        case "vanishing":
+            last[4] = 0.05
+    return np.linspace(first, last, segment.length)
+
+
+def _segments(frames: int, rng) -> list[Segment]:
+    """Segments that fill `frames` frames, with near misses of each other and stretches of nothing."""
+    low, high = (1, 4) if frames <= 8 else (2, min(20, frames // 2))
+    segments: list[Segment] = []
+    left = frames
+    while left > 0:
+        length = min(left, int(rng.integers(low, high + 1)))
+        segment = _random_segment(rng, length)
+        earlier = [s for s in segments if s.color >= 0]
+        if rng.random() < 0.35:
+            segment = dataclasses.replace(segment, color=-1)
+        elif earlier and rng.random() < 0.6:
+            near = earlier[rng.integers(len(earlier))]
+            if rng.random() < 0.5 and not CHANGES[segment.change].endswith("clockwise"):
+                segment = dataclasses.replace(segment, color=near.color, shape=near.shape)
+            elif length >= 4:
+                color = near.color if rng.random() < 0.3 else segment.color
+                segment = dataclasses.replace(segment, color=color, shape=near.shape, change=near.change)
+        segments.append(segment)
+        left -= length
+    return segments
+
+
+def sample(frames: int, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, tuple[int, int]]]]:
+    """One video and its lookups: word weights `[frames, A]` float32, and LOOKUPS pairs of keywords and frames (s, e)."""
+    lookups = []
+    while not lookups:
+        segments = _segments(frames, rng)
+        for i, target in enumerate(segments):
+            for form in range(4):
+                if target.color >= 0 and sum(target.matches(s, form) for s in segments) == 1:
+                    lookups.append((i, form))
+    rows = []
+    for segment in segments:
+        if segment.color < 0:
+            rows.append(np.tile(attributes.nothing(), (segment.length, 1)))
+            continue
+        color, shape = (np.full(segment.length, value) for value in (segment.color, segment.shape))
+        rows.append(attributes.weights(color, shape, _states(segment, rng)))
+    starts = np.cumsum([0, *(s.length for s in segments)])
+    chance = np.array([0.55, 0.2, 0.125, 0.125])[[form for _, form in lookups]]
+    chosen = rng.choice(len(lookups), LOOKUPS, p=chance / chance.sum())
+    pairs = []
+    for target, form in (lookups[k] for k in chosen):
+        span = int(starts[target]), int(min(starts[target + 1], frames - 1))
+        pairs.append((segments[target].keywords(form), span))
+    return np.concatenate(rows), pairs
+
+
+def make_batch(encoder: prompts.PromptEncoder, frames: int, size: int, rng) -> dict[str, np.ndarray]:
+    """A batch: `weights [B, F, A]`, and of B * LOOKUPS lookups `tokens [.., T]`, `loss_mask [.., T]`, `span [.., 2]`."""
+    batch = {"weights": [], "tokens": [], "loss_mask": [], "span": []}
+    index = np.arange(LOOKUP_TOKENS)
+    for _ in range(size):
+        word_weights, pairs = sample(frames, rng)
+        batch["weights"].append(word_weights + NOISE * rng.standard_normal(word_weights.shape, np.float32))
+        for keywords, span in pairs:
+            asked = encoder.encode_text(encoder.template.after_video(f"Find: {keywords}"))
+            answer = encoder.encode_answer(prompts.span_answer(*span))
+            tokens = np.full(LOOKUP_TOKENS, encoder.pad_id, np.int32)
+            tokens[: len(asked) + len(answer)] = np.concatenate([asked, answer])
+            batch["tokens"].append(tokens)
+            batch["loss_mask"].append((index >= len(asked)) & (index < len(asked) + len(answer)))
+            batch["span"].append(span)
+    return {key: np.stack(values) for key, values in batch.items()}
+
+
+def frame_tokens(embedding: jax.Array, word_ids: jax.Array, weights: jax.Array) -> jax.Array:
+    """Tokens `[..., H]` of frames: the mixture of word embeddings that describes each."""
+    return weights @ embedding[word_ids]
+
+
+def loss_fn(params, graphdef, prefix, word_ids, batch):
+    """Mean cross-entropy over answer tokens, and the teacher-forced predictions `[B * LOOKUPS, T]`."""
+    model = nnx.merge(graphdef, params)
+    size, frames, _ = batch["weights"].shape
+    rows, length = batch["tokens"].shape
+    video = frame_tokens(model.embed_tokens.embedding[...], word_ids, batch["weights"])
+    start = jnp.broadcast_to(model.embed(prefix)[None], (size, len(prefix), video.shape[-1]))
+    hidden, cache = model.prefill(jnp.concatenate([start, video], axis=1))
+    positions = jnp.broadcast_to(cache.length + jnp.arange(length), (rows, length))
+    causal = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (rows, length, length))
+    suffix = KVCache.zeros(model.config, rows, length, hidden.dtype)
+    texts, _ = model.extend(model.embed(batch["tokens"]), positions, cache, suffix, 0, causal)
+    logits = model.logits(texts[:, :-1])  # the first token is always the question's: no loss on it
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, 1:])
+    loss = (losses * batch["loss_mask"][:, 1:]).sum() / batch["loss_mask"].sum()
+    return loss, jnp.pad(logits.argmax(-1), ((0, 0), (1, 0)))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "tx"), donate_argnums=(0, 1))
+def _train_step(params, opt_state, batch, prefix, word_ids, *, graphdef, tx):
+    (loss, predicted), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, graphdef, prefix, word_ids, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss, predicted
+
+
+def _mean_iou(predicted, batch, numbers: dict[int, int]) -> float:
+    """IoU of the two number tokens (s from its own place, e after the true s), averaged."""
+    ious = []
+    for tokens, mask, (s, e) in zip(predicted, batch["loss_mask"], batch["span"], strict=True):
+        first = int(np.argmax(mask))
+        a, b = (numbers.get(int(tokens[first + k]), -1) for k in (1, 3))
+        inter, union = min(b, e) - max(a, s), max(b, e) - min(a, s)
+        ious.append(max(inter, 0) / union if union > 0 else float((a, b) == (s, e)))
+    return float(np.mean(ious))
+
+
+def train(tokenizer, *, seed: int = 0, tokens_a_step: int = 3072, minutes: float = 60.0, last_steps: int = 1500, log=print, checkpoint=None):
+    """Trains the tiny LLM; returns it. Ends `last_steps` after the last curriculum step, or after `minutes`."""
+    encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
+    model = Llama(tiny_config(len(tokenizer)), rngs=nnx.Rngs(seed))
+    graphdef, params = nnx.split(model)
+    schedule = optax.warmup_constant_schedule(0.0, 1e-3, 100)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.01))
+    opt_state = tx.init(params)
+    word_ids = jnp.array(tokenizer.convert_tokens_to_ids(list(attributes.WORDS)))
+    numbers = _numbers(tokenizer)
+    prefix = jnp.array(encoder.prefix)
+    rng = np.random.default_rng(seed)
+    lengths, level, running, since = list(CURRICULUM), 0, 0.0, 0
+    step, started = 0, time.time()
+    if checkpoint and pathlib.Path(checkpoint).exists():
+        params, opt_state, level, running, since, step = pickle.loads(pathlib.Path(checkpoint).read_bytes())
+        rng = np.random.default_rng([seed, step])
+    while time.time() - started < minutes * 60 and not (level == len(lengths) - 1 and since >= last_steps):
+        # Once a length is reached, shorter ones stay in the mix, so that nothing is forgotten.
+        frames = lengths[level if rng.random() < 0.85 else int(rng.integers(level + 1))]
+        size = tokens_a_step // (frames + LOOKUPS * LOOKUP_TOKENS)
+        batch = make_batch(encoder, frames, size, rng)
+        arrays = {key: batch[key] for key in ("weights", "tokens", "loss_mask")}
+        params, opt_state, loss, predicted = _train_step(
+            params, opt_state, arrays, prefix, word_ids, graphdef=graphdef, tx=tx
+        )
+        step, since = step + 1, since + 1
+        if frames == lengths[level]:
+            running = 0.95 * running + 0.05 * _mean_iou(np.asarray(predicted), batch, numbers)
+        if step % 20 == 0:
+            log(f"step {step} F {frames} loss {float(loss):.3f} iou {running:.3f} {time.time() - started:.0f} s")
+        if step % 100 == 0 and checkpoint:
+            pathlib.Path(checkpoint).write_bytes(pickle.dumps(jax.device_get((params, opt_state, level, running, since, step))))
+        if running > CURRICULUM[lengths[level]]:
+            level, running, since = level + 1, 0.0, 0
+    return nnx.merge(graphdef, params)
+
+
+def measure(model: Llama, tokenizer, *, frames: int = 64, videos: int = 64, seed: int = 10_000) -> float:
+    """Mean IoU of teacher-forced answers to fresh lookups over `frames` frames."""
+    encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
+    word_ids = jnp.array(tokenizer.convert_tokens_to_ids(list(attributes.WORDS)))
+    batch = make_batch(encoder, frames, videos, np.random.default_rng(seed))
+    graphdef, params = nnx.split(model)
+    arrays = {key: batch[key] for key in ("weights", "tokens", "loss_mask")}
+    _, predicted = loss_fn(params, graphdef, jnp.array(encoder.prefix), word_ids, arrays)
+    return _mean_iou(np.asarray(predicted), batch, _numbers(tokenizer))
+
+
+def _numbers(tokenizer) -> dict[int, int]:
+    return {tokenizer.convert_tokens_to_ids(f"{n:02d}"): n for n in range(100)}

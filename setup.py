@@ -1,0 +1,54 @@
+"""Package of revision_jax. Versions are bounded to what is tested (see docs/architecture.md)."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="revision_jax",
+    version="0.1.0",
+    description="Find when an event happens in an hour-long video: ReVisionLLM in JAX.",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # configs/ stands at the top of the repository, where users edit it, and travels inside the package.
+    packages=[*find_packages(include=["revision_jax", "revision_jax.*"]), "revision_jax.configs"],
+    package_dir={"revision_jax.configs": "configs"},
+    package_data={"revision_jax": ["assets/**/*", "report/*.j2"]},
+    install_requires=[
+        # jax 0.11 needs Python 3.12 and flax >= 0.12.10; Python 3.11 ends at jax 0.10 and flax 0.12.8.
+        'jax>=0.10.1,<0.11; python_version < "3.12"',
+        'jax>=0.11,<0.12; python_version >= "3.12"',
+        'flax>=0.12.8,<0.12.10; python_version < "3.12"',
+        'flax>=0.12.10,<0.13; python_version >= "3.12"',
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "tensorflow-datasets>=4.9.10,<5",
+        "array_record>=0.8,<0.9",
+        "ml_collections>=1.1,<2",
+        "transformers>=5.17,<6",
+        "tokenizers>=0.22,<0.24",
+        "safetensors>=0.6,<0.9",
+        "av>=15,<19",
+        "numpy>=2.0,<3",
+        "scipy>=1.14,<2",
+        "absl-py>=2.1,<3",
+        "rich>=13,<16",
+        "tensorboardX>=2.6,<3",
+        "matplotlib>=3.9,<4",
+        "Jinja2>=3.1,<4",
+        "etils[epath]>=1.12,<2",
+    ],
+    extras_require={
+        "test": ["pytest>=8,<10", "ruff>=0.12", "torch==2.13.0", "peft>=0.18,<0.22", "hypothesis>=6.100,<7"],
+        "torch": ["torch>=2.6,<3"],
+        "gpu": ['jax[cuda13]>=0.10.1,<0.12'],
+        "tpu": ["jax[tpu]>=0.10.1,<0.12"],
+        "demo": ["gradio>=5,<7"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)
