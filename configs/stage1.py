@@ -50,10 +50,13 @@ def defaults() -> ConfigDict:
         ),
         data=dict(
             name="shapes",               # shapes | mad | vidchapters | msrvtt | folder
-            dir="",                      # prepared data; empty = the cache, see `config.resolve_data_dir`
-            train_hours=8,               # shapes: 1-hour videos of each split
-            val_hours=1,
-            test_hours=3,
+            dir="",                      # prepared data; empty = the cache (`config.resolve_data_dir`)
+            fps=1.0,                     # stored frames a second
+            domain="day",                # shapes: day | night | crowded | noisy
+            video_s=3600.0,              # shapes: seconds of a video
+            train_videos=8,              # shapes: videos of each split
+            val_videos=1,
+            test_videos=3,
             neg_factor=1.0,              # contrastive windows a positive one
             near_miss_fraction=0.5,      # of the contrastive windows, show a near miss where there is one
             read_threads=4,
@@ -83,8 +86,9 @@ def defaults() -> ConfigDict:
         search=dict(
             top_k=50,                    # moments kept a query
             nms_iou=0.5,                 # a moment that overlaps a better one more than this is dropped
-            query_batch=16,              # queries decoded together
-            window_block=16,             # windows whose key/value caches are held together
+            query_batch=1,               # queries asked together of a block of windows
+            window_block=128,            # windows whose key/value caches are held together
+            decode_block=16,             # pairs of query and window decoded together
         ),
         eval=dict(
             split="test",                # val | test
@@ -104,19 +108,23 @@ PAPER = {
     "data.near_miss_fraction": 0.0, "data.read_threads": 8,
     "train.batch_size": 128, "train.steps": 0, "train.epochs": 5, "train.learning_rate": 1e-4,
     "train.b2": 0.999, "train.checkpoint_every": 500,
-    "search.query_batch": 64,
+    "search.query_batch": 16, "search.window_block": 64, "search.decode_block": 64,
     "eval.before": False,
 }
 
 PRESETS = {
     "tiny": {},
-    "mad": PAPER | {"data.name": "mad", "hierarchy.window_s": 125.0, "hierarchy.num_frames": 250},
+    "mad": PAPER | {
+        "data.name": "mad", "data.fps": 5.0, "hierarchy.window_s": 125.0, "hierarchy.num_frames": 250,
+    },
     "vidchapters": PAPER | {
-        "data.name": "vidchapters", "hierarchy.window_s": 500.0, "hierarchy.num_frames": 250,
-        "train.epochs": 1,
+        "data.name": "vidchapters", "data.fps": 2.0, "train.epochs": 1,
+        "hierarchy.window_s": 500.0, "hierarchy.num_frames": 250,
     },
     # All videos stand one after another as a single long one; a window of 32 s holds the longest of them.
-    "msrvtt": PAPER | {"data.name": "msrvtt", "hierarchy.window_s": 32.0, "hierarchy.num_frames": 100},
+    "msrvtt": PAPER | {
+        "data.name": "msrvtt", "data.fps": 5.0, "hierarchy.window_s": 32.0, "hierarchy.num_frames": 100,
+    },
 }
 
 

@@ -61,7 +61,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, meta: Meta, *, keep: int = 1, read_only: bool = False):
-        self.directory, self.meta = Path(directory).absolute(), meta
+        self.directory, self.meta, self.read_only = Path(directory).absolute(), meta, read_only
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
@@ -135,7 +135,8 @@ class Checkpoints:
         with self._explained(f"read step {step} of"):
             saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         faults = []
-        for role in sorted(saved["base"] | self.meta.base):
+        # A reader needs some of what a run stood on (no training data), a run needs all of it.
+        for role in sorted(self.meta.base if self.read_only else saved["base"] | self.meta.base):
             old, new = saved["base"].get(role, {}), self.meta.base.get(role, {})
             if old.get("sha256") != new.get("sha256"):
                 faults.append(f"{role}: trained on {_named(old)}, found {_named(new)}")
@@ -174,8 +175,8 @@ class Checkpoints:
             near = next(p for p in [self.directory, *self.directory.parents] if p.exists())
             free = shutil.disk_usage(near).free / 2**20
             raise CheckpointError(
-                f"cannot {what} {self.directory}: {error}\n{free:.0f} MiB are free there. Make room or give "
-                "another --workdir; the same command then resumes from the last whole step."
+                f"cannot {what} {self.directory}: {error}\n{free:.0f} MiB are free there. Once this is "
+                "mended, the same command resumes from the last whole step; or give another --workdir."
             ) from error
 
 

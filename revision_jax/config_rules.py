@@ -57,7 +57,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hierarchy.stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
     "prompt.system": _anything, "prompt.max_text_tokens": _at_least(8),
     "data.name": _one_of("shapes", "mad", "vidchapters", "msrvtt", "folder"), "data.dir": _anything,
-    "data.train_hours": _at_least(1), "data.val_hours": _at_least(1), "data.test_hours": _at_least(1),
+    "data.fps": _positive, "data.video_s": _positive,
+    "data.domain": _one_of("day", "night", "crowded", "noisy"),
+    "data.train_videos": _at_least(1), "data.val_videos": _at_least(1), "data.test_videos": _at_least(1),
     "data.neg_factor": _at_least(0.0), "data.near_miss_fraction": _between(0.0, 1.0),
     "data.read_threads": _at_least(1), "data.prefetch": _at_least(1),
     "train.batch_size": _at_least(1), "train.steps": _at_least(0), "train.epochs": _at_least(0),
@@ -69,6 +71,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.data": _axis, "mesh.fsdp": _axis, "mesh.tensor": _axis,
     "search.top_k": _at_least(1), "search.nms_iou": _between(0.0, 1.0),
     "search.query_batch": _at_least(1), "search.window_block": _at_least(1),
+    "search.decode_block": _at_least(1),
     "eval.split": _one_of("val", "test"), "eval.before": _anything,
 }
 

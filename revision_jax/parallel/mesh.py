@@ -40,11 +40,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises ValueError unless a batch splits evenly."""
+def check_batch(mesh: Mesh, batch_size: int, name: str = "the batch") -> None:
+    """Raises ValueError, naming the batch's field, unless it splits evenly."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH)
     if batch_size % parts:
         raise ValueError(
-            f"train.batch_size is {batch_size}; expected a multiple of {parts} "
+            f"{name} is {batch_size}; expected a multiple of {parts} "
             f"(mesh.data {mesh.shape['data']} x mesh.fsdp {mesh.shape['fsdp']})."
         )

@@ -73,7 +73,7 @@ def run(config: ConfigDict, workdir: str | Path, task: Task) -> Result:
     # ------------------------------------------------------------------------- work folder, devices
     workdir = open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
-    check_batch(mesh, config.train.batch_size)
+    check_batch(mesh, config.train.batch_size, "train.batch_size")
 
     with jax.set_mesh(mesh):
         # --------------------------------------------------------------------- model, optimizer

@@ -98,7 +98,8 @@ def init_state(
     trainable: Arrays, optimizer: optax.GradientTransformation, shardings: dict[str, Any], mesh: Mesh
 ) -> tuple[TrainState, TrainState]:
     """A fresh state on the mesh, and the same tree of shardings; moments lie where their parameter does."""
-    trainable = place(trainable, shardings)
+    # Copied: the first step donates these, and the caller's model must stay as it was.
+    trainable = jax.tree.map(jnp.copy, place(trainable, shardings))
     whole = replicated(mesh)
     opt_shardings = optax.tree_utils.tree_map_params(
         optimizer,

@@ -18,7 +18,7 @@ class Task:
       batches: endless data set of dicts: `video`, `tokens`, `loss_mask [B, T]` and `record_id [B]`.
       epoch_batches: batches in one pass over the data.
       describe_record: record id -> what it is (query, video, seconds), for errors.
-      base: role ("llm") -> {"path", "sha256"} of each frozen part, for checkpoints.
+      base: role ("llm") -> {"path", "sha256"} of each file the training stands on, for checkpoints.
     """
 
     model: nnx.Module

@@ -26,4 +26,4 @@ def test_batch_must_split_evenly():
 
     meshes.check_batch(Four, 8)
     with pytest.raises(ValueError, match=r"train.batch_size is 6; expected a multiple of 4"):
-        meshes.check_batch(Four, 6)
+        meshes.check_batch(Four, 6, "train.batch_size")

@@ -1,0 +1,81 @@
+"""From a config to its data: where the splits are, made when they can be, checked against the run."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from revision_jax.config import ConfigError, resolve_data_dir, resolve_path
+from revision_jax.data.builders.base import QUERIES
+from revision_jax.data.builders.shapes import prepare_shapes
+from revision_jax.data.extraction import Extractor
+from revision_jax.data.features import MANIFEST, FeatureStore
+from revision_jax.data.moments import Query, load_queries
+from revision_jax.training.parts import check_base
+
+SPLITS = ("train", "val", "test")
+
+
+def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
+    """`base.clip` at the data's frame rate: what made the features also reads a user's own video."""
+    check_base(config)
+    return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)
+
+
+def prepare_data(
+    config: ConfigDict,
+    mesh: Mesh | None = None,
+    *,
+    splits: tuple[str, ...] = SPLITS,
+    on_video: Callable[[str, int, int], None] = lambda split, done, total: None,
+) -> Mapping[str, Path]:
+    """Split -> its data set directory. `shapes` is made when missing; other data must be there.
+
+    Raises:
+      ConfigError: splits that are missing, with what is expected there.
+    """
+    folder = resolve_data_dir(config)
+    if config.data.name == "shapes":
+        videos = {split: config.data[f"{split}_videos"] for split in splits}
+        return prepare_shapes(
+            folder,
+            make_extractor(config, mesh),
+            videos=videos,
+            duration_s=config.data.video_s,
+            domain=config.data.domain,
+            on_video=on_video,
+        )
+    missing = [split for split in splits if not (folder / split / MANIFEST).is_file()]
+    if missing:
+        raise ConfigError(
+            f"data.name is {config.data.name!r} and its splits {missing} are not under {folder}; expected a "
+            f"data set directory each: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
+            "ArrayRecord. Make them with a revision_jax.data.builders.base.FeatureBuilder of your features and "
+            "give their folder as --config.data.dir=DIR."
+        )
+    return {split: folder / split for split in splits}
+
+
+def open_split(config: ConfigDict, directory: Path, width: int) -> tuple[FeatureStore, list[Query]]:
+    """The features and queries of a split, checked against what the run expects.
+
+    Args:
+      width: `D` of the adapter.
+
+    Raises:
+      ConfigError: features of another width or frame rate.
+    """
+    store = FeatureStore(directory)
+    manifest = store.manifest
+    if manifest.width != width:
+        raise ConfigError(
+            f"the features in {directory} are {manifest.width} wide (encoder {manifest.encoder}); "
+            f"base.projector expects {width}. Use the projector of that encoder, or its encoder's features."
+        )
+    if abs(manifest.fps - config.data.fps) > 1e-6:
+        raise ConfigError(
+            f"the features in {directory} are at {manifest.fps} frames a second, data.fps is "
+            f"{config.data.fps}. Set data.fps to the data's."
+        )
+    return store, load_queries(directory / QUERIES, store.durations)

@@ -1,0 +1,111 @@
+"""From a config to the parts it names: hierarchy, prompts, and the grounder with its frozen files."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from revision_jax.checkpoint import Checkpoints, Meta, fingerprint
+from revision_jax.config import ConfigError, resolve_path
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.interop.adapter import load_dense_adapter
+from revision_jax.interop.llama import load_llama
+from revision_jax.models.grounder import Grounder
+from revision_jax.models.lora import LoRAConfig
+from revision_jax.parallel.rules import sharding_for
+from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
+from revision_jax.training.state import place, split_by_table, take_apart
+
+HOW_TO_MAKE = {
+    "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors): download "
+    "lmsys/vicuna-7b-v1.5, then LlamaForCausalLM.from_pretrained(IN).save_pretrained(OUT) writes safetensors",
+    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors): download "
+    "openai/clip-vit-large-patch14",
+    "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
+    "VTimeLLM's mm_projector.bin of its first stage",
+}
+
+
+def make_hierarchy(config: ConfigDict) -> Hierarchy:
+    return Hierarchy(**config.hierarchy)
+
+
+def make_prompt_encoder(config: ConfigDict) -> PromptEncoder:
+    """The prompt in the tokens of `base.llm`'s tokenizer."""
+    check_base(config)
+    tokenizer = load_tokenizer(str(resolve_path(config.base.llm)))
+    return PromptEncoder(tokenizer, PromptTemplate(config.prompt.system), config.prompt.max_text_tokens)
+
+
+def check_base(config: ConfigDict) -> None:
+    """Raises ConfigError that lists every part that is missing, and how it is made."""
+    faults = []
+    for role, path in config.base.items():
+        if not path or not resolve_path(path).exists():
+            found = f"no file at {resolve_path(path)}" if path else "not given"
+            faults.append(f"  base.{role}: {found}; expected {HOW_TO_MAKE[role]}")
+    if faults:
+        raise ConfigError(
+            "pretrained parts are missing; set each as --config.base.NAME=PATH:\n" + "\n".join(faults)
+        )
+
+
+def fingerprints(config: ConfigDict) -> dict[str, dict[str, str]]:
+    """Role -> path and content hash of each pretrained part, for checkpoints."""
+    sha256 = lambda path: fingerprint(resolve_path(path))
+    return {role: {"path": path, "sha256": sha256(path)} for role, path in config.base.items()}
+
+
+def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
+    """The pretrained parts joined, with a fresh LoRA drawn from `seed`; the LLM's weights on the mesh.
+
+    Raises:
+      ConfigError: missing parts, or a prompt and window that exceed the LLM's positions.
+    """
+    check_base(config)
+    llm = load_llama(
+        resolve_path(config.base.llm),
+        lora=LoRAConfig(**config.lora),
+        dtype=jnp.dtype(config.model.dtype),
+        param_dtype=jnp.dtype(config.model.param_dtype),
+        remat=config.model.remat,
+        attention=config.model.attention,
+        rngs=nnx.Rngs(config.seed),
+        place=lambda path, param, array: jax.device_put(array, sharding_for(path, param, mesh)),
+    )
+    check_length(config, llm.config.max_position_embeddings)
+    return Grounder(llm, load_dense_adapter(resolve_path(config.base.projector)))
+
+
+def check_length(config: ConfigDict, positions: int) -> None:
+    """Raises ConfigError when a window with its prompt is longer than the LLM was made for."""
+    prefix, frames, text = sequence_parts(config)
+    if prefix + frames + text > positions:
+        raise ConfigError(
+            f"a window takes {prefix} (prompt.system) + {frames} (hierarchy.num_frames) + {text} "
+            f"(prompt.max_text_tokens) positions; {config.base.llm} has {positions}. Lower one of them."
+        )
+
+
+def sequence_parts(config: ConfigDict) -> tuple[int, int, int]:
+    """Tokens of a window's sequence: prefix P, frames F, text T."""
+    prefix = len(make_prompt_encoder(config).prefix)
+    return prefix, config.hierarchy.num_frames, config.prompt.max_text_tokens
+
+
+def restore_grounder(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> tuple[Grounder, int]:
+    """The grounder as a run's newest checkpoint has it, and the steps it was trained.
+
+    Raises:
+      CheckpointError: no checkpoint, or one that stands on other files.
+    """
+    module, arrays = take_apart(load_grounder(config, mesh))
+    arrays = place(arrays, module.shardings(mesh))
+    trainable, frozen, _ = split_by_table(arrays, config.trainable)
+    meta = Meta(config.to_dict(), fingerprints(config))
+    with Checkpoints(Path(workdir) / "checkpoints", meta, read_only=True) as checkpoints:
+        step, trainable = checkpoints.restore_params(trainable)
+    return module.merge(trainable, frozen), step

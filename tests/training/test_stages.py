@@ -1,0 +1,75 @@
+"""From a config to data and a stage, on a few minutes of Shapes with random parts."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_base import config_of
+
+from revision_jax.checkpoint import fingerprint
+from revision_jax.config import ConfigError
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.training import loop
+from revision_jax.training.datasets import open_split, prepare_data
+from revision_jax.training.stages import dense_windows
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def prepared(base, mesh, tmp_path_factory):
+    config = config_of(base, tmp_path_factory.mktemp("data"))
+    seen = []
+    return config, prepare_data(config, mesh, on_video=lambda *done: seen.append(done)), seen
+
+
+def test_shapes_are_prepared_once(prepared, mesh):
+    config, directories, seen = prepared
+    assert list(directories) == ["train", "val", "test"]
+    assert ("train", 2, 2) in seen and ("test", 1, 1) in seen
+    before = len(seen)
+    assert prepare_data(config, mesh) == directories and len(seen) == before
+
+
+def test_other_data_must_be_there(base, tmp_path):
+    config = config_of(base, tmp_path, data__name="mad", data__fps=5.0)
+    with pytest.raises(ConfigError, match=r"splits \['train', 'val', 'test'\] are not under .*at 5.0 frames"):
+        prepare_data(config)
+
+
+def test_prepared_data_of_any_name_is_found(prepared, tmp_path):
+    config, directories, _ = prepared
+    for split, directory in directories.items():
+        (tmp_path / split).symlink_to(directory)
+    folder = config_of(Path(config.base.llm).parent, tmp_path, data__name="folder")
+    assert prepare_data(folder) == {split: tmp_path / split for split in directories}
+
+
+def test_a_split_is_checked_against_the_run(prepared):
+    config, directories, _ = prepared
+    store, queries = open_split(config, directories["val"], width=12)
+    assert store.manifest.width == 12 and {query.video_id for query in queries} == set(store.video_ids)
+    with pytest.raises(ConfigError, match=r"12 wide .*base.projector expects 768"):
+        open_split(config, directories["val"], width=768)
+    with pytest.raises(ConfigError, match=r"at 1.0 frames a second, data.fps is 5.0"):
+        open_split(config_of(Path(config.base.llm).parent, data__fps=5.0), directories["val"], width=12)
+
+
+def test_the_dense_stage_trains_and_stands_on_its_files(prepared, mesh, tmp_path):
+    config, directories, _ = prepared
+    task = dense_windows(config, directories["train"], mesh)
+    assert set(task.base) == {"llm", "clip", "projector", "manifest.json", "queries.jsonl"}
+    assert task.base["queries.jsonl"]["sha256"] == fingerprint(directories["train"] / "queries.jsonl")
+    batch = next(iter(task.batches))
+    assert batch["video"].shape == (4, 8, 12) and batch["tokens"].shape == (4, 48)
+    assert "in video" in task.describe_record(int(batch["record_id"][0]))
+    result = loop.run(config, tmp_path / "run", task)
+    assert (result.last_step, result.compilations) == (4, 1)
+    before, after = (m.llm.layers.self_attn.q_proj.lora_b[...] for m in (task.model, result.model))
+    assert np.all(before == 0) and np.any(after != 0)
+    again = loop.run(config, tmp_path / "run", dense_windows(config, directories["train"], mesh))
+    np.testing.assert_array_equal(again.model.llm.layers.self_attn.q_proj.lora_b[...], after)

@@ -1,0 +1,56 @@
+"""Tiny random files where a config expects pretrained ones, and a config small enough for seconds."""
+
+import json
+from pathlib import Path
+
+from flax import nnx
+
+from revision_jax import config as configs
+from revision_jax.interop.adapter import save_projector
+from revision_jax.interop.clip import save_clip
+from revision_jax.interop.llama import save_llama
+from revision_jax.models.adapter import DenseAdapter
+from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.pretrain.tokenizer import make_tokenizer
+
+PATHS = {"llm": "llm", "clip": "clip", "projector": "projector.safetensors"}
+SMALL = {
+    "hierarchy.window_s": 16.0, "hierarchy.num_frames": 8, "prompt.max_text_tokens": 48,
+    "lora.rank": 2, "lora.targets": ("q_proj",),
+    "data.video_s": 130.0, "data.train_videos": 2, "data.val_videos": 1, "data.test_videos": 1,
+    "train.batch_size": 4, "train.steps": 4, "train.log_every": 2, "train.checkpoint_every": 2,
+    "search.window_block": 8, "search.decode_block": 8, "eval.before": False,
+}
+
+
+def make_base(folder: Path, *, width: int = 12, hidden: int = 16) -> Path:
+    """`llm/` (2 layers), `clip/` (1 layer a tower) and `projector.safetensors`, random."""
+    tokenizer = make_tokenizer()
+    sizes = LlamaConfig(len(tokenizer), hidden, 24, 2, 2, 2, hidden // 2, max_position_embeddings=128)
+    save_llama(Llama(sizes, rngs=nnx.Rngs(0)), folder / "llm")
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2}
+    text = CLIPTextConfig(
+        **tower, vocab_size=len(tokenizer), max_position_embeddings=40, eos_token_id=tokenizer.eos_token_id
+    )
+    vision = CLIPVisionConfig(**tower, image_size=32, patch_size=16)
+    save_clip(CLIP(CLIPConfig(vision, text, projection_dim=width), rngs=nnx.Rngs(1)), folder / "clip")
+    (folder / "clip/preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+    )
+    for part in ("llm", "clip"):
+        tokenizer.save_pretrained(folder / part)
+    save_projector(DenseAdapter(width, hidden, rngs=nnx.Rngs(2)), folder / "projector.safetensors")
+    return folder
+
+
+def overrides_of(base: Path, data_dir: Path | None = None, **changes) -> dict:
+    """SMALL with the base's paths; `train__steps=3` changes `train.steps`."""
+    overrides = SMALL | {f"base.{role}": str(base / path) for role, path in PATHS.items()}
+    if data_dir is not None:
+        overrides["data.dir"] = str(data_dir)
+    return overrides | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def config_of(base: Path, data_dir: Path | None = None, **changes):
+    return configs.load("configs/stage1.py", overrides_of(base, data_dir, **changes))
