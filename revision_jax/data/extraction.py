@@ -52,7 +52,7 @@ class Extractor:
     """
 
     def __init__(
-        self, clip_dir: str | os.PathLike, fps: float, batch: int = 64, *, mesh=None, dtype=jnp.float32
+        self, clip_dir: str | os.PathLike, fps: float, batch: int = 128, *, mesh=None, dtype=jnp.float32
     ):
         self.clip_dir, self.fps, self.batch = pathlib.Path(clip_dir), fps, batch
         if mesh is not None:

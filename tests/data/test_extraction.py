@@ -48,9 +48,7 @@ def test_batches_do_not_matter_and_nothing_recompiles(extractor):
 
 def test_frames_of_another_size_are_scaled_as_those_of_a_file(extractor, tmp_path):
     big = np.repeat(np.repeat(FRAMES[:4], 2, axis=1), 2, axis=2)
-    small = np.abs(
-        extractor.encode_frames([big]).astype(float) - extractor.encode_frames([FRAMES[:4]])
-    ).mean()
+    small = np.abs(extractor.encode_frames([big]).astype(float) - extractor.encode_frames([FRAMES[:4]])).mean()
     assert small < 0.1 * np.abs(extractor.encode_frames([FRAMES[:4]])).mean()
 
 

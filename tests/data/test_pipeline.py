@@ -135,9 +135,7 @@ def test_deterministic_and_reshuffled_every_epoch(store):
     other = records(build(store, batch_size=1, num_epochs=3, seed=4))
     assert any((first[i]["video"] != other[i]["video"]).any() for i in first)
     clips = build(store).describe_record.clips
-    epochs = [
-        [(c.query_id, c.answer is None) for c in (clips[14 * e + i] for i in range(14))] for e in range(2)
-    ]
+    epochs = [[(c.query_id, c.answer is None) for c in (clips[14 * e + i] for i in range(14))] for e in range(2)]
     assert epochs[0] != epochs[1]
     assert collections.Counter(epochs[0]) == collections.Counter(epochs[1])
     starts = [{clips[14 * e + i].window_start_s for i in range(14)} for e in range(2)]
@@ -160,9 +158,7 @@ def test_shards_together_are_the_whole(store):
     assert [len(part) for part in parts] == [len(whole)] * 2
     for batch, *halves in zip(whole, *parts, strict=True):
         for key, value in batch.items():
-            np.testing.assert_array_equal(
-                value, np.stack([half[key] for half in halves], 1).reshape(value.shape)
-            )
+            np.testing.assert_array_equal(value, np.stack([half[key] for half in halves], 1).reshape(value.shape))
 
 
 def test_reading_options_change_nothing(store):

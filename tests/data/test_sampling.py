@@ -88,7 +88,5 @@ def test_no_room_and_short_videos():
         sampling.contrastive(everywhere, np.random.default_rng(0), HIERARCHY, 70.0)
     absent = Query("q", "v", "s", ())
     assert sampling.contrastive(absent, np.random.default_rng(0), HIERARCHY, 20.0).window_start_s == 0.0
-    short = sampling.positive(
-        Query("q", "v", "s", ((3.0, 9.0),)), 0, np.random.default_rng(0), HIERARCHY, 20.0
-    )
+    short = sampling.positive(Query("q", "v", "s", ((3.0, 9.0),)), 0, np.random.default_rng(0), HIERARCHY, 20.0)
     assert short.window_start_s == 0.0 and short.answer == (3, 9)

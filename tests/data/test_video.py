@@ -1,5 +1,6 @@
 """Decoding: the frame shown at each sample time, whatever the file; one clear error for every bad file."""
 
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -16,9 +17,7 @@ def numbered(number, height=SIZE, width=SIZE):
     return np.full((height, width, 3), 10 * number, np.uint8)
 
 
-def write_times(
-    path, times_s, codec="mpeg4", height=SIZE, width=SIZE, end_s=None, audio=False, **stream_options
-):
+def write_times(path, times_s, codec="mpeg4", height=SIZE, width=SIZE, end_s=None, audio=False, **stream_options):
     """A file whose picture number i is shown from times_s[i] on (variable frame rate, milliseconds)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=1000)
@@ -201,9 +200,7 @@ def test_bad_files_raise_one_clear_line(tmp_path, kind, found, read):
 def test_file_shorter_than_declared(tmp_path, name):
     whole, path = tmp_path / f"whole.{name[-3:]}", tmp_path / name
     noise = np.random.default_rng(0).integers(0, 255, (100, SIZE, SIZE, 3), np.uint8)
-    with av.open(
-        str(whole), "w", options={"movflags": "faststart"} if name.endswith("mp4") else {}
-    ) as container:
+    with av.open(str(whole), "w", options={"movflags": "faststart"} if name.endswith("mp4") else {}) as container:
         stream = container.add_stream("mpeg4", rate=5)
         stream.width = stream.height = SIZE
         for picture in noise:
@@ -226,3 +223,16 @@ def test_an_interrupted_write_leaves_no_video(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_video(tmp_path / "x.mp4", frames(), 5)
     assert not (tmp_path / "x.mp4").exists()
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    path = tmp_path / "long.mp4"
+    write_video(path, (np.stack([numbered(i % 25, 128, 128)] * 10) for i in range(60)), 10)
+    tracemalloc.start()
+    try:
+        frames = sum(len(batch) for batch in read_frames(path, 10, 128, batch=16))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert frames == 600
+    assert peak < 0.2 * frames * 128 * 128 * 3
