@@ -1,18 +1,16 @@
 """CLIP directories in the Hugging Face format (`CLIPModel`), both ways."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from revision_jax.interop.files import SafetensorsDirectory, read_config, write_directory
 from revision_jax.interop.table import (
     CONVOLUTION,
     TRANSPOSED,
+    Place,
     Row,
     Table,
     export_params,
@@ -119,9 +117,9 @@ def load_clip(
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
     attention: str = "auto",
-    place: Callable[[nnx.Param, np.ndarray], jax.Array] | None = None,
+    place: Place | None = None,
 ) -> CLIP:
-    """A CLIP with a directory's weights. `place(param, array)` puts each parameter where it belongs.
+    """A CLIP with a directory's weights. `place` puts each parameter where it belongs (`table.Place`).
 
     Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
     """
@@ -168,5 +166,8 @@ def _hf_config(config: CLIPConfig) -> dict[str, Any]:
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.max_position_embeddings,
             "eos_token_id": text.eos_token_id,
+            # Not used by the model; left out, transformers would fill in ids of its own vocabulary.
+            "bos_token_id": None,
+            "pad_token_id": None,
         },
     }

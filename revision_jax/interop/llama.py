@@ -1,6 +1,5 @@
 """Llama directories in the Hugging Face format (`LlamaForCausalLM`), both ways."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from flax import nnx
 from revision_jax.interop.files import SafetensorsDirectory, read_config, write_directory
 from revision_jax.interop.table import (
     TRANSPOSED,
+    Place,
     Row,
     Table,
     export_params,
@@ -21,6 +21,7 @@ from revision_jax.interop.table import (
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _LINEARS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -88,11 +89,11 @@ def load_llama(
     remat: str = "none",
     attention: str = "auto",
     rngs: nnx.Rngs | None = None,
-    place: Callable[[nnx.Param, np.ndarray], jax.Array] | None = None,
+    place: Place | None = None,
 ) -> Llama:
     """A Llama with a directory's weights and, with `lora`, a fresh LoRA drawn from `rngs`.
 
-    `place(param, array)` puts each parameter where it belongs (for example into its shards, by `param.axes`).
+    `place` puts each parameter where it belongs, for example into its shards (`table.Place`).
     Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
     """
     config = read_llama_config(directory)
@@ -119,17 +120,25 @@ def load_llama(
         # Under jit only what is returned is computed: the base weights are never drawn.
         fresh = jax.jit(lambda key: _lora_arrays(build(nnx.Rngs(key))))(rngs.params())
         for path, param in drawn.items():
-            param.set_value(fresh[path] if place is None else place(param, np.asarray(fresh[path])))
+            param.set_value(fresh[path] if place is None else place(path, param, np.asarray(fresh[path])))
     return model
 
 
-def save_llama(model: Llama, directory: str | Path) -> None:
-    """Writes config.json and model.safetensors; a LoRA is merged into its kernels."""
+def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> None:
+    """Writes config.json and model.safetensors; a LoRA is merged into its kernels.
+
+    `token_ids` (bos_token_id, eos_token_id, pad_token_id) go into config.json; those left out become
+    None, for the model does not know them and transformers would fill in Llama's own.
+    """
+    unknown = sorted(set(token_ids) - set(_TOKEN_IDS))
+    if unknown:
+        raise ValueError(f"{unknown} are not token ids of config.json; expected {list(_TOKEN_IDS)}")
     arrays = {path: param[...] for path, param in flat_params(model).items() if not _is_lora(path)}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, LoRALinear) and module.lora is not None:
             arrays["/".join(map(str, (*path, "kernel")))] = module.merge()
-    write_directory(directory, _hf_config(model), export_params(llama_table(model.config), arrays))
+    config = _hf_config(model) | dict.fromkeys(_TOKEN_IDS) | token_ids
+    write_directory(directory, config, export_params(llama_table(model.config), arrays))
 
 
 def _is_lora(path: str) -> bool:

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 LAYER = "{layer}"
+
+# (path, parameter, array) -> the array where it belongs, for example in its shards by the parameter's `axes`.
+Place = Callable[[str, nnx.Param, np.ndarray], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +91,19 @@ def import_params(
     table: Table,
     tensors: Mapping[str, Any],
     params: Mapping[str, nnx.Param],
-    place: Callable[[nnx.Param, np.ndarray], jax.Array] | None = None,
+    place: Place | None = None,
 ) -> None:
     """Fills `params` (arrays or abstract shapes) from `tensors` (key -> numpy array or LazyTensor).
 
-    Arrays take each parameter's dtype. One parameter at a time is read and given to `place(param, array)`, so
-    that host memory holds one of them; the default places on the default device.
+    Arrays take each parameter's dtype. One parameter at a time is read and given to `place`, so that host
+    memory holds one of them; without `place` arrays go to the default device.
     Raises TableError listing all ambiguous, unmapped, unfilled and misshapen keys, before anything is filled.
     """
     sources = _match(table, tensors, params)
-    place = place or (lambda param, array: jax.numpy.asarray(array))
+    place = place or (lambda path, param, array: jnp.asarray(array))
     for row in table.rows:
         param = params[row.ours]
-        param.set_value(place(param, _read(row, sources[row.ours], tensors, param)))
+        param.set_value(place(row.ours, param, _read(row, sources[row.ours], tensors, param)))
 
 
 def export_params(table: Table, arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -163,6 +163,8 @@ def prefix_attention(
     q_grouped = q.reshape(batch, new, key_heads, heads // key_heads, width)
     parts = [_partial(q_grouped, *suffix, suffix_mask)]
     if prefix is not None:
+        if batch % prefix[0].shape[0]:
+            raise ValueError(f"{batch} rows cannot share {prefix[0].shape[0]} prefixes evenly")
         shared = q_grouped.reshape(prefix[0].shape[0], -1, *q_grouped.shape[2:])  # [P, G * T, K, N / K, D]
         parts.append([x.reshape(batch, new, *x.shape[2:]) for x in _partial(shared, *prefix)])
 

@@ -1,0 +1,118 @@
+"""The joined model: the static layout, the cache of a window, and names on every parameter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import revision_jax.models
+from revision_jax.models.adapter import DenseAdapter, SparseAdapter
+from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from revision_jax.models.grounder import Grounder
+from revision_jax.models.llama import LORA_TARGETS, KVCache, Llama, LlamaConfig
+from revision_jax.models.lora import LoRAConfig
+
+LORA = LoRAConfig(rank=2, alpha=4, dropout=0.5, targets=LORA_TARGETS)
+CONFIG = LlamaConfig(31, 16, 24, 2, 4, 2, 4)
+PREFIX = jnp.array([1, 5, 7])
+
+
+@pytest.fixture(scope="module")
+def grounder():
+    rngs = nnx.Rngs(0)
+    return Grounder(Llama(CONFIG, lora=LORA, rngs=rngs), DenseAdapter(6, 16, rngs=rngs))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    video = jax.random.normal(jax.random.key(0), (2, 4, 6), jnp.float16)
+    tokens = jax.random.randint(jax.random.key(1), (2, 5), 0, 31)
+    return video, tokens
+
+
+def test_logits_predict_each_token_from_what_stands_before_it(grounder, batch):
+    video, tokens = batch
+    run = jax.jit(grounder)
+    logits = run(PREFIX, video, tokens)
+    assert logits.shape == (2, 5, 31) and logits.dtype == jnp.float32
+    changed = run(PREFIX, video, tokens.at[:, 2].set(0))
+    np.testing.assert_array_equal(logits[:, :3], changed[:, :3])
+    assert (np.abs(logits[:, 3:] - changed[:, 3:]).max(-1) > 0).all()
+    llm = grounder.llm
+    text = jnp.concatenate([jnp.tile(PREFIX, (2, 1)), tokens], 1)
+    embedded = llm.embed(text)
+    embedded = jnp.concatenate([embedded[:, :3], grounder.adapter(video), embedded[:, 3:]], 1)
+    np.testing.assert_allclose(logits, llm.logits(llm(embedded))[:, 6:11], atol=1e-5)
+
+
+def test_the_cache_of_a_window_serves_any_question(grounder, batch):
+    video, tokens = batch
+
+    @jax.jit
+    def searched(video, tokens):
+        cache, last = grounder.encode_windows(PREFIX, video)
+        slots = jnp.arange(5)
+        mask = jnp.broadcast_to(slots <= slots[:, None], (2, 5, 5))
+        hidden, _ = grounder.llm.extend(
+            grounder.llm.embed(tokens),
+            jnp.broadcast_to(7 + slots, (2, 5)),
+            cache,
+            KVCache.zeros(CONFIG, 2, 5, jnp.float32),
+            0,
+            mask,
+        )
+        return grounder.llm.logits(jnp.concatenate([last[:, None], hidden[:, :-1]], 1)), cache
+
+    logits, cache = searched(video, tokens)
+    assert cache.k.shape == (2, 2, 7, 2, 4)
+    np.testing.assert_allclose(logits, grounder(PREFIX, video, tokens), atol=1e-5)
+
+
+def test_dropout_is_on_with_a_key_only(batch):
+    rngs = nnx.Rngs(0)
+    grounder = Grounder(Llama(CONFIG, lora=LORA, rngs=rngs), DenseAdapter(6, 16, rngs=rngs))
+    grounder.llm.layers.mlp.up_proj.lora_b.set_value(jnp.ones((2, 2, 24)))
+    run = jax.jit(lambda key: grounder(PREFIX, *batch, dropout_key=key))
+    assert np.array_equal(run(jax.random.key(0)), run(jax.random.key(0)))
+    assert not np.array_equal(run(jax.random.key(0)), run(jax.random.key(1)))
+    assert not np.array_equal(run(jax.random.key(0)), grounder(PREFIX, *batch))
+
+
+def test_widths_must_fit():
+    with pytest.raises(ValueError, match="the adapter gives width 8, the LLM has 16"):
+        Grounder(Llama(CONFIG, rngs=nnx.Rngs(0)), DenseAdapter(6, 8, rngs=nnx.Rngs(0)))
+
+
+def test_every_parameter_names_its_axes_and_every_name_is_documented(grounder):
+    clip = CLIP(
+        CLIPConfig(
+            CLIPVisionConfig(16, 24, 1, 2, image_size=16, patch_size=8),
+            CLIPTextConfig(16, 24, 1, 2, vocab_size=9),
+            6,
+        ),
+        rngs=nnx.Rngs(0),
+    )
+    sparse = SparseAdapter(8, 16, mlp_width=8, num_heads=2, rngs=nnx.Rngs(0))
+    used = set()
+    for module in (grounder, clip, sparse):
+        for path, param in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+            assert len(param.axes) == param.ndim, path
+            used |= set(param.axes)
+    documented = {
+        line.split()[0] for line in revision_jax.models.__doc__.splitlines() if line.startswith("    ")
+    }
+    assert used - {None} == documented
+
+
+def test_paths_are_those_that_trainable_patterns_address(grounder):
+    paths = {"/".join(map(str, keys)) for keys, _ in nnx.to_flat_state(nnx.state(grounder, nnx.Param))}
+    assert {
+        "llm/layers/self_attn/q_proj/lora_a",
+        "llm/layers/mlp/down_proj/lora_b",
+        "llm/embed_tokens/embedding",
+        "llm/lm_head/kernel",
+        "llm/norm/scale",
+        "adapter/kernel",
+        "adapter/bias",
+    } <= paths
