@@ -1,0 +1,1 @@
+"""Metrics: numbers in, numbers out; no files, no models."""

@@ -1,0 +1,72 @@
+"""`report.html`: one page with everything in it, pictures too, so that it can be mailed or moved."""
+
+import base64
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+
+from revision_jax.metrics.grounding import best_iou
+from revision_jax.report.plots import Timeline
+from revision_jax.report.table import clock, method_name, table_rows
+
+TEMPLATE = "report.html.j2"
+
+
+def write_report(
+    path: Path, metrics: Mapping, config: Mapping, figures: Sequence[tuple[str, Path, str]], cases: Sequence[Timeline]
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+      metrics: what `metrics.json` holds.
+      config: the run's config as plain values.
+      figures: (heading, PNG file, caption); a picture is embedded, its file is not needed afterwards.
+      cases: queries to list.
+    """
+    # Sentences come from data sets and users: everything is escaped.
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    headings, rows = table_rows(metrics)
+    cost = {name: scores.get("cost") for name, scores in metrics["methods"].items()}
+    page = environment.get_template(TEMPLATE).render(
+        title=f"revision_jax: {metrics['split']} split",
+        summary=_summary(metrics),
+        headings=headings,
+        rows=rows,
+        main=method_name("depth1"),
+        figures=[(heading, _embedded(file), caption) for heading, file, caption in figures],
+        queries=[_query(case) for case in cases],
+        cost=json.dumps({"cost": cost, "compilations": metrics["compilations"]}, indent=2),
+        config=json.dumps(config, indent=2),
+    )
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _summary(metrics: Mapping) -> str:
+    device = metrics["device"]
+    return (
+        f"{metrics['videos']} videos, {metrics['present']} queries whose event is present and {metrics['absent']} "
+        f"whose event never happens; after {metrics['step']} training steps; {metrics['seconds']:.0f} s on "
+        f"{device['count']} x {device['kind']}."
+    )
+
+
+def _embedded(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
+
+
+def _query(case: Timeline) -> dict[str, str]:
+    sure = bool(case.moments) and case.moments[0][2] >= case.threshold
+    return {
+        "sentence": case.sentence,
+        "truth": ", ".join(f"{clock(s)} – {clock(e)}" for s, e in case.truth) or "never",
+        "answer": f"{clock(case.moments[0][0])} – {clock(case.moments[0][1])}" if sure else "not there",
+        "confidence": f"{case.moments[0][2]:.2f}" if case.moments else "–",
+        "iou": f"{best_iou(case.moments[:1], case.truth)[0]:.2f}" if case.truth and case.moments else "–",
+    }

@@ -1,0 +1,148 @@
+"""The pictures of a report: matplotlib figures, written as PNG files. Times are seconds, scores percent."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, and none may be there
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+
+from revision_jax.report.table import clock, method_name
+
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e6e6e6", "axes.edgecolor": "#999999", "xtick.color": "#555555", "ytick.color": "#555555",
+    "figure.dpi": 150, "legend.frameon": False,
+}  # fmt: skip
+COLORS = {"clip": "#b8b8b8", "depth0": "#e9b872", "before": "#a9c4de", "depth1": "#1f5f99"}
+TRUTH, PREDICTION = "#2e8b57", "#1f5f99"
+ZOOM_S = 60.0  # what is shown on each side of a moment
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """One query's truth and answer.
+
+    Attributes:
+      sentence: the query.
+      duration_s: length of its video.
+      truth: true moments; empty for an absent event.
+      moments: ranked predictions (start, end, confidence).
+      threshold: the least confidence that counts as present.
+    """
+
+    sentence: str
+    duration_s: float
+    truth: Sequence[Sequence[float]]
+    moments: Sequence[Sequence[float]]
+    threshold: float
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float], path: Path) -> None:
+    """The training loss of every step and its running mean."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+        axes.plot(steps, losses, color="#c9d6e3", linewidth=0.8, label="each step")
+        axes.plot(steps, _running_mean(losses), color=PREDICTION, linewidth=1.8, label="running mean")
+        axes.set(xlabel="step", ylabel="loss (nats a token)", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
+        axes.set_ylim(0, None)
+        axes.legend()
+        _save(figure, path)
+
+
+def _running_mean(values: Sequence[float], decay: float = 0.95) -> list[float]:
+    """Exponential, corrected for its start."""
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = decay * total + value, decay * weight + 1.0
+        means.append(total / weight)
+    return means
+
+
+def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """R@1 and R@5 of several methods, a group of bars for each IoU threshold.
+
+    Args:
+      recalls: method ("clip", "depth0", "before", "depth1") -> {"R1@0.3": percent, ...}.
+    """
+    thetas = ("0.1", "0.3", "0.5", "0.7")
+    methods = [method for method in COLORS if method in recalls]
+    width = 0.8 / len(methods)
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.1), sharey=True, layout="constrained")
+        for axes, rank in zip(panels, (1, 5)):
+            for i, method in enumerate(methods):
+                heights = [recalls[method][f"R{rank}@{theta}"] for theta in thetas]
+                places = [x + (i - (len(methods) - 1) / 2) * width for x in range(len(thetas))]
+                bars = axes.bar(places, heights, width * 0.92, color=COLORS[method], label=method_name(method))
+                axes.bar_label(bars, fmt="%.0f", fontsize=6.5, padding=1, color="#444444")
+            axes.set_xticks(range(len(thetas)), [f"IoU > {theta}" for theta in thetas])
+            axes.set(title=f"R@{rank}", ylim=(0, 105))
+            axes.grid(axis="x", visible=False)
+        panels[0].set_ylabel("queries found (%)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
+        _save(figure, path)
+
+
+def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
+    """Truth above, the first predictions below: the whole video on the left, a close-up on the right."""
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            len(cases), 2, figsize=(10, 0.95 * len(cases) + 0.9), width_ratios=(3, 2), squeeze=False, layout="constrained"
+        )
+        for (whole, close), case in zip(grid, cases):
+            _strip(whole, case, top, (0.0, case.duration_s), marks=True)
+            whole.set_title(_caption(case), loc="left", fontsize=8.5, color="#222222")
+            anchor = case.truth[0] if case.truth else (case.moments[0] if case.moments else (0.0, 2 * ZOOM_S))
+            middle = (anchor[0] + anchor[1]) / 2
+            reach = max(ZOOM_S, 0.75 * (anchor[1] - anchor[0]))
+            _strip(close, case, top, (middle - reach, middle + reach), marks=False)
+        figure.legend(
+            handles=[
+                Patch(color=TRUTH, label="truth"),
+                Patch(color=PREDICTION, label=f"predictions 1 to {top} (paler = lower rank)"),
+                Patch(facecolor="white", edgecolor=PREDICTION, label="below the threshold"),
+                Line2D([], [], color=PREDICTION, marker="^", linestyle="", markersize=5, label="first prediction"),
+            ],
+            loc="outside lower center", ncols=4,
+        )  # fmt: skip
+        _save(figure, path)
+
+
+def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: bool) -> None:
+    # A moment of seconds is thinner than a pixel of an hour: bars get a least width, marks point at them.
+    least = (limits[1] - limits[0]) * 0.003
+    for start, end in case.truth:
+        axes.barh(1, max(end - start, least), left=start, height=0.62, color=TRUTH)
+    for rank, (start, end, confidence) in reversed(list(enumerate(case.moments[:top]))):
+        shade = 1.0 - 0.17 * rank
+        sure = confidence >= case.threshold
+        axes.barh(
+            0, max(end - start, least), left=start, height=0.62, alpha=shade, linewidth=1,
+            color=PREDICTION if sure else "white", edgecolor=PREDICTION,
+        )  # fmt: skip
+    if marks and case.moments:
+        start, end, _ = case.moments[0]
+        axes.plot((start + end) / 2, -0.55, marker="^", color=PREDICTION, markersize=5, clip_on=False)
+    axes.set(xlim=limits, ylim=(-0.6, 1.5))
+    axes.set_yticks([0, 1], ["model", "truth"], fontsize=7)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.xaxis.set_major_locator(plt.MaxNLocator(6, steps=[1, 2, 3, 6, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(max(seconds, 0.0))))
+    axes.grid(axis="y", visible=False)
+
+
+def _caption(case: Timeline, width: int = 78) -> str:
+    sentence = case.sentence if len(case.sentence) <= width else case.sentence[: width - 1] + "…"
+    return sentence if case.truth else f"{sentence}  (never happens)"
+
+
+def _save(figure, path: Path) -> None:
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,80 @@
+"""The table of an evaluation, as rows of text: one source for the terminal and for the page."""
+
+import math
+from collections.abc import Mapping
+
+NAMES = {
+    "depth1": "all windows (depth 1)",
+    "depth0": "one pass (depth 0)",
+    "clip": "CLIP frame retrieval",
+    "before": "before training",
+    "before_depth0": "before training, one pass",
+}
+# Column heading -> where its value stands in a method's scores.
+COLUMNS = {
+    "R1@.1": ("recall", "mad", "R1@0.1"),
+    "R1@.3": ("recall", "mad", "R1@0.3"),
+    "R1@.5": ("recall", "mad", "R1@0.5"),
+    "R1@.7": ("recall", "mad", "R1@0.7"),
+    "R5@.3": ("recall", "mad", "R5@0.3"),
+    "R10@.3": ("recall", "mad", "R10@0.3"),
+    "R50@.3": ("recall", "mad", "R50@0.3"),
+    "mIoU": ("mean_iou",),
+    "false alarms": ("rejection", "false_alarm_rate"),
+    "reject F1": ("rejection", "f1"),
+    "AUROC": ("rejection", "auroc"),
+    "s/query": ("cost", "seconds_per_query"),
+}
+
+
+def method_name(method: str) -> str:
+    """What a method of `metrics.json` is called in print."""
+    return NAMES.get(method, method)
+
+
+def clock(seconds: float) -> str:
+    """`h:mm:ss`, to the nearest second."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def named_methods(metrics: Mapping) -> dict[str, Mapping]:
+    """All rows of the table: CLIP, before training, then this model. Method -> scores."""
+    before, after = metrics.get("before") or {}, metrics["methods"]
+    rows = {"clip": after.get("clip"), "before_depth0": before.get("depth0"), "before": before.get("depth1")}
+    rows |= {"depth0": after.get("depth0"), "depth1": after.get("depth1")}
+    return {name: scores for name, scores in rows.items() if scores}
+
+
+def table_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `metrics.json`: percentages but for the last column."""
+    rows = []
+    for name, scores in named_methods(metrics).items():
+        rows.append([method_name(name)] + [_cell(scores, path) for path in COLUMNS.values()])
+    return ["method", *COLUMNS], rows
+
+
+def _cell(scores: Mapping, path: tuple[str, ...]) -> str:
+    value = scores
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.2f}" if path[0] == "cost" else f"{value:.1f}"
+
+
+def print_table(metrics: Mapping) -> None:
+    """Prints the table to the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    headings, rows = table_rows(metrics)
+    title = f"{metrics['split']}: {metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
+    table = Table(title=title, caption="Percent; a hit is IoU > theta. Absent queries count under rejection only.")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] == method_name("depth1") else None)
+    # A pipe has no width; the table keeps its own.
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)

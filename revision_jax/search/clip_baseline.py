@@ -1,0 +1,144 @@
+"""Frame retrieval by CLIP similarity alone: the baseline that long-video models have to beat.
+
+Letters: Q queries, N frames, D width, K moments kept.
+
+Every stretch of L frames is scored by the cosine similarity of its frames to the sentence, in one of three ways,
+and becomes a moment of the same length; then the same temporal non-maximum suppression as in the search. How, and
+how long, is chosen on the validation split. Confidence is the similarity itself.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from revision_jax.metrics.grounding import mean_iou, recall_at_k
+from revision_jax.search.evaluator import Result, pad_frames
+from revision_jax.search.ranking import rank_moments
+
+# What scores a stretch: its best frame, the mean of its best three, or the mean of them all.
+BEST_FRAMES = {"max_frame": 1, "top3_mean": 3, "sliding_window": 0}
+LENGTHS_S = (4.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A video with queries, for choosing a variant.
+
+    Attributes:
+      features: `[N, D]` frames.
+      fps, duration_s: their rate, and the video's length in seconds.
+      queries: `[Q, D]` sentence features.
+      truths: true moments of each query, empty for an absent one.
+    """
+
+    features: np.ndarray
+    fps: float
+    duration_s: float
+    queries: np.ndarray
+    truths: Sequence[Sequence[tuple[float, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRetrieval:
+    """One variant of the baseline.
+
+    Attributes:
+      variant: key of `BEST_FRAMES`. With `sliding_window` a moment is the stretch itself; else it is centred on
+        the frames that score it.
+      length_s: length of a moment in seconds.
+      top_k, nms_iou: as in `SearchSettings`.
+    """
+
+    variant: str
+    length_s: float
+    top_k: int = 50
+    nms_iou: float = 0.5
+
+    def __post_init__(self):
+        if self.variant not in BEST_FRAMES:
+            raise ValueError(f"CLIP variant {self.variant!r} does not exist; expected one of {list(BEST_FRAMES)}.")
+        if not self.length_s > 0:
+            raise ValueError(f"a CLIP moment of {self.length_s} s; expected seconds > 0.")
+
+    def search(
+        self, features: np.ndarray, fps: float, duration_s: float, sentences: Sequence[str], queries: np.ndarray, *,
+        threshold: float = float("-inf"),
+    ) -> list[Result]:  # fmt: skip
+        """Ranked moments of every sentence; see `Searcher.search`. `queries [Q, D]` are the sentences' features."""
+        moments = _retrieve(
+            jnp.asarray(pad_frames(features)), jnp.asarray(queries), np.int32(len(features)),
+            np.int32(max(round(self.length_s * fps), 1)), np.float32(fps), np.float32(duration_s),
+            best=BEST_FRAMES[self.variant], top_k=self.top_k, nms_iou=self.nms_iou,
+        )  # fmt: skip
+        return [
+            Result(sentence, found[np.isfinite(found[:, 2])].astype(np.float64), threshold, 0, 0)
+            for sentence, found in zip(sentences, jax.device_get(moments))
+        ]
+
+
+def choose_variant(cases: Iterable[Case], *, top_k: int = 50, nms_iou: float = 0.5) -> ClipRetrieval:
+    """The variant and length with the best R@1 at IoU 0.3 over all present queries; mean IoU breaks ties.
+
+    Raises:
+      ValueError: no case has a present query.
+    """
+    cases = list(cases)
+    if not any(len(truth) for case in cases for truth in case.truths):
+        raise ValueError("no validation query is present in its video; the CLIP baseline cannot be chosen on them.")
+
+    def score(variant: str, length_s: float) -> tuple[float, float]:
+        retrieval = ClipRetrieval(variant, length_s, top_k=1, nms_iou=nms_iou)
+        predictions, truths = [], []
+        for case in cases:
+            present = [i for i, truth in enumerate(case.truths) if len(truth)]
+            names = [""] * len(case.queries)
+            results = retrieval.search(case.features, case.fps, case.duration_s, names, case.queries)
+            predictions += [results[i].moments for i in present]
+            truths += [case.truths[i] for i in present]
+        recall = recall_at_k(predictions, truths, ranks=(1,), thetas=(0.3,))
+        return recall["R1@0.3"], mean_iou(predictions, truths)
+
+    grid = [(variant, length_s) for variant in BEST_FRAMES for length_s in LENGTHS_S]
+    variant, length_s = max(grid, key=lambda choice: score(*choice))
+    return ClipRetrieval(variant, length_s, top_k, nms_iou)
+
+
+@functools.partial(jax.jit, static_argnames=("best", "top_k", "nms_iou"))
+def _retrieve(features, queries, num_frames, length, fps, duration_s, *, best, top_k, nms_iou):
+    """-> `[Q, K, 3]` float32. `length` L and `num_frames` are dynamic, so that one program serves all lengths."""
+    normalise = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    similarity = normalise(queries.astype(jnp.float32)) @ normalise(features.astype(jnp.float32)).T  # [Q, N]
+    length = jnp.minimum(length, num_frames)
+    score, centre = _score_stretches(similarity, length, best)
+    fits = jnp.arange(similarity.shape[1]) + length <= num_frames
+    start = centre / fps - length / fps / 2
+    start, end = (jnp.clip(x, 0.0, duration_s) for x in (start, start + length / fps))
+    return rank_moments(start, end, jnp.where(fits, score, -jnp.inf), top_k=top_k, nms_iou=nms_iou)
+
+
+def _score_stretches(similarity, length, best):
+    """Frames t .. t + L - 1 for every t: their score `[Q, N]` and the centre of a moment in frames `[Q, N]`."""
+    frame = jnp.broadcast_to(jnp.arange(similarity.shape[1], dtype=jnp.float32), similarity.shape)
+
+    def add(offset, carry):
+        total, tops, places = carry
+        value, place = jnp.roll(similarity, -offset, axis=1), frame + offset
+        total = total + value
+        for i in range(best):  # insertion into the sorted best frames
+            better = value > tops[i]
+            value, top = jnp.where(better, tops[i], value), jnp.where(better, value, tops[i])
+            place, where = jnp.where(better, places[i], place), jnp.where(better, place, places[i])
+            tops, places = tops.at[i].set(top), places.at[i].set(where)
+        return total, tops, places
+
+    empty = jnp.full((best, *similarity.shape), -jnp.inf)
+    total, tops, places = jax.lax.fori_loop(0, length, add, (jnp.zeros_like(similarity), empty, jnp.zeros_like(empty)))
+    if not best:
+        return total / length, frame + length / 2
+    used = jnp.isfinite(tops)  # a stretch may be shorter than `best`
+    mean = lambda x: jnp.sum(jnp.where(used, x, 0.0), axis=0) / jnp.maximum(used.sum(axis=0), 1)
+    return mean(tops), mean(places) + 0.5

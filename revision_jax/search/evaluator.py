@@ -1,0 +1,250 @@
+"""`Searcher`: a video's features and sentences in, ranked moments out; one program, compiled once a shape.
+
+Shapes are rounded up to a few buckets (windows, frames, queries, question length), so that other videos and other
+queries meet a program that is compiled already; the loops inside have dynamic bounds, so that rounding up costs
+little time.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.metrics.cost import Cost
+from revision_jax.search.decoding import Grammar
+from revision_jax.search.policies import policy_of
+from revision_jax.search.ranking import rank_moments
+from revision_jax.search.recursion import Questions, WindowTable, search_windows
+
+_QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only
+_WINDOW_STEP = 16  # and windows to a multiple of this
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """How a search runs. Only `top_k` and `nms_iou` change its results.
+
+    Attributes:
+      top_k: moments kept for a query.
+      nms_iou: of two moments that overlap by more than this IoU, the less sure one is dropped.
+      query_batch: queries asked together of a block of windows.
+      window_block: windows whose caches are held at a time; a longer video is streamed in blocks of them.
+      decode_block: pairs of query and window decoded at a time after the first answer token.
+      question_tokens: questions are padded to this length; 0 takes the longest of a call, rounded up to 8.
+    """
+
+    top_k: int = 50
+    nms_iou: float = 0.5
+    query_batch: int = 1
+    window_block: int = 128
+    decode_block: int = 16
+    question_tokens: int = 0
+
+    def __post_init__(self):
+        for name in ("top_k", "window_block", "query_batch", "decode_block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"search.{name} is {getattr(self, name)}; expected at least 1.")
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"search.nms_iou is {self.nms_iou}; expected an IoU in [0, 1].")
+        if self.question_tokens < 0:
+            raise ValueError(f"search.question_tokens is {self.question_tokens}; expected at least 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The answer to one sentence on one video.
+
+    Attributes:
+      sentence: the query.
+      moments: `[k, 3]` float64 (start_s, end_s, confidence), surest first; k may be 0.
+      threshold: the least confidence at which a moment counts as present.
+      windows: windows asked.
+      tokens: question and answer tokens spent on this query (the windows' own are shared by all queries).
+    """
+
+    sentence: str
+    moments: np.ndarray
+    threshold: float = 0.0
+    windows: int = 0
+    tokens: int = 0
+
+    @property
+    def score(self) -> float:
+        """Confidence of the best moment; -inf if there is none (every window answered `Not Present`)."""
+        return float(self.moments[0, 2]) if len(self.moments) else float("-inf")
+
+    @property
+    def present(self) -> bool:
+        return self.score >= self.threshold and len(self.moments) > 0
+
+    @property
+    def found(self) -> np.ndarray:
+        """The moments at or above the threshold, `[n, 3]`."""
+        return self.moments[self.moments[:, 2] >= self.threshold]
+
+
+class Searcher:
+    """Searches videos with one grounder.
+
+    Args:
+      grounder: `models.Grounder`; only read.
+      prompt_encoder: `prompts.PromptEncoder`.
+      grammar: `prompts.AnswerGrammar` for `hierarchy.num_frames` frames.
+      hierarchy: the windows.
+      settings: how to search.
+      mesh: devices; the windows of a block are divided over its `data` axis.
+
+    Attributes:
+      cost: `metrics.cost.Cost` of all searches so far.
+    """
+
+    def __init__(self, grounder, prompt_encoder, grammar, hierarchy: Hierarchy, settings=None, mesh: Mesh | None = None):
+        self.prompt_encoder, self.hierarchy, self.mesh = prompt_encoder, hierarchy, mesh
+        self.settings = settings or SearchSettings()
+        self.cost = Cost()
+        self._shards = 1 if mesh is None else mesh.shape["data"]
+        if self.settings.window_block % self._shards:
+            raise ValueError(
+                f"search.window_block is {self.settings.window_block}, the mesh has {self._shards} devices on its "
+                f"data axis; expected a multiple, so that every device gets the same number of windows."
+            )
+        graphdef, state = nnx.split(grounder)
+        # The encoder runs deterministically: dropout and its random streams have no place here.
+        self._model = state
+        self._constants = (jnp.asarray(prompt_encoder.prefix), Grammar.of(grammar))
+        program = functools.partial(
+            _search_program, graphdef, hierarchy.num_frames, self.settings, grammar.max_length, self.mesh
+        )
+        self._program = jax.jit(program)
+
+    @property
+    def compile_count(self) -> int:
+        """How many programs were compiled: one a shape, never again for a shape seen before."""
+        return self._program._cache_size()
+
+    def search(
+        self, features: np.ndarray, fps: float, duration_s: float, sentences: Sequence[str], *,
+        depth: int = 1, threshold: float = 0.0,
+    ) -> list[Result]:  # fmt: skip
+        """Ranked moments of every sentence in one video.
+
+        Args:
+          features: `[N, D]` frame features.
+          fps: features a second.
+          duration_s: length of the video in seconds.
+          sentences: the queries.
+          depth: 0, one pass over the whole video; 1, every window.
+          threshold: goes into the results; it does not change the moments.
+        """
+        started = time.perf_counter()
+        if not len(sentences):
+            return []
+        windows = policy_of(depth).windows(self.hierarchy, duration_s)
+        table, starts = self._window_table(windows, fps, len(features))
+        questions = self._questions(sentences)
+        moments, decoded = jax.device_get(
+            self._program(
+                self._model, self._constants, jnp.asarray(pad_frames(features)), table, starts,
+                np.float32(windows[0, 1] - windows[0, 0]), np.float32(duration_s),
+                np.int32(-(-len(windows) // table.valid.shape[1])), questions,
+            )
+        )  # fmt: skip
+        asked = np.asarray(questions.lengths)[: len(sentences)].astype(np.int64) * len(windows)
+        tokens = asked + decoded[: len(sentences)]
+        self._count(len(sentences), len(windows), int(asked.sum()), int(decoded.sum()), started)
+        return [
+            Result(sentence, found[np.isfinite(found[:, 2])].astype(np.float64), threshold, len(windows), int(spent))
+            for sentence, found, spent in zip(sentences, moments, tokens)
+        ]
+
+    def _count(self, queries: int, windows: int, asked: int, decoded: int, started: float) -> None:
+        shared = windows * (len(self._constants[0]) + self.hierarchy.num_frames)
+        seconds = time.perf_counter() - started
+        frames = windows * self.hierarchy.num_frames
+        self.cost += Cost(1, queries, windows, frames, shared + asked, decoded, seconds)
+
+    def _window_table(self, windows: np.ndarray, fps: float, total_frames: int) -> tuple[WindowTable, jax.Array]:
+        """Windows in blocks: rows of the features `[N, B, F]`, validity `[N, B]`, and starts in seconds `[N, B]`."""
+        blocks = -(-len(windows) // self.settings.window_block)
+        each = -(-len(windows) // blocks)
+        # A single window (depth 0) stands alone; else few distinct sizes, which the devices can divide.
+        step = self._shards if each == 1 else np.lcm(_WINDOW_STEP, self._shards)
+        block = min(_round_up(each, step), self.settings.window_block)
+        capacity = (1 << (blocks - 1).bit_length(), block)
+        size = capacity[0] * capacity[1]
+        frames = np.zeros((size, self.hierarchy.num_frames), np.int32)
+        frames[: len(windows)] = self.hierarchy.frame_indices(windows[:, 0], windows[:, 1], fps, total_frames)
+        starts = np.zeros(size, np.float32)
+        starts[: len(windows)] = windows[:, 0]
+        valid = np.arange(size) < len(windows)
+        return WindowTable(frames.reshape(*capacity, -1), valid.reshape(capacity)), starts.reshape(capacity)
+
+    def _questions(self, sentences: Sequence[str]) -> Questions:
+        asked = [self.prompt_encoder.encode_question(sentence, "dense") for sentence in sentences]
+        longest = max(map(len, asked))
+        length = self.settings.question_tokens or _round_up(longest, 8)
+        if longest > length:
+            worst = sentences[int(np.argmax([len(a) for a in asked]))]
+            raise ValueError(
+                f"the question about {worst!r} has {longest} tokens; search.question_tokens is {length}. "
+                f"Raise it, or set it to 0 to fit the questions."
+            )
+        capacity = _round_up(len(asked), np.lcm(_QUERY_STEP, self.settings.query_batch))
+        tokens = np.zeros((capacity, length), np.int32)
+        lengths = np.ones(capacity, np.int32)
+        for i, ids in enumerate(asked):
+            tokens[i, : len(ids)], lengths[i] = ids, len(ids)
+        return Questions(tokens, lengths, np.int32(len(asked)))
+
+
+def _search_program(
+    graphdef, num_frames, settings, answer_tokens, mesh, model, constants, features, table, starts, window_s,
+    duration_s, num_blocks, questions,
+):  # fmt: skip
+    """The whole search of one video: -> moments `[Q, K, 3]`, answer tokens a query `[Q]`."""
+
+    def windows(model, constants, features, table, num_blocks, questions):
+        prefix, grammar = constants
+        state = search_windows(
+            nnx.merge(graphdef, model), grammar, prefix, features, table, num_blocks, questions,
+            answer_tokens=answer_tokens, query_batch=settings.query_batch, decode_block=settings.decode_block,
+        )  # fmt: skip
+        decoded = state.decoded if mesh is None else jax.lax.psum(state.decoded, "data")
+        return state.spans, state.confidence, decoded
+
+    if mesh is not None:
+        # Each device searches its own windows from end to end: nothing is exchanged before the ranking.
+        everywhere, divided = PartitionSpec(), PartitionSpec(None, "data")
+        answered = PartitionSpec(None, None, "data")
+        windows = jax.shard_map(
+            windows, mesh=mesh, axis_names={"data"}, check_vma=False,
+            in_specs=(everywhere, everywhere, everywhere, divided, everywhere, everywhere),
+            out_specs=(answered, answered, everywhere),
+        )  # fmt: skip
+    spans, confidence, decoded = windows(model, constants, features, table, num_blocks, questions)
+    if mesh is not None:
+        spans, confidence = (jax.lax.with_sharding_constraint(x, NamedSharding(mesh, everywhere)) for x in (spans, confidence))
+    # In units of frames, so that one program serves windows of every length (depth 0: as long as the video).
+    start, end = Hierarchy(num_frames, num_frames).to_seconds(spans[..., 0], spans[..., 1], 0.0)
+    start, end = (jnp.clip(starts + x * (window_s / num_frames), 0.0, duration_s) for x in (start, end))
+    flat = lambda x: x.reshape(x.shape[0], -1)
+    candidates = flat(jnp.where(confidence > 0, confidence, -jnp.inf))
+    moments = rank_moments(flat(start), flat(end), candidates, top_k=settings.top_k, nms_iou=settings.nms_iou)
+    return moments, decoded
+
+
+def _round_up(n: int, step: int) -> int:
+    return int(-(-n // step) * step)
+
+
+def pad_frames(features: np.ndarray) -> np.ndarray:
+    """Rows rounded up to a quarter of a power of two: few shapes, at most a quarter more memory."""
+    step = max(64, 1 << max(len(features).bit_length() - 3, 0))
+    return np.pad(features, ((0, _round_up(len(features), step) - len(features)), (0, 0)))

@@ -1,0 +1,105 @@
+"""Stand-ins for search tests: a prompt encoder, an oracle that reads the answer off the features, a tiny model.
+
+Letters: B pairs or windows, T question tokens, F frames, P prefix tokens, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from revision_jax.models.adapter import DenseAdapter
+from revision_jax.models.grounder import Grounder
+from revision_jax.models.llama import KVCache, Llama, LlamaConfig
+from revision_jax.models.lora import LoRAConfig
+from revision_jax.prompts import AnswerGrammar
+
+F = 16
+PAD, BOS, EOS, NOT, PRESENT, FROM, TO, STOP = range(8)
+NUMBER = 10  # token of frame 0
+EVENT = 40  # token of event 0
+VOCABULARY = 64
+EVENTS = 8  # feature channels of an oracle's video, one an event
+
+
+class FakePrompts:
+    """`PromptEncoder` for sentences such as `event 3` or `quite a long event 3`; the last token names it."""
+
+    prefix = np.array([BOS, 9], np.int32)
+    eos_id, pad_id = EOS, PAD
+
+    def encode_question(self, sentence, level="dense"):
+        words = sentence.split()
+        return np.array([8] * (len(words) - 1) + [EVENT + int(words[-1])], np.int32)
+
+    def encode_answer(self, text):
+        if text == "Not Present":
+            return np.array([NOT, PRESENT, EOS])
+        _, s, _, e = text.strip(".").split()
+        return np.array([FROM, NUMBER + int(s), TO, NUMBER + int(e), STOP, EOS])
+
+
+PROMPTS = FakePrompts()
+GRAMMAR = AnswerGrammar.compile(PROMPTS, F)
+
+
+class OracleLLM(nnx.Module):
+    """Stands in for `Llama` where a test is about windows, ranking and counting, not about decoding.
+
+    Its cache holds the window's features; its "hidden state" is the logits. It answers the first and last frame
+    whose feature of the event is above 0, as surely as their features are high.
+    """
+
+    def embed(self, tokens):
+        return tokens[..., None].astype(jnp.float32)
+
+    def logits(self, hidden):
+        return hidden
+
+    def extend(self, embeddings, positions, prefix, suffix, write_at, suffix_mask):
+        k = jnp.broadcast_to(embeddings[None, :, :, None], (1, *embeddings.shape[:2], 1, EVENTS))
+        k = jax.lax.dynamic_update_slice_in_dim(suffix.k, k, write_at, axis=2)
+        seen = suffix_mask[:, -1]  # [B, S], by the newest token
+        text = jnp.where(seen, k[0, :, :, 0, 0], PAD).astype(jnp.int32)
+        event = jnp.max(text[:, : 1 - GRAMMAR.max_length], axis=1) - EVENT
+        written = jnp.sum(seen[:, 1 - GRAMMAR.max_length :], axis=1)  # answer tokens so far
+        video = jnp.repeat(prefix.k[0, :, -F:, 0], len(text) // prefix.k.shape[1], axis=0)  # [B, F, EVENTS]
+        video = jnp.take_along_axis(video, event[:, None, None], axis=2)[..., 0]
+        first, last = jnp.argmax(video > 0, axis=1), F - 1 - jnp.argmax(video[:, ::-1] > 0, axis=1)
+        there = jnp.any(video > 0, axis=1)
+        span = [FROM, NUMBER + first, TO, NUMBER + last, STOP, EOS]
+        absent = [NOT, PRESENT, EOS, EOS, EOS, EOS]
+        says = jnp.stack([jnp.where(there, a, b) for a, b in zip(span, absent)], axis=1)  # [B, 6]
+        says = jnp.take_along_axis(says, written[:, None], axis=1)
+        logits = jax.nn.one_hot(says, VOCABULARY) * (1.0 + 0.2 * jnp.sum(video, axis=1))[:, None, None]
+        return jnp.broadcast_to(logits, (*embeddings.shape[:2], VOCABULARY)), KVCache(k, suffix.v)
+
+
+class Oracle(nnx.Module):
+    def __init__(self):
+        self.llm = OracleLLM()
+
+    def encode_windows(self, prefix, video):
+        cache = jnp.pad(video.astype(jnp.float32), ((0, 0), (len(prefix), 0), (0, 0)))[None, :, :, None]
+        return KVCache(cache, cache), None
+
+
+def oracle_video(duration_s, fps, events):
+    """Features `[N, EVENTS]`: channel c is `height` at the frames of `(c, start_s, end_s, height)`, else 0."""
+    times = np.arange(int(duration_s * fps)) / fps
+    features = np.zeros((len(times), EVENTS), np.float16)
+    for channel, start, end, height in events:
+        features[(times >= start) & (times <= end), channel] = height
+    return features
+
+
+def tiny_grounder(width=6, seed=0):
+    """A random grounder with a LoRA that acts; sharp enough that its answers differ."""
+    config = LlamaConfig(VOCABULARY, 32, 48, 2, 4, 2, 8)
+    lora = LoRAConfig(2, 4.0, 0.5, ("q_proj", "v_proj"))
+    llm = Llama(config, lora=lora, rngs=nnx.Rngs(seed))
+    grounder = Grounder(llm, DenseAdapter(width, 32, rngs=nnx.Rngs(seed)))
+    keys = iter(jax.random.split(jax.random.key(seed), 100))
+    noise = lambda x: x * 6 + 0.1 * jax.random.normal(next(keys), x.shape) if x.ndim > 1 else x
+    graphdef, state = nnx.split(grounder)
+    return nnx.merge(graphdef, jax.tree.map(noise, state))

@@ -1,0 +1,75 @@
+"""The search's spans and confidences against decoding without any cache, one pair at a time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fake_search import EOS, GRAMMAR, PROMPTS, VOCABULARY, F, tiny_grounder
+
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.search.confidence import inverse_mean_entropy, token_entropy
+from revision_jax.search.decoding import Grammar
+from revision_jax.search.recursion import Questions, WindowTable, search_windows
+
+HIERARCHY = Hierarchy(window_s=16.0, num_frames=F)
+WIDTH, SENTENCES = 6, ["event 1", "quite a long event 2", "event 7"]
+
+
+def _questions(capacity, length):
+    tokens, lengths = np.zeros((capacity, length), np.int32), np.ones(capacity, np.int32)
+    for i, sentence in enumerate(SENTENCES):
+        ids = PROMPTS.encode_question(sentence)
+        tokens[i, : len(ids)], lengths[i] = ids, len(ids)
+    return Questions(jnp.asarray(tokens), jnp.asarray(lengths), jnp.int32(len(SENTENCES)))
+
+
+def _slow_answer(logits_of, video, sentence):
+    """Greedy under the grammar, the whole sequence anew for every token: (span, mean entropy's inverse, tokens)."""
+    text, state, entropies = PROMPTS.encode_question(sentence).tolist(), 0, []
+    while GRAMMAR.answer[state, 0] == -2:
+        # A fixed length, so that this compiles once; row i predicts token i from those before it.
+        padded = np.zeros((1, 24), np.int32)
+        padded[0, : len(text)] = text
+        logits = np.asarray(logits_of(video[None], padded))[0, len(text)]
+        allowed = [t for t in GRAMMAR.tokens[state] if t >= 0]
+        choice = int(np.argmax(logits[allowed]))
+        entropies.append(float(token_entropy(jnp.asarray(logits))))
+        text.append(int(allowed[choice]))
+        state = GRAMMAR.next[state, choice]
+    assert text[-1] == EOS
+    confidence = inverse_mean_entropy(jnp.float32(sum(entropies)), jnp.int32(len(entropies)))
+    return GRAMMAR.answer[state], float(confidence), len(entropies)
+
+
+def test_equals_decoding_without_a_cache():
+    grounder = tiny_grounder(WIDTH)
+    features = np.random.default_rng(0).normal(size=(96, WIDTH)).astype(np.float32)
+    windows = HIERARCHY.windows(96.0)
+    frames = HIERARCHY.frame_indices(windows[:, 0], windows[:, 1], 1.0, len(features)).astype(np.int32)
+    padded = np.zeros((16, F), np.int32)
+    padded[: len(frames)] = frames
+    table = WindowTable(jnp.asarray(padded.reshape(2, 8, F)), jnp.asarray(np.arange(16) < len(frames)).reshape(2, 8))
+    state = search_windows(
+        grounder, Grammar.of(GRAMMAR), jnp.asarray(PROMPTS.prefix), jnp.asarray(features), table, jnp.int32(2),
+        _questions(4, 8), answer_tokens=GRAMMAR.max_length, query_batch=2, decode_block=4,
+    )  # fmt: skip
+    spans, confidence = np.asarray(state.spans).reshape(4, 16, 2), np.asarray(state.confidence).reshape(4, 16)
+
+    logits_of = jax.jit(functools.partial(grounder, jnp.asarray(PROMPTS.prefix)))
+    present = absent = 0
+    for q, sentence in enumerate(SENTENCES):
+        for w, rows in enumerate(frames):
+            answer, sure, _ = _slow_answer(logits_of, features[rows], sentence)
+            np.testing.assert_array_equal(spans[q, w], answer)
+            if answer[0] >= 0:
+                np.testing.assert_allclose(confidence[q, w], sure, rtol=2e-4)
+                present += 1
+            else:
+                assert confidence[q, w] == 0
+                absent += 1
+    assert present > 3 and absent > 3, "the model should answer both ways, or this test shows little"
+    assert VOCABULARY > GRAMMAR.tokens.max()
+    # Padding answers nothing.
+    assert (confidence[3] == 0).all() and (confidence[:, len(frames):] == 0).all()
+    assert int(state.block) == 2
