@@ -104,9 +104,7 @@ def probe(path: str | os.PathLike) -> VideoProbe:
 
 
 def _no_frames(path) -> VideoError:
-    return VideoError(
-        path, "a video stream without frames", "at least one frame", "Make or copy the file again"
-    )
+    return VideoError(path, "a video stream without frames", "at least one frame", "Make or copy the file again")
 
 
 def _damaged(path, time_s: float, error: Exception) -> VideoError:
@@ -258,14 +256,10 @@ def read_frames(
     return FrameReader(path, fps, size, batch=batch, allow_truncated=allow_truncated)
 
 
-def write_video(
-    path: str | os.PathLike, batches: Iterable[np.ndarray], fps: float, codec: str = "libx264"
-) -> None:
+def write_video(path: str | os.PathLike, batches: Iterable[np.ndarray], fps: float, codec: str = "libx264") -> None:
     """Writes uint8 RGB batches [n, height, width, 3] (even sides) as a video file, whole or not at all."""
     path = pathlib.Path(path)
-    partial = path.with_name(
-        f".partial-{path.name}"
-    )  # keeps the suffix, from which FFmpeg knows the container
+    partial = path.with_name(f".partial-{path.name}")  # FFmpeg knows the container by the suffix
     reformatter = VideoReformatter()
     with av.open(str(partial), "w") as container:
         stream = container.add_stream(

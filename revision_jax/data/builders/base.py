@@ -87,14 +87,17 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
         Raises ValueError if the directory holds a data set made from something else.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits, then finds all done
-            if (self.directory / MANIFEST).is_file():
-                self._check_same(json.loads((self.directory / MANIFEST).read_text()))
-            else:
-                self._make(on_video)
+        if not self._is_complete():  # a complete one may lie on a read-only disk
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with (self.directory / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not self._is_complete():  # another run may have made it meanwhile
+                    self._make(on_video)
+        self._check_same(json.loads((self.directory / MANIFEST).read_text()))
         return self.directory
+
+    def _is_complete(self) -> bool:
+        return (self.directory / MANIFEST).is_file()
 
     def _make(self, on_video: Callable[[int, int], None]) -> None:
         self._claim_parts()
@@ -108,11 +111,9 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             on_video(done, len(video_ids))
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints advice about downloads
             self.download_and_prepare()
-        for leftover in [
-            self.directory / "features/downloads",
-            *self.directory.glob("features/*/incomplete*"),
-        ]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        features = self.directory / "features"
+        for leftover in [*features.glob("downloads"), *features.glob("*/incomplete*")]:
+            shutil.rmtree(leftover)
         manifest = self._manifest()
         durations = {name: info.duration_s for name, info in manifest.videos.items()}
         save_queries(self.directory / QUERIES, check_queries(self.queries(), durations))
@@ -138,18 +139,20 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         asked = self._identity()
         found = {key: found.get(key) for key in asked}
         if found != asked:
-            raise ValueError(
-                f"{self.directory}: was made from {found}; asked for is {asked}. Use another directory"
-            )
+            raise ValueError(f"{self.directory}: was made from {found}; asked for is {asked}. Use another directory")
 
     def _part(self, video_id: str) -> pathlib.Path:
         return self._parts_dir / f"{urllib.parse.quote(video_id, safe='')}.npz"
 
     def _save_part(self, video_id: str, video: VideoFeatures) -> None:
-        if (bad := first_non_finite(video.features)) is not None:
+        shape, width = video.features.shape, self.extractor.width
+        if len(shape) != 2 or not shape[0] or shape[1] != width or video.features.dtype != np.float16:
             raise ValueError(
-                f"video {video_id!r}: frame {bad} has NaN or infinity in its features; extract it again"
+                f"video {video_id!r}: features are {video.features.dtype} {list(shape)}; expected float16 "
+                f"[N, {width}] with at least one frame, from {self.extractor.name}"
             )
+        if (bad := first_non_finite(video.features)) is not None:
+            raise ValueError(f"video {video_id!r}: frame {bad} has NaN or infinity in its features; extract it again")
         path = self._part(video_id)
         partial = path.with_suffix(".tmp")
         with partial.open("wb") as file:

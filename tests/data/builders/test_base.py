@@ -71,6 +71,13 @@ def test_another_encoder_or_source_is_refused(tmp_path, builder_parts, finished)
         array_builder(tmp_path / "d", make_arrays((70, 10, 5)), extractor()).prepare()
 
 
+@pytest.mark.parametrize("bad", [np.zeros((5, 9), "f2"), np.zeros((0, 8), "f2"), np.zeros((5, 8), "f4")])
+def test_wrong_width_length_or_dtype_is_refused(tmp_path, builder_parts, bad):
+    array_builder, extractor, _ = builder_parts
+    with pytest.raises(ValueError, match=r"'v0': features are .* expected float16 \[N, 8\]"):
+        array_builder(tmp_path / "d", {"v0": bad}, extractor()).prepare()
+
+
 def test_not_finite_features_are_refused_before_they_are_stored(tmp_path, builder_parts):
     array_builder, extractor, make_arrays = builder_parts
     arrays = make_arrays((70,))
