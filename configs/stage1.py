@@ -89,6 +89,7 @@ def defaults() -> ConfigDict:
             query_batch=1,               # queries asked together of a block of windows
             window_block=128,            # windows whose key/value caches are held together
             decode_block=16,             # pairs of query and window decoded together
+            question_tokens=0,           # length questions are padded to; 0 = the longest of a video's
         ),
         eval=dict(
             split="test",                # val | test

@@ -22,7 +22,7 @@ from revision_jax.config_rules import ConfigError, flatten, unknown_key, validat
 
 __all__ = [
     "ConfigError", "add_arguments", "describe", "differences", "find_config", "finish", "flatten", "load",
-    "load_json", "parse", "resolve_data_dir", "resolve_path", "save_json", "validate",
+    "load_json", "parse", "presets", "resolve_data_dir", "resolve_path", "save_json", "validate",
 ]
 PACKAGE = Path(__file__).parent
 DEFAULT = "configs/stage1.py"
@@ -42,10 +42,15 @@ def load(spec: str = DEFAULT, overrides: Iterable[str] | dict[str, Any] = ()) ->
     """
     path, _, preset = spec.partition(":")
     module = _run_file(find_config(path))
-    preset = preset or next(iter(module["PRESETS"]))
+    preset = preset or presets(path)[0]
     if preset not in module["PRESETS"]:
         raise ConfigError(f"{path} has no preset {preset!r}; expected one of {', '.join(module['PRESETS'])}.")
     return finish(module["get_config"](preset), overrides)
+
+
+def presets(path: str) -> list[str]:
+    """Names of a config file's presets, the default first."""
+    return list(_run_file(find_config(path))["PRESETS"])
 
 
 def load_json(path: str | os.PathLike, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
@@ -157,7 +162,8 @@ def resolve_data_dir(config: ConfigDict) -> Path:
 
 # ----------------------------------------------------------------------------------------------- flags
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default=DEFAULT, metavar="FILE[:PRESET]", help="default: %(default)s")
+    help_text = "config file and preset (default: %(default)s); --config.KEY=VALUE sets a field, see below"
+    parser.add_argument("--config", default=DEFAULT, metavar="FILE[:PRESET]", help=help_text)
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -71,7 +71,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.data": _axis, "mesh.fsdp": _axis, "mesh.tensor": _axis,
     "search.top_k": _at_least(1), "search.nms_iou": _between(0.0, 1.0),
     "search.query_batch": _at_least(1), "search.window_block": _at_least(1),
-    "search.decode_block": _at_least(1),
+    "search.decode_block": _at_least(1), "search.question_tokens": _at_least(0),
     "eval.split": _one_of("val", "test"), "eval.before": _anything,
 }
 

@@ -12,7 +12,7 @@ from revision_jax.data.builders.shapes import prepare_shapes
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import MANIFEST, FeatureStore
 from revision_jax.data.moments import Query, load_queries
-from revision_jax.training.parts import check_base
+from revision_jax.training.parts import check_base, missing_base, report_missing
 
 SPLITS = ("train", "val", "test")
 
@@ -21,6 +21,24 @@ def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
     """`base.clip` at the data's frame rate: what made the features also reads a user's own video."""
     check_base(config)
     return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)
+
+
+def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[str]:
+    """A line on the splits that are missing and cannot be made here, with what is expected of them."""
+    folder = resolve_data_dir(config)
+    missing = [split for split in splits if not (folder / split / MANIFEST).is_file()]
+    if config.data.name == "shapes" or not missing:
+        return []
+    return [
+        f"data.dir: no {', '.join(missing)} under {folder}; expected a data set directory for each split of "
+        f"data.name {config.data.name!r}: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
+        "ArrayRecord, made by a revision_jax.data.builders.base.FeatureBuilder of your features"
+    ]
+
+
+def check_files(config: ConfigDict) -> None:
+    """Raises ConfigError that lists all files a run needs and does not find, and how they are made."""
+    report_missing(missing_base(config) + missing_data(config))
 
 
 def prepare_data(
@@ -46,14 +64,7 @@ def prepare_data(
             domain=config.data.domain,
             on_video=on_video,
         )
-    missing = [split for split in splits if not (folder / split / MANIFEST).is_file()]
-    if missing:
-        raise ConfigError(
-            f"data.name is {config.data.name!r} and its splits {missing} are not under {folder}; expected a "
-            f"data set directory each: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
-            "ArrayRecord. Make them with a revision_jax.data.builders.base.FeatureBuilder of your features and "
-            "give their folder as --config.data.dir=DIR."
-        )
+    report_missing(missing_data(config, splits))
     return {split: folder / split for split in splits}
 
 

@@ -40,17 +40,25 @@ def make_prompt_encoder(config: ConfigDict) -> PromptEncoder:
     return PromptEncoder(tokenizer, PromptTemplate(config.prompt.system), config.prompt.max_text_tokens)
 
 
-def check_base(config: ConfigDict) -> None:
-    """Raises ConfigError that lists every part that is missing, and how it is made."""
-    faults = []
+def missing_base(config: ConfigDict) -> list[str]:
+    """A line for every pretrained part that is missing, with how it is made."""
+    missing = []
     for role, path in config.base.items():
         if not path or not resolve_path(path).exists():
             found = f"no file at {resolve_path(path)}" if path else "not given"
-            faults.append(f"  base.{role}: {found}; expected {HOW_TO_MAKE[role]}")
-    if faults:
-        raise ConfigError(
-            "pretrained parts are missing; set each as --config.base.NAME=PATH:\n" + "\n".join(faults)
-        )
+            missing.append(f"base.{role}: {found}; expected {HOW_TO_MAKE[role]}")
+    return missing
+
+
+def check_base(config: ConfigDict) -> None:
+    """Raises ConfigError that lists every part that is missing, and how it is made."""
+    report_missing(missing_base(config))
+
+
+def report_missing(missing: list[str]) -> None:
+    if missing:
+        listed = "\n".join(f"  {line}" for line in missing)
+        raise ConfigError(f"files are missing; give each as --config.KEY=PATH:\n{listed}")
 
 
 def fingerprints(config: ConfigDict) -> dict[str, dict[str, str]]:

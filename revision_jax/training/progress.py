@@ -1,11 +1,13 @@
 """What a person sees of a run: a progress bar on a terminal, log lines everywhere, speeds in both."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 
-from tqdm import tqdm
+import rich.console
+import rich.progress
+
+COLUMNS = ("{task.completed}/{task.total} steps", "loss {task.fields[loss]}")
 
 
 class Progress:
@@ -15,11 +17,18 @@ class Progress:
       first, last: steps done already, and in all.
       batch_size: windows a step.
       row_tokens: tokens of a window with its prompt.
+      console: where it goes; default is stderr.
     """
 
-    def __init__(self, first: int, last: int, batch_size: int, row_tokens: int):
-        self._bar = tqdm(total=last, initial=first, unit="step", disable=not sys.stderr.isatty(), leave=False)
-        self._windows, self._tokens, self._steps = batch_size, batch_size * row_tokens, last
+    def __init__(self, first: int, last: int, batch_size: int, row_tokens: int, console=None):
+        self.console = console or rich.console.Console(stderr=True)
+        self.last, self.windows, self.tokens = last, batch_size, batch_size * row_tokens
+        columns = [rich.progress.BarColumn(), *COLUMNS, rich.progress.TimeRemainingColumn()]
+        self._bar = rich.progress.Progress(
+            *columns, console=self.console, disable=not self.console.is_terminal, transient=True
+        )
+        self._task = self._bar.add_task("", total=last, completed=first, loss="")
+        self._bar.start()
         self._since, self._waited = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
@@ -29,24 +38,29 @@ class Progress:
         self._waited += time.perf_counter() - start
 
     def update(self, rows: list[dict[str, float]]) -> dict[str, float]:
-        """Reports the steps since the last call; returns speeds and the share of time waited for data."""
+        """Reports the steps since the last call; returns speeds and the share of time waited for data.
+
+        The first speeds of a run contain its compilation.
+        """
         elapsed = time.perf_counter() - self._since
         timings = {
-            "windows_per_s": len(rows) * self._windows / elapsed,
-            "tokens_per_s": len(rows) * self._tokens / elapsed,
+            "windows_per_s": len(rows) * self.windows / elapsed,
+            "tokens_per_s": len(rows) * self.tokens / elapsed,
             "data_wait": self._waited / elapsed,
         }
         if rows:
-            last, width = rows[-1], len(str(self._steps))
-            self._bar.update(len(rows))
-            tqdm.write(
-                f"step {last['step']:{width}d}/{self._steps}  loss {last['loss']:.4f}  "
-                f"accuracy {last['token_accuracy']:.3f}  {timings['windows_per_s']:.1f} windows/s  "
-                f"{timings['tokens_per_s']:.0f} tokens/s  data wait {timings['data_wait']:.0%}",
-                file=sys.stderr,
-            )
+            self._show(rows[-1], timings)
         self._since, self._waited = time.perf_counter(), 0.0
         return timings
 
+    def _show(self, row: dict[str, float], timings: dict[str, float]) -> None:
+        self._bar.update(self._task, completed=row["step"], loss=f"{row['loss']:.4f}")
+        line = (
+            f"step {row['step']:{len(str(self.last))}d}/{self.last}  loss {row['loss']:.4f}  "
+            f"accuracy {row['token_accuracy']:.3f}  {timings['windows_per_s']:.1f} windows/s  "
+            f"{timings['tokens_per_s']:.0f} tokens/s  data wait {timings['data_wait']:.0%}"
+        )
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def close(self) -> None:
-        self._bar.close()
+        self._bar.stop()

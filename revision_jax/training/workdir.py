@@ -9,13 +9,25 @@ from ml_collections import ConfigDict
 from revision_jax.config import ConfigError, differences, load_json, save_json
 
 
+def check_workdir(path: str | os.PathLike, config: ConfigDict) -> None:
+    """Raises ConfigError if a work folder belongs to another config: every differing key with both values."""
+    saved = Path(path) / "config.json"
+    changed = differences(load_json(saved), config) if saved.exists() else {}
+    if changed:
+        listed = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"the work folder {path} belongs to another config:\n{listed}\n"
+            "Give the same config to resume, or another --workdir."
+        )
+
+
 def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
     """Makes a work folder, or enters one that the same config made: then the run resumes.
 
     Raises:
-      ConfigError: the folder belongs to another config (all differing keys are listed with both values), or
-        cannot be written.
+      ConfigError: the folder belongs to another config, or cannot be written.
     """
+    check_workdir(path, config)
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -26,13 +38,6 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
             os.replace(path / "config.json.tmp", saved)
     except OSError as error:
         raise ConfigError(f"cannot write the work folder {path}: {error}; give another --workdir.") from error
-    changed = differences(load_json(saved), config)
-    if changed:
-        listed = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())
-        raise ConfigError(
-            f"the work folder {path} belongs to another config:\n{listed}\n"
-            "Give the same config to resume, or another --workdir."
-        )
     return path
 
 

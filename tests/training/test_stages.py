@@ -37,7 +37,7 @@ def test_shapes_are_prepared_once(prepared, mesh):
 
 def test_other_data_must_be_there(base, tmp_path):
     config = config_of(base, tmp_path, data__name="mad", data__fps=5.0)
-    with pytest.raises(ConfigError, match=r"splits \['train', 'val', 'test'\] are not under .*at 5.0 frames"):
+    with pytest.raises(ConfigError, match=r"no train, val, test under .* of data.name 'mad': .* at 5.0 frames"):
         prepare_data(config)
 
 

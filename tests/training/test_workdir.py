@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from revision_jax.config import ConfigError
-from revision_jax.training.workdir import MetricsLog, open_workdir
+from revision_jax.training.workdir import MetricsLog, check_workdir, open_workdir
 
 
 def test_the_same_config_enters_again_another_is_refused(tmp_path):
@@ -19,6 +19,8 @@ def test_the_same_config_enters_again_another_is_refused(tmp_path):
         open_workdir(folder, fake_run.make_config(seed=7, train__batch_size=8))
     assert "seed: 0 there, 7 now" in str(error.value)
     assert "train.batch_size: 4 there, 8 now" in str(error.value)
+    check_workdir(tmp_path / "new", fake_run.make_config())
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -24,23 +24,23 @@ SMALL = {
 }
 
 
-def make_base(folder: Path, *, width: int = 12, hidden: int = 16) -> Path:
+def make_base(folder: Path, *, width: int = 12, hidden: int = 16, seed: int = 0) -> Path:
     """`llm/` (2 layers), `clip/` (1 layer a tower) and `projector.safetensors`, random."""
     tokenizer = make_tokenizer()
     sizes = LlamaConfig(len(tokenizer), hidden, 24, 2, 2, 2, hidden // 2, max_position_embeddings=128)
-    save_llama(Llama(sizes, rngs=nnx.Rngs(0)), folder / "llm")
+    save_llama(Llama(sizes, rngs=nnx.Rngs(seed)), folder / "llm")
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2}
     text = CLIPTextConfig(
         **tower, vocab_size=len(tokenizer), max_position_embeddings=40, eos_token_id=tokenizer.eos_token_id
     )
     vision = CLIPVisionConfig(**tower, image_size=32, patch_size=16)
-    save_clip(CLIP(CLIPConfig(vision, text, projection_dim=width), rngs=nnx.Rngs(1)), folder / "clip")
+    save_clip(CLIP(CLIPConfig(vision, text, projection_dim=width), rngs=nnx.Rngs(seed + 1)), folder / "clip")
     (folder / "clip/preprocessor_config.json").write_text(
         json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3})
     )
     for part in ("llm", "clip"):
         tokenizer.save_pretrained(folder / part)
-    save_projector(DenseAdapter(width, hidden, rngs=nnx.Rngs(2)), folder / "projector.safetensors")
+    save_projector(DenseAdapter(width, hidden, rngs=nnx.Rngs(seed + 2)), folder / "projector.safetensors")
     return folder
 
 

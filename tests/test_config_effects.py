@@ -1,0 +1,209 @@
+"""No silent knob: every field of the config, changed, changes something that can be observed, or raises.
+
+`CHANGES` says for every field what is changed and where the effect shows. An observation goes through the code
+that a run goes through, from the config on. The default is observed once, each field on its own.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "training"))
+
+import fake_run
+import tiny_base
+
+from revision_jax import config as configs
+from revision_jax.data import pipeline
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.training import loop
+from revision_jax.training.datasets import check_files, prepare_data
+from revision_jax.training.parts import load_grounder, make_prompt_encoder
+from revision_jax.training.stages import dense_windows
+from revision_jax.training.state import take_apart
+
+RAISES = "raises"
+# field -> (how it is observed, the changes). RAISES: the change must be refused, by a message naming the field.
+CHANGES = {
+    "seed": ("model", {"seed": 1}),
+    "base.llm": ("model", {"base.llm": "OTHER/llm"}),
+    "base.clip": ("features", {"base.clip": "OTHER/clip"}),
+    "base.projector": ("model", {"base.projector": "OTHER/projector.safetensors"}),
+    "model.dtype": ("model", {"model.dtype": "bfloat16"}),
+    "model.param_dtype": ("model", {"model.param_dtype": "bfloat16"}),
+    "model.remat": ("gradient", {"model.remat": "full"}),
+    "model.attention": (RAISES, {"model.attention": "cudnn"}),
+    "lora.rank": ("model", {"lora.rank": 4}),
+    "lora.alpha": ("model", {"lora.alpha": 8.0}),
+    "lora.dropout": ("model", {"lora.dropout": 0.5}),
+    "lora.targets": ("model", {"lora.targets": ("q_proj", "v_proj")}),
+    "hierarchy.window_s": ("batch", {"hierarchy.window_s": 32.0}),
+    "hierarchy.num_frames": ("batch", {"hierarchy.num_frames": 12}),
+    "hierarchy.stride": ("search", {"hierarchy.stride": 1.0}),
+    "prompt.system": ("model", {"prompt.system": "Find."}),
+    "prompt.max_text_tokens": ("batch", {"prompt.max_text_tokens": 56}),
+    "data.name": (RAISES, {"data.name": "mad"}),
+    "data.dir": ("features", {"data.dir": "OTHER/data"}),
+    "data.fps": ("features", {"data.fps": 0.5}),
+    "data.domain": ("features", {"data.domain": "night"}),
+    "data.video_s": ("features", {"data.video_s": 100.0}),
+    "data.train_videos": ("features", {"data.train_videos": 1}),
+    "data.val_videos": ("features", {"data.val_videos": 2}),
+    "data.test_videos": ("features", {"data.test_videos": 2}),
+    "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
+    "data.near_miss_fraction": ("batch", {"data.near_miss_fraction": 1.0}),
+    "data.read_threads": ("reading", {"data.read_threads": 2}),
+    "data.prefetch": ("reading", {"data.prefetch": 3}),
+    "train.batch_size": ("batch", {"train.batch_size": 2}),
+    "train.steps": ("files", {"train.steps": 6}),
+    "train.epochs": ("files", {"train.epochs": 1, "train.steps": 0}),
+    "train.learning_rate": ("steps", {"train.learning_rate": 1e-2}),
+    "train.warmup_ratio": ("steps", {"train.warmup_ratio": 0.5}),
+    "train.weight_decay": ("steps", {"train.weight_decay": 0.5}),
+    "train.b1": ("steps", {"train.b1": 0.5}),
+    "train.b2": ("steps", {"train.b2": 0.5}),
+    "train.eps": ("steps", {"train.eps": 1e-2}),
+    "train.clip_norm": ("steps", {"train.clip_norm": 1e-6}),
+    "train.log_every": ("files", {"train.log_every": 1}),
+    "train.checkpoint_every": ("files", {"train.checkpoint_every": 6}),
+    "train.keep_checkpoints": ("files", {"train.keep_checkpoints": 1}),
+    "trainable": ("steps", {"trainable": (("llm/layers/.*", 1.0), (".*", "frozen"))}),
+    "mesh.data": (RAISES, {"mesh.data": 3}),
+    "mesh.fsdp": (RAISES, {"mesh.fsdp": 3}),
+    "mesh.tensor": (RAISES, {"mesh.tensor": 3}),
+    "search.top_k": ("search", {"search.top_k": 1}),
+    "search.nms_iou": ("search", {"search.nms_iou": 0.0}),
+    "search.query_batch": ("search", {"search.query_batch": 2}),
+    "search.window_block": ("search", {"search.window_block": 4}),
+    "search.decode_block": ("search", {"search.decode_block": 4}),
+    "search.question_tokens": ("search", {"search.question_tokens": 40}),
+}
+ONE = jax.devices()[:1]
+
+
+# ------------------------------------------------------------------------------------------- observations
+def observe_model(config, place):
+    """Paths, dtypes and arrays of the grounder, and its logits with a LoRA that acts."""
+    grounder = load_grounder(config, make_mesh(devices=ONE))
+    module, arrays = take_apart(grounder)
+    acting = {path: array + 0.1 if path.endswith("lora_b") else array for path, array in arrays.items()}
+    prefix = make_prompt_encoder(config).prefix
+    video = np.linspace(-1, 1, 4 * 12, dtype=np.float32).reshape(1, 4, 12)
+    logits = module.merge(acting)(prefix, video, np.ones((1, 3), np.int32), dropout_key=jax.random.key(0))
+    return [(path, str(array.dtype), np.asarray(array).tobytes()) for path, array in arrays.items()], logits.tolist()
+
+
+def observe_gradient(config, place):
+    """What the backward pass of the model computes again."""
+    module, arrays = take_apart(load_grounder(config, make_mesh(devices=ONE)))
+    video, tokens = jnp.ones((1, 4, 12)), jnp.ones((1, 3), int)
+    loss = lambda arrays: module.merge(arrays)(np.arange(2), video, tokens).sum()
+    return str(jax.make_jaxpr(jax.grad(loss))(arrays)).count("remat")
+
+
+def observe_features(config, place):
+    """Where each split is, and the manifest and queries of it."""
+    directories = prepare_data(config)
+    files = [directories[split] / name for split in directories for name in ("manifest.json", "queries.jsonl")]
+    return [(str(file), file.read_text()) for file in files]
+
+
+def observe_batch(config, place):
+    """Batches in an epoch, and the first two."""
+    task = dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
+    iterator = iter(task.batches)
+    batches = [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(2)]
+    return task.epoch_batches, batches
+
+
+def observe_reading(config, place, monkeypatch):
+    """What Grain is asked to do."""
+    asked, options = [], pipeline.grain.ReadOptions
+    monkeypatch.setattr(pipeline.grain, "ReadOptions", lambda **o: asked.append(sorted(o.items())) or options(**o))
+    dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
+    return asked
+
+
+def observe_steps(config, place):
+    """Three updates of the stand-in: metrics and what was trained. Not jitted: that would cost most of the time."""
+    task, mesh = fake_run.make_task(config), make_mesh(devices=ONE)
+    with jax.set_mesh(mesh):
+        parts, state = loop.build(config, task, mesh)
+        step, iterator, seen = parts.step_fn.__wrapped__, iter(task.batches), []
+        for _ in range(3):
+            batch = loop.next_batch(iterator, 1)
+            batch.pop("record_id")
+            state, metrics = step(state, jax.tree.map(jnp.asarray, batch), parts.frozen)
+            seen.append({key: float(value) for key, value in metrics.items()})
+    return seen, {path: array.tolist() for path, array in state.trainable.items()}
+
+
+def observe_files(config, place, monkeypatch):
+    """The checkpoints that a run of the stand-in leaves, and the steps of each log."""
+    logged, fetch = [], loop.fetch
+    monkeypatch.setattr(loop, "fetch", lambda pending, _: logged.append(len(pending)) or fetch(pending, _))
+    loop.run(config, place / "run", fake_run.make_task(config))
+    return logged, sorted(path.name for path in (place / "run/checkpoints").iterdir())
+
+
+OBSERVERS = {
+    "model": observe_model, "gradient": observe_gradient, "features": observe_features,
+    "batch": observe_batch, "reading": observe_reading, "steps": observe_steps, "files": observe_files,
+}
+STAND_IN = ("steps", "files")  # observed on the stand-in for model and data, the others on tiny real parts
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Tiny parts, and another set of them where a change says OTHER."""
+    folder = tmp_path_factory.mktemp("effects")
+    return {
+        "base": tiny_base.make_base(folder / "base"),
+        "OTHER": tiny_base.make_base(folder / "other", seed=9),
+        "data": folder / "data",
+        "seen": {},
+    }
+
+
+def observe(kind, changes, places, place, monkeypatch):
+    known = fake_run.FIELDS if kind in STAND_IN else tiny_base.overrides_of(places["base"], places["data"])
+    point = lambda value: value.replace("OTHER", str(places["OTHER"])) if isinstance(value, str) else value
+    config = configs.load(overrides=known | {key: point(value) for key, value in changes.items()})
+    with monkeypatch.context() as patch:
+        observer = OBSERVERS[kind]
+        return observer(config, place, patch) if kind in ("reading", "files") else observer(config, place)
+
+
+def test_every_field_is_in_the_table():
+    assert set(CHANGES) == set(configs.flatten(configs.load()))
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_change_has_an_effect_or_raises(field, places, tmp_path, monkeypatch):
+    kind, changes = CHANGES[field]
+    assert field in changes
+    if kind == RAISES:
+        with pytest.raises(ValueError, match=field.rpartition(".")[2]):
+            run_up_to_the_step(changes, places)
+        return
+    if kind not in places["seen"]:
+        places["seen"][kind] = observe(kind, {}, places, tmp_path / "default", monkeypatch)
+    assert observe(kind, changes, places, tmp_path / "changed", monkeypatch) != places["seen"][kind]
+
+
+def run_up_to_the_step(changes, places):
+    """What a run checks before its first step."""
+    config = tiny_base.config_of(places["base"], places["data"], **changes)
+    mesh = make_mesh(**config.mesh)
+    check_files(config)
+    observe_gradient(config, None)
+    assert mesh is not None
+
+
+@pytest.mark.parametrize("preset", ["tiny", "mad", "vidchapters", "msrvtt"])
+def test_presets_have_the_same_fields(preset):
+    assert set(configs.flatten(configs.load(f"configs/stage1.py:{preset}"))) == set(CHANGES)

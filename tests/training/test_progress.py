@@ -1,0 +1,31 @@
+"""Log lines and speeds."""
+
+import io
+
+import rich.console
+
+from revision_jax.training import progress as module
+from revision_jax.training.progress import Progress
+
+
+def test_speeds_and_the_log_line(monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 4.0, 4.0])  # start, wait from 1 to 2, log at 4
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    out = io.StringIO()
+    progress = Progress(5, 20, batch_size=8, row_tokens=100, console=rich.console.Console(file=out, width=40))
+    with progress.waiting_for_data():
+        pass
+    rows = [{"step": step, "loss": 1.5, "token_accuracy": 0.25} for step in (6, 7)]
+    timings = progress.update(rows)
+    progress.close()
+    assert timings == {"windows_per_s": 4.0, "tokens_per_s": 400.0, "data_wait": 0.25}
+    line = "step  7/20  loss 1.5000  accuracy 0.250  4.0 windows/s  400 tokens/s  data wait 25%\n"
+    assert out.getvalue() == line
+
+
+def test_nothing_finite_nothing_shown():
+    out = io.StringIO()
+    progress = Progress(0, 2, batch_size=1, row_tokens=1, console=rich.console.Console(file=out))
+    assert progress.update([])["windows_per_s"] == 0
+    progress.close()
+    assert out.getvalue() == ""
