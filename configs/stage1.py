@@ -46,7 +46,7 @@ def defaults() -> ConfigDict:
         ),
         prompt=dict(
             system="",                   # text before `USER:`; may be empty
-            max_text_tokens=48,          # question and answer together, padded to this
+            max_text_tokens=32,          # question and answer together, padded to this
         ),
         data=dict(
             name="shapes",               # shapes | mad | vidchapters | msrvtt | folder
@@ -59,6 +59,7 @@ def defaults() -> ConfigDict:
             test_videos=3,
             neg_factor=1.0,              # contrastive windows a positive one
             near_miss_fraction=0.5,      # of the contrastive windows, show a near miss where there is one
+            questions_per_window=4,      # texts that share a window's video tokens; the paper's is 1
             read_threads=4,
             prefetch=8,                  # batches read ahead
         ),
@@ -106,7 +107,7 @@ PAPER = {
     "prompt.system": "A chat between a curious user and an artificial intelligence assistant. "
                      "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "prompt.max_text_tokens": 96,
-    "data.near_miss_fraction": 0.0, "data.read_threads": 8,
+    "data.near_miss_fraction": 0.0, "data.questions_per_window": 1, "data.read_threads": 8,
     "train.batch_size": 128, "train.steps": 0, "train.epochs": 5, "train.learning_rate": 1e-4,
     "train.b2": 0.999, "train.checkpoint_every": 500,
     "search.query_batch": 16, "search.window_block": 64, "search.decode_block": 64,

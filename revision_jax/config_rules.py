@@ -61,6 +61,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.domain": _one_of("day", "night", "crowded", "noisy"),
     "data.train_videos": _at_least(1), "data.val_videos": _at_least(1), "data.test_videos": _at_least(1),
     "data.neg_factor": _at_least(0.0), "data.near_miss_fraction": _between(0.0, 1.0),
+    "data.questions_per_window": _at_least(1),
     "data.read_threads": _at_least(1), "data.prefetch": _at_least(1),
     "train.batch_size": _at_least(1), "train.steps": _at_least(0), "train.epochs": _at_least(0),
     "train.learning_rate": _positive, "train.warmup_ratio": _fraction, "train.weight_decay": _at_least(0.0),

@@ -102,19 +102,19 @@ class PromptEncoder:
         self.max_text_tokens = max_text_tokens
         self.eos_id = tokenizer.eos_token_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.prefix = np.array([tokenizer.bos_token_id, *self._ids(template.before_video)], np.int32)
+        self.prefix = np.append(np.int32(tokenizer.bos_token_id), self.encode_text(template.before_video))
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def encode_text(self, text: str) -> np.ndarray:
+        """Tokens `[n]` int32 of a piece of text, without special tokens."""
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
 
     def encode_question(self, sentence: str, level: str = "dense") -> np.ndarray:
         """Tokens `[n]` int32 of the question up to `ASSISTANT:`, where the answer begins."""
-        return np.array(self._ids(self.template.after_video(question(sentence, level))), np.int32)
+        return self.encode_text(self.template.after_video(question(sentence, level)))
 
     def encode_answer(self, answer: str) -> np.ndarray:
         """Tokens `[n]` int32 of an answer with the closing `</s>`."""
-        # Tokenised with its leading space, as it stands in the text, then apart from the question.
-        return np.array([*self._ids(answer), self.eos_id], np.int32)
+        return np.append(self.encode_text(answer), np.int32(self.eos_id))
 
     def encode_example(self, sentence: str, answer: str, level: str = "dense") -> dict[str, np.ndarray]:
         """A training example: `tokens [T]` int32, right-padded, and `loss_mask [T]` bool, True on answer tokens.

@@ -35,7 +35,8 @@ class Pipeline:
     """Batches and what is known about them.
 
     batches: data set of dicts: `video [B, F, D]` in the stored dtype, `tokens [B, T]` int32, `loss_mask` bool
-      `[B, T]`, `record_id [B]` int32, the clip's place in the stream over all epochs and hosts.
+      `[B, T]`, `record_id [B]` int32, the clip's place in the stream over all epochs and hosts. With G > 1 questions
+      a window, tokens and mask are `[B, G, T]`.
     epoch_batches: whole batches in one epoch of this shard.
     skipped: reason -> number of moments or queries that give no clips.
     describe_record: record id -> one line about that clip.
@@ -54,8 +55,15 @@ class ClipDrawer:
     `neg_factor` times as many as of these together. A fraction of a pass is drawn at random.
     """
 
-    def __init__(self, queries, hierarchy, durations, neg_factor, near_miss_fraction):
+    def __init__(self, queries, hierarchy, durations, neg_factor, near_miss_fraction, questions_per_window=1):
         self.hierarchy, self.durations = hierarchy, durations
+        self.questions = questions_per_window
+        by_video = collections.defaultdict(list)
+        for query in queries:
+            by_video[query.video_id].append(query)
+        self.companions = {
+            video_id: sampling.Companions(own, hierarchy, near_miss_fraction) for video_id, own in by_video.items()
+        }
         self.near_miss_fraction = near_miss_fraction
         self.positives: list[tuple[Query, int]] = []
         self.negatives: list[Query] = []
@@ -85,8 +93,12 @@ class ClipDrawer:
         fits = len(sampling.positive_starts(query, moment, self.hierarchy.window_s, duration_s)) > 0
         return None if fits else TOO_NEAR
 
-    def draw(self, row: int, rng: np.random.Generator) -> Clip:
-        """One row -> a clip."""
+    def draw(self, row: int, rng: np.random.Generator) -> tuple[Clip, ...]:
+        """One row -> its clip, and companions about the same window up to `questions_per_window`."""
+        clip = self._draw(row, rng)
+        return clip, *self.companions[clip.video_id].draw(clip, self.questions - 1, rng)
+
+    def _draw(self, row: int, rng: np.random.Generator) -> Clip:
         if row < len(self.positives):
             query, moment = self.positives[row]
             return sampling.positive(query, moment, rng, self.hierarchy, self.durations[query.video_id])
@@ -101,31 +113,35 @@ class ClipDrawer:
 
 @dataclasses.dataclass(frozen=True)
 class LoadClip:
-    """(record id, Clip) -> `video [F, D]`, `tokens [T]`, `loss_mask [T]`, `record_id []`."""
+    """(record id, clips of a window) -> `video [F, D]`, `tokens [T]`, `loss_mask [T]`, `record_id []`.
+
+    With G > 1 clips, tokens and mask are `[G, T]`.
+    """
 
     store: FeatureStore
     hierarchy: Hierarchy
     prompts: PromptEncoder
     sentences: Mapping[str, str]
 
-    def __call__(self, item: tuple[int, Clip]) -> dict[str, np.ndarray]:
-        record_id, clip = item
+    def __call__(self, item: tuple[int, tuple[Clip, ...]]) -> dict[str, np.ndarray]:
+        record_id, clips = item
+        clip = clips[0]
         end_s = clip.window_start_s + self.hierarchy.window_s
         info = self.store.manifest.videos[clip.video_id]
         frames = self.hierarchy.frame_indices(
             clip.window_start_s, end_s, self.store.manifest.fps, info.num_frames
         )
-        example = self.prompts.encode_example(self.sentences[clip.query_id], answer_text(clip))
+        texts = [self.prompts.encode_example(self.sentences[c.query_id], answer_text(c)) for c in clips]
+        joined = {key: np.stack([text[key] for text in texts]) for key in ("tokens", "loss_mask")}
         return {
             "video": self.store.read(clip.video_id, frames),
-            "tokens": example["tokens"],
-            "loss_mask": example["loss_mask"],
+            **(joined if len(clips) > 1 else texts[0]),
             "record_id": np.int32(record_id),
         }
 
 
-def _numbered(record_id: int, clip: Clip) -> tuple[int, Clip]:
-    return record_id, clip
+def _numbered(record_id: int, clips: tuple[Clip, ...]) -> tuple[int, tuple[Clip, ...]]:
+    return record_id, clips
 
 
 def answer_text(clip: Clip) -> str:
@@ -143,6 +159,7 @@ def make_pipeline(
     seed: int,
     neg_factor: float = 1.0,
     near_miss_fraction: float = 0.0,
+    questions_per_window: int = 1,
     num_epochs: int | None = None,
     shard: tuple[int, int] = (0, 1),
     read_threads: int = 4,
@@ -154,6 +171,7 @@ def make_pipeline(
       batch_size: clips a batch, over all shards.
       neg_factor: contrastive clips for each positive one.
       near_miss_fraction: of the contrastive clips, those made to show a near miss, where there is one.
+      questions_per_window: questions asked of a window at once; the paper's is 1. See `sampling.Companions`.
       num_epochs: None = without end. A batch may span two epochs; the last incomplete one is dropped.
       shard: (index, count) of this host.
       read_threads, prefetch: threads that load batches, and how many batches they may be ahead.
@@ -167,7 +185,9 @@ def make_pipeline(
             f"shard {index} of {count}, batch_size {batch_size}; expected equal parts, index < count"
         )
     check_prompts(queries, hierarchy, prompts)
-    drawer = ClipDrawer(queries, hierarchy, store.durations, neg_factor, near_miss_fraction)
+    drawer = ClipDrawer(
+        queries, hierarchy, store.durations, neg_factor, near_miss_fraction, questions_per_window
+    )
     if drawer.skipped:
         logging.warning("of %d queries some give no clips: %s", len(queries), drawer.skipped)
     if not drawer.positives or len(drawer) < batch_size:
@@ -207,7 +227,7 @@ class Describe:
     load: LoadClip
 
     def __call__(self, record_id: int) -> str:
-        clip = self.clips[record_id]
+        clip = self.clips[record_id][0]
         end_s = clip.window_start_s + self.load.hierarchy.window_s
         return (
             f"query {clip.query_id} {self.load.sentences[clip.query_id]!r} in video {clip.video_id}, "

@@ -36,16 +36,24 @@ class Grounder(nnx.Module):
         Args:
           prefix: [P] int32, the same for every row.
           video: [B, F, D] features.
-          tokens: [B, T] int32, right-padded.
+          tokens: [B, T] int32, right-padded; or [B, G, T], G texts about one window. These share the video and
+            do not see each other: each gets the logits it would get alone.
           dropout_key: turns LoRA dropout on; None is deterministic.
         Returns:
-          [B, T, V] float32; row i predicts tokens[:, i].
+          [B, T, V] or [B, G, T, V] float32; row i predicts tokens[..., i].
         """
-        context = self.embed_windows(prefix, video)
+        context = self.embed_windows(prefix, video)  # [B, P + F, H]
+        batch, start = context.shape[:2]
+        texts = 1 if tokens.ndim == 2 else tokens.shape[1]
         # The last token is only ever predicted, never read.
-        text = self.llm.embed(tokens[:, :-1])
-        hidden = self.llm(jnp.concatenate([context, text], axis=1), dropout_key=dropout_key)
-        return self.llm.logits(hidden[:, context.shape[1] - 1 :])
+        read = self.llm.embed(tokens[..., :-1]).reshape(batch, -1, context.shape[-1])
+        layout = {} if texts == 1 else packed_layout(start, texts, tokens.shape[-1] - 1)
+        hidden = self.llm(jnp.concatenate([context, read], axis=1), dropout_key=dropout_key, **layout)
+        # A text's first token is predicted by the last frame, which all texts share.
+        first = jnp.broadcast_to(hidden[:, start - 1][:, None, None], (batch, texts, 1, hidden.shape[-1]))
+        rest = hidden[:, start:].reshape(batch, texts, -1, hidden.shape[-1])
+        logits = self.llm.logits(jnp.concatenate([first, rest], axis=2))
+        return logits.reshape(*tokens.shape, -1)
 
     def embed_windows(self, prefix: jax.Array, video: jax.Array) -> jax.Array:
         """Prefix [P] and features [W, F, D] -> LLM embeddings [W, P + F, H]."""
@@ -60,3 +68,16 @@ class Grounder(nnx.Module):
         """
         hidden, cache = self.llm.prefill(self.embed_windows(prefix, video))
         return cache, hidden[:, -1]
+
+
+def packed_layout(start: int, texts: int, length: int) -> dict[str, jax.Array]:
+    """Positions and mask of `texts` texts of `length` tokens behind `start` shared ones.
+
+    Returns:
+      positions [start + texts * length] int32: those of each text begin at `start`; mask [T, T] bool: a token sees
+      the shared ones and its own text, up to itself.
+    """
+    owner = jnp.concatenate([jnp.zeros(start, jnp.int32), jnp.repeat(jnp.arange(1, texts + 1), length)])
+    positions = jnp.concatenate([jnp.arange(start), jnp.tile(start + jnp.arange(length), texts)])
+    own = (owner[:, None] == owner) | (owner == 0)
+    return {"positions": positions, "mask": own & jnp.tril(jnp.ones_like(own))}

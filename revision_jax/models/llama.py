@@ -207,22 +207,30 @@ class Llama(nnx.Module):
         hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
         return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
 
-    def __call__(self, embeddings: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        embeddings: jax.Array,
+        *,
+        positions: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
         """[B, T, H] -> [B, T, H] after the final norm. Causal, positions 0..T-1: pad on the right.
 
+        `positions` [T] and `mask` [T, T] bool (True where a query sees a key) replace these two for packed texts.
         `dropout_key` turns LoRA dropout on; None is deterministic.
         """
-        h, _ = self._causal(embeddings, lambda h, entry: None, dropout_key)
+        h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, positions, mask)
         return self.norm(h)
 
     def hidden_states(self, embeddings: jax.Array) -> jax.Array:
         """[L + 1, B, T, H]: the embeddings and every block's output, before the final norm."""
-        _, states = self._causal(embeddings, lambda h, entry: h)
+        _, states = self._run(embeddings, lambda h, entry: h)
         return jnp.concatenate([embeddings.astype(self.dtype)[None], states])
 
     def prefill(self, embeddings: jax.Array) -> tuple[jax.Array, KVCache]:
         """[B, T, H] at positions 0..T-1 -> (hidden [B, T, H] after the final norm, cache of T slots)."""
-        h, (k, v) = self._causal(embeddings, lambda h, entry: entry)
+        h, (k, v) = self._run(embeddings, lambda h, entry: entry)
         return self.norm(h), KVCache(k, v)
 
     def extend(
@@ -269,10 +277,14 @@ class Llama(nnx.Module):
     def _frequencies(self) -> np.ndarray:
         return rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
-    def _causal(self, embeddings, collect, dropout_key=None):
-        """Full causal pass; `collect(h, (k, v))` chooses what is kept of every layer."""
-        rope = rope_tables(jnp.arange(embeddings.shape[1])[None], self._frequencies)
-        attend = lambda q, k, v: (attention(q, k, v, causal=True, backend=self.attention), (k, v))
+    def _run(self, embeddings, collect, dropout_key=None, positions=None, mask=None):
+        """Full pass, causal unless there is a mask; `collect(h, (k, v))` chooses what is kept of every layer."""
+        positions = jnp.arange(embeddings.shape[1]) if positions is None else positions
+        rope = rope_tables(positions[None], self._frequencies)
+        attend = lambda q, k, v: (
+            attention(q, k, v, causal=mask is None, mask=mask, backend=self.attention),
+            (k, v),
+        )
 
         def step(layer, h, key):
             h, entry = layer(h, rope, attend, key)

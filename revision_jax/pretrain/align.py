@@ -21,7 +21,7 @@ def fit_projector(encode, llm: Llama, tokenizer, *, seed: int = 2, images: int =
       encode: pictures `[n, SIZE, SIZE, 3]` uint8 -> features `[n, D]`.
     """
     rng = np.random.default_rng([seed, 31])
-    pictures, word_weights, _, _ = shapes_clip.sample_images(images, rng)
+    pictures, word_weights, *_ = shapes_clip.sample_images(images, rng)
     features = np.asarray(encode(pictures), np.float64)
     inputs = np.concatenate([features, np.ones((images, 1))], axis=1)
     # Weights first, embeddings after: the regression does not depend on the LLM's scale.

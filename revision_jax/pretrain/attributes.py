@@ -18,8 +18,12 @@ BRIGHTNESS = ("faint", "bright")
 NOTHING = "nothing"
 WORDS = (*COLORS, *SHAPES, *HORIZONTAL, *VERTICAL, *SIZES, *HEADINGS, *BRIGHTNESS, NOTHING)
 
+# How loud a word is in the mixture: queries always name colour and shape, so these must be easy to match.
+LOUDNESS = np.ones(len(WORDS), np.float32)
+LOUDNESS[: len(COLORS) + len(SHAPES)] = 2.5
+
 _POSITION_KNOTS = np.array([0.15, 0.5, 0.85]) * SIZE  # pixels
-_SIZE_KNOTS = np.array([5.0, 10.0, 16.0])  # radius, pixels
+_SIZE_KNOTS = np.array([6.5, 11.0, 16.5])  # radius, pixels
 _TURNABLE = np.array([shape in TURNABLE for shape in SHAPES])
 
 

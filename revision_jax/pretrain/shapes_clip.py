@@ -6,6 +6,8 @@ afterwards): it makes 25 minutes on two cores enough, and it makes direction and
 Frames are drawn at random, never taken from a val or test video.
 """
 
+import pathlib
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +27,10 @@ CAPTION_TOKENS = 36
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's normalisation, kept so that one extractor serves all
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAIRS = len(COLORS) * len(SHAPES)
+GRID = IMAGE_SIZE // 8
+PATCH_CENTERS = np.stack(np.meshgrid(*[(np.arange(GRID) + 0.5) * SIZE / GRID] * 2), axis=-1).reshape(-1, 2)  # x, y
+MASK = 4  # a patch's coarse mask is MASK x MASK points
+CAPTIONED = 32  # pictures of a batch that meet their captions: the text tower is a third of the cost
 
 
 def tiny_config(tokenizer) -> CLIPConfig:
@@ -53,7 +59,7 @@ def random_objects(count: int, rng: np.random.Generator):
         [
             rng.uniform(6, SIZE - 6, count),
             rng.uniform(6, SIZE - 6, count),
-            rng.uniform(4.5, 17, count),
+            rng.uniform(6, 18, count),
             rng.uniform(0, 2 * np.pi, count),
             np.where(rng.random(count) < 0.75, 1.0, rng.uniform(0.08, 1.0, count)),
         ],
@@ -67,12 +73,15 @@ def sample_images(count: int, rng: np.random.Generator):
 
     Returns:
       pictures `[n, SIZE, SIZE, 3]` uint8; word weights `[n, A]` float32, summed over the shapes; pairs `[n, PAIRS]`
-      float32, 1 where a (color, shape) is shown; and a list of `n` captions.
+      float32, 1 where a (color, shape) is shown; what covers each patch, as word weights and a coarse
+      mask, `[n, PATCHES, A + MASK * MASK]`; and a list of `n` captions.
     """
     number = rng.choice(3, count, p=(0.06, 0.72, 0.22))
-    canvas = np.stack([backdrop(rng) for _ in range(count)])
+    background = np.stack([backdrop(rng) for _ in range(count)])
+    canvas = background.copy()
     word_weights = np.zeros((count, len(attributes.WORDS)), np.float32)
     pairs = np.zeros((count, PAIRS), np.float32)
+    patches = np.tile(attributes.nothing(), (count, len(PATCH_CENTERS), 1))
     captions: list[list[str]] = [[] for _ in range(count)]
     palette = np.array(list(COLORS.values()), np.float32)
     for layer in (1, 2):
@@ -81,9 +90,12 @@ def sample_images(count: int, rng: np.random.Generator):
         both = number[rows] == 2
         # Two shapes stand side by side, as in a collision; they seldom overlap elsewhere.
         states[both, 0] = np.where(layer == 1, rng.uniform(6, 30, both.sum()), rng.uniform(34, SIZE - 6, both.sum()))
-        states[both, 2] = rng.uniform(5, 11, both.sum())
+        states[both, 2] = rng.uniform(6, 11, both.sum())
         described = attributes.weights(color, shape, states)
         word_weights[rows] += described
+        away = np.linalg.norm(PATCH_CENTERS[None] - states[:, None, :2], axis=-1)
+        image, patch = np.nonzero(away < states[:, 2:3] + 2)
+        patches[rows[image], patch] = described[image]
         pairs[rows, color * len(SHAPES) + shape] = 1
         keep = rng.random((len(rows), 4)) < (0.6, 0.8, 0.7, 0.3)
         for row, weight, kept in zip(rows, described, keep, strict=True):
@@ -95,18 +107,22 @@ def sample_images(count: int, rng: np.random.Generator):
                 draw(pictures, palette[color[mine]], SHAPES[kind], states[mine])
                 canvas[rows[mine]] = pictures
     word_weights[number == 0] = attributes.nothing()
-    return _degrade(canvas, rng), word_weights, pairs, [" and ".join(c) or "there is nothing" for c in captions]
+    points = ((np.arange(GRID * MASK) + 0.5) * SIZE / (GRID * MASK)).astype(int)
+    mask = (np.abs(canvas - background).max(-1) > 10)[:, points][:, :, points].reshape(count, GRID, MASK, GRID, MASK)
+    mask = mask.swapaxes(2, 3).reshape(count, GRID * GRID, MASK * MASK)
+    patches = np.concatenate([patches, mask], axis=-1, dtype=np.float32)
+    return _degrade(canvas, rng), word_weights, pairs, patches, [" and ".join(c) or "there is nothing" for c in captions]
 
 
 def _degrade(canvas: np.ndarray, rng) -> np.ndarray:
     """What cameras and codecs do: dimming, softness, noise."""
     count = len(canvas)
-    dim = np.where(rng.random(count) < 0.3, rng.uniform(0.4, 1.05, count), 1.0).astype(np.float32)
+    dim = np.where(rng.random(count) < 0.2, rng.uniform(0.4, 1.05, count), 1.0).astype(np.float32)
     soft = rng.random(count) < 0.35
     blurred = canvas[soft]
     blurred = (np.roll(blurred, 1, 1) + 2 * blurred + np.roll(blurred, -1, 1)) / 4
     canvas[soft] = (np.roll(blurred, 1, 2) + 2 * blurred + np.roll(blurred, -1, 2)) / 4
-    sigma = np.where(rng.random(count) < 0.2, rng.uniform(12, 34, count), rng.uniform(0, 8, count)).astype(np.float32)
+    sigma = np.where(rng.random(count) < 0.1, rng.uniform(12, 34, count), rng.uniform(0, 6, count)).astype(np.float32)
     noise = rng.standard_normal((*canvas.shape[:3], 1), np.float32) * sigma[:, None, None, None]
     return np.clip(canvas * dim[:, None, None, None] + noise, 0, 255).astype(np.uint8)
 
@@ -119,12 +135,13 @@ def preprocess(pictures: jax.Array) -> jax.Array:
 
 
 def loss_fn(params, graphdef, batch):
-    """CLIP's symmetric contrastive loss plus the linear read-outs; also the read-outs' mean squared error."""
+    """CLIP's symmetric contrastive loss plus the read-outs of the image (words, pairs) and of its patches (words)."""
     model = nnx.merge(graphdef, params["clip"])
-    image = model.encode_image(preprocess(batch["pictures"]))
+    tokens = model.vision.hidden_states(preprocess(batch["pictures"]))[-1]  # [B, 1 + PATCHES, W]
+    image = model.visual_projection(model.vision.post_layernorm(tokens[:, 0]))
     text = model.encode_text(batch["tokens"])[1]
     unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-    similarity = jnp.exp(jnp.minimum(model.logit_scale[...], jnp.log(100.0))) * unit(image) @ unit(text).T
+    similarity = jnp.exp(jnp.minimum(model.logit_scale[...], jnp.log(100.0))) * unit(image[:CAPTIONED]) @ unit(text).T
     # Rows with the same caption are not each other's negatives.
     same = jnp.all(batch["tokens"][:, None] == batch["tokens"][None], axis=-1)
     similarity = jnp.where(same & ~jnp.eye(len(same), dtype=bool), -1e9, similarity)
@@ -134,7 +151,11 @@ def loss_fn(params, graphdef, batch):
     read = image @ params["head"]["kernel"] + params["head"]["bias"]
     error = jnp.square(read[:, :-PAIRS] - batch["weights"]).sum(-1).mean()
     pair_loss = optax.sigmoid_binary_cross_entropy(read[:, -PAIRS:], batch["pairs"]).sum(-1).mean()
-    return clip_loss + 2 * error + 0.5 * pair_loss, (clip_loss, error, pair_loss)
+    local = tokens[:, 1:] @ params["patch_head"]["kernel"] + params["patch_head"]["bias"]
+    covered = 1 - 0.9 * batch["patches"][..., attributes.WORDS.index(attributes.NOTHING)]  # most show nothing
+    patch_error = (jnp.square(local - batch["patches"]).sum(-1) * covered).sum() / covered.sum()
+    loss = clip_loss + 2 * error + 0.5 * pair_loss + 2 * patch_error
+    return loss, (clip_loss, error, pair_loss, patch_error)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "tx"), donate_argnums=(0, 1))
@@ -144,8 +165,8 @@ def _train_step(params, opt_state, batch, *, graphdef, tx):
     return optax.apply_updates(params, updates), opt_state, parts
 
 
-def train(tokenizer, *, seed: int = 0, steps: int = 3000, batch_size: int = 128, log=print) -> CLIP:
-    """Trains the tiny CLIP and returns it."""
+def train(tokenizer, *, seed: int = 0, steps: int = 4000, batch_size: int = 64, log=print, checkpoint=None) -> CLIP:
+    """Trains the tiny CLIP and returns it; goes on from the file `checkpoint` (written every 200 steps) if there."""
     model = CLIP(tiny_config(tokenizer), rngs=nnx.Rngs(seed))
     graphdef, state = nnx.split(model)
     width = model.config.projection_dim
@@ -153,25 +174,41 @@ def train(tokenizer, *, seed: int = 0, steps: int = 3000, batch_size: int = 128,
         "kernel": jax.random.normal(jax.random.key(seed), (width, len(attributes.WORDS) + PAIRS)) * width**-0.5,
         "bias": jnp.zeros(len(attributes.WORDS) + PAIRS),
     }
-    params = {"clip": state, "head": head}
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 150, steps, 1e-5)
+    patch_head = {
+        "kernel": jnp.zeros((model.config.vision.hidden_size, len(attributes.WORDS) + MASK**2)),
+        "bias": jnp.zeros(()),
+    }
+    params = {"clip": state, "head": head, "patch_head": patch_head}
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.5e-3, 200, steps, 1e-5)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02))
     opt_state = tx.init(params)
 
     def make(step):
-        pictures, word_weights, pairs, captions = sample_images(batch_size, np.random.default_rng([seed, step]))
-        tokens = tokenizer(captions, padding="max_length", max_length=CAPTION_TOKENS, return_tensors="np")["input_ids"]
-        return {"pictures": pictures, "weights": word_weights, "pairs": pairs, "tokens": tokens.astype(np.int32)}
+        pictures, word_weights, pairs, patches, captions = sample_images(batch_size, np.random.default_rng([seed, step]))
+        tokens = tokenizer(captions[:CAPTIONED], padding="max_length", max_length=CAPTION_TOKENS, return_tensors="np")["input_ids"]
+        return {
+            "pictures": pictures,
+            "weights": word_weights,
+            "pairs": pairs,
+            "patches": patches,
+            "tokens": tokens.astype(np.int32),
+        }
 
     started = time.time()
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(make, 0)
-        for step in range(steps):
+        first = 0
+        if checkpoint and pathlib.Path(checkpoint).exists():
+            params, opt_state, first = pickle.loads(pathlib.Path(checkpoint).read_bytes())
+        ahead = pool.submit(make, first)
+        for step in range(first, steps):
             batch, ahead = ahead.result(), pool.submit(make, step + 1)
             params, opt_state, parts = _train_step(params, opt_state, batch, graphdef=graphdef, tx=tx)
+            if checkpoint and (step + 1) % 200 == 0:
+                pathlib.Path(checkpoint).write_bytes(pickle.dumps(jax.device_get((params, opt_state, step + 1))))
             if step % 50 == 0:
-                contrast, error, pair = map(float, parts)
-                log(f"step {step} clip {contrast:.3f} words {error:.3f} pairs {pair:.3f} {time.time() - started:.0f} s")
+                names = zip(("clip", "words", "pairs", "patches"), map(float, parts), strict=True)
+                losses = " ".join(f"{name} {value:.3f}" for name, value in names)
+                log(f"step {step} {losses} {time.time() - started:.0f} s")
     return nnx.merge(graphdef, params["clip"])
 
 
@@ -184,7 +221,7 @@ def probe(encode, *, seed: int = 1, count: int = 4000) -> dict[str, float]:
     Values close to the border between two words (weight < 0.6) have no right answer and are left out.
     """
     rng = np.random.default_rng([seed, 999])
-    pictures, word_weights, pairs, _ = sample_images(count, rng)
+    pictures, word_weights, pairs, _, _ = sample_images(count, rng)
     one = pairs.sum(1) == 1
     bright = word_weights[:, attributes.WORDS.index("bright")] > 0.5
     keep = one & bright

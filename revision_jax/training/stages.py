@@ -27,6 +27,7 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
         seed=config.seed,
         neg_factor=config.data.neg_factor,
         near_miss_fraction=config.data.near_miss_fraction,
+        questions_per_window=config.data.questions_per_window,
         read_threads=config.data.read_threads,
         prefetch=config.data.prefetch,
     )

@@ -187,3 +187,13 @@ def test_bad_arguments(store):
         build(store, QUERIES[3:5], batch_size=1)
     with pytest.raises(ValueError, match=r"query 'q8': .*max_text_tokens is 96"):
         build(store, [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))])
+
+
+def test_several_questions_share_a_window_and_the_first_is_the_clips_own(store):
+    one, three = (records(build(store, questions_per_window=n)) for n in (1, 3))
+    assert one.keys() == three.keys()
+    for record_id, record in three.items():
+        assert record["tokens"].shape == (3, 96) and record["loss_mask"].shape == (3, 96)
+        assert (record["loss_mask"].sum(-1) > 0).all()
+        np.testing.assert_array_equal(record["video"], one[record_id]["video"])
+        np.testing.assert_array_equal(record["tokens"][0], one[record_id]["tokens"])

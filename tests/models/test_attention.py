@@ -30,14 +30,10 @@ def test_xla_equals_the_definition_for_grouped_heads(key_heads):
     q, k, v = draw((2, 5, 4, 8), 0), draw((2, 5, key_heads, 8), 1), draw((2, 5, key_heads, 8), 2)
     causal = np.broadcast_to(np.tril(np.ones((5, 5), bool)), (2, 5, 5))
     for backend in ("xla", "auto"):
-        np.testing.assert_allclose(
-            attention(q, k, v, causal=True, backend=backend), plain(q, k, v, causal), atol=1e-5
-        )
+        np.testing.assert_allclose(attention(q, k, v, causal=True, backend=backend), plain(q, k, v, causal), atol=1e-5)
     mask = np.random.default_rng(0).random((2, 5, 5)) < 0.5
     mask[..., 0] = True
-    np.testing.assert_allclose(
-        attention(q, k, v, mask=jnp.asarray(mask)[:, None]), plain(q, k, v, mask), atol=1e-5
-    )
+    np.testing.assert_allclose(attention(q, k, v, mask=jnp.asarray(mask)[:, None]), plain(q, k, v, mask), atol=1e-5)
 
 
 def test_splash_equals_xla_in_value_and_gradient():
@@ -110,8 +106,6 @@ def test_prefix_attention_equals_attention_over_the_copied_prefix(prefixes):
 def test_prefix_attention_without_a_prefix_and_with_an_uneven_one():
     q, kv = draw((3, 2, 2, 8), 0), draw((3, 4, 2, 8), 1)
     mask = jnp.ones((3, 2, 4), bool)
-    np.testing.assert_allclose(
-        jax.jit(prefix_attention)(q, None, (kv, kv), mask), plain(q, kv, kv, mask), atol=2e-6
-    )
+    np.testing.assert_allclose(jax.jit(prefix_attention)(q, None, (kv, kv), mask), plain(q, kv, kv, mask), atol=2e-6)
     with pytest.raises(ValueError, match="3 rows cannot share 2 prefixes"):
         prefix_attention(q, (kv[:2], kv[:2]), (kv, kv), mask)

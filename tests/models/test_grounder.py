@@ -18,10 +18,14 @@ CONFIG = LlamaConfig(31, 16, 24, 2, 4, 2, 4)
 PREFIX = jnp.array([1, 5, 7])
 
 
-@pytest.fixture(scope="module")
-def grounder():
+def build():
     rngs = nnx.Rngs(0)
     return Grounder(Llama(CONFIG, lora=LORA, rngs=rngs), DenseAdapter(6, 16, rngs=rngs))
+
+
+@pytest.fixture(scope="module")
+def grounder(draw):
+    return draw(build)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +44,22 @@ def test_logits_predict_each_token_from_what_stands_before_it(grounder, batch):
     np.testing.assert_array_equal(logits[:, :3], changed[:, :3])
     assert (np.abs(logits[:, 3:] - changed[:, 3:]).max(-1) > 0).all()
     llm = grounder.llm
-    text = jnp.concatenate([jnp.tile(PREFIX, (2, 1)), tokens], 1)
-    embedded = llm.embed(text)
-    embedded = jnp.concatenate([embedded[:, :3], grounder.adapter(video), embedded[:, 3:]], 1)
-    np.testing.assert_allclose(logits, llm.logits(llm(embedded))[:, 6:11], atol=1e-5)
+
+    @jax.jit
+    def by_hand(video, tokens):
+        text = llm.embed(jnp.concatenate([jnp.tile(PREFIX, (2, 1)), tokens], 1))
+        embedded = jnp.concatenate([text[:, :3], grounder.adapter(video), text[:, 3:]], 1)
+        return llm.logits(llm(embedded))[:, 6:11]
+
+    np.testing.assert_allclose(logits, by_hand(video, tokens), atol=1e-5)
+
+
+def test_texts_that_share_a_window_get_the_logits_they_get_alone(grounder, batch):
+    video, tokens = batch
+    texts = jnp.stack([tokens, tokens[::-1], (tokens + 3) % 31], axis=1)  # [B, G, T]
+    together = jax.jit(grounder)(PREFIX, video, texts)
+    for number in range(3):
+        np.testing.assert_allclose(together[:, number], jax.jit(grounder)(PREFIX, video, texts[:, number]), atol=1e-5)
 
 
 def test_the_cache_of_a_window_serves_any_question(grounder, batch):
@@ -66,42 +82,33 @@ def test_the_cache_of_a_window_serves_any_question(grounder, batch):
 
     logits, cache = searched(video, tokens)
     assert cache.k.shape == (2, 2, 7, 2, 4)
-    np.testing.assert_allclose(logits, grounder(PREFIX, video, tokens), atol=1e-5)
+    np.testing.assert_allclose(logits, jax.jit(grounder)(PREFIX, video, tokens), atol=1e-5)
 
 
-def test_dropout_is_on_with_a_key_only(batch):
-    rngs = nnx.Rngs(0)
-    grounder = Grounder(Llama(CONFIG, lora=LORA, rngs=rngs), DenseAdapter(6, 16, rngs=rngs))
-    grounder.llm.layers.mlp.up_proj.lora_b.set_value(jnp.ones((2, 2, 24)))
+def test_dropout_is_on_with_a_key_only(grounder, batch):
     run = jax.jit(lambda key: grounder(PREFIX, *batch, dropout_key=key))
     assert np.array_equal(run(jax.random.key(0)), run(jax.random.key(0)))
     assert not np.array_equal(run(jax.random.key(0)), run(jax.random.key(1)))
-    assert not np.array_equal(run(jax.random.key(0)), grounder(PREFIX, *batch))
+    assert not np.array_equal(run(jax.random.key(0)), jax.jit(grounder)(PREFIX, *batch))
 
 
 def test_widths_must_fit():
+    mismatched = lambda: Grounder(Llama(CONFIG, rngs=nnx.Rngs(0)), DenseAdapter(6, 8, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="the adapter gives width 8, the LLM has 16"):
-        Grounder(Llama(CONFIG, rngs=nnx.Rngs(0)), DenseAdapter(6, 8, rngs=nnx.Rngs(0)))
+        nnx.eval_shape(mismatched)
 
 
 def test_every_parameter_names_its_axes_and_every_name_is_documented(grounder):
-    clip = CLIP(
-        CLIPConfig(
-            CLIPVisionConfig(16, 24, 1, 2, image_size=16, patch_size=8),
-            CLIPTextConfig(16, 24, 1, 2, vocab_size=9),
-            6,
-        ),
-        rngs=nnx.Rngs(0),
-    )
-    sparse = SparseAdapter(8, 16, mlp_width=8, num_heads=2, rngs=nnx.Rngs(0))
+    vision = CLIPVisionConfig(16, 24, 1, 2, image_size=16, patch_size=8)
+    text = CLIPTextConfig(16, 24, 1, 2, vocab_size=9)
+    clip = nnx.eval_shape(lambda: CLIP(CLIPConfig(vision, text, 6), rngs=nnx.Rngs(0)))
+    sparse = nnx.eval_shape(lambda: SparseAdapter(8, 16, mlp_width=8, num_heads=2, rngs=nnx.Rngs(0)))
     used = set()
     for module in (grounder, clip, sparse):
         for path, param in nnx.to_flat_state(nnx.state(module, nnx.Param)):
             assert len(param.axes) == param.ndim, path
             used |= set(param.axes)
-    documented = {
-        line.split()[0] for line in revision_jax.models.__doc__.splitlines() if line.startswith("    ")
-    }
+    documented = {line.split()[0] for line in revision_jax.models.__doc__.splitlines() if line.startswith("    ")}
     assert used - {None} == documented
 
 

@@ -18,9 +18,7 @@ from revision_jax.models.layers import (
 
 
 def stack(num_layers=3, width=4):
-    return Linear(
-        width, width, axes=("embed", "mlp"), init=normal(0.5), num_layers=num_layers, rngs=nnx.Rngs(0)
-    )
+    return Linear(width, width, axes=("embed", "mlp"), init=normal(0.5), num_layers=num_layers, rngs=nnx.Rngs(0))
 
 
 def test_scan_equals_loop_over_the_layer_axis():

@@ -17,13 +17,8 @@ LORA_64 = LoRAConfig(rank=64, alpha=128, dropout=0.05, targets=LORA_TARGETS)
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Kernels ten times wider than at the start, so that attention matters."""
-    model = Llama(CONFIG, rngs=nnx.Rngs(0))
-    for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        if path[-1] == "kernel":
-            param.set_value(10 * param[...])
-    return model
+def model(draw):
+    return draw(lambda: Llama(CONFIG, rngs=nnx.Rngs(0)))
 
 
 def test_prefill_and_extend_equal_the_full_forward(model):
@@ -62,7 +57,8 @@ def test_extend_without_a_prefix_is_a_causal_forward(model):
     positions = jnp.broadcast_to(slots, (2, 5))
     empty = KVCache.zeros(CONFIG, 2, 5, jnp.float32)
     extend = jax.jit(lambda x: model.extend(x, positions, None, empty, 0, mask)[0])
-    np.testing.assert_allclose(extend(model.embed(tokens)), model(model.embed(tokens)), atol=1e-5)
+    wanted = jax.jit(lambda x: model(x))(model.embed(tokens))
+    np.testing.assert_allclose(extend(model.embed(tokens)), wanted, atol=1e-5)
 
 
 def test_right_padding_does_not_reach_back(model):
@@ -72,13 +68,12 @@ def test_right_padding_does_not_reach_back(model):
 
 
 @pytest.mark.parametrize("remat", ["full", "names"])
-def test_remat_and_dropout_keys(remat):
+def test_remat_and_dropout_keys(remat, draw):
     """Recomputation sees the same dropout: value and gradient do not depend on the policy."""
     lora = LoRAConfig(rank=2, alpha=4, dropout=0.5, targets=("q_proj", "down_proj"))
 
     def value_and_grad(remat, key):
-        graphdef, params = nnx.split(Llama(CONFIG, lora=lora, remat=remat, rngs=nnx.Rngs(0)))
-        params = jax.tree.map(lambda x: x + 0.1, params)
+        graphdef, params = nnx.split(draw(lambda: Llama(CONFIG, lora=lora, remat=remat, rngs=nnx.Rngs(0))))
 
         def loss(params):
             model = nnx.merge(graphdef, params)
@@ -89,8 +84,8 @@ def test_remat_and_dropout_keys(remat):
 
     key = jax.random.key(0)
     wanted, found = value_and_grad("none", key), value_and_grad(remat, key)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), wanted, found)
-    assert wanted[0] != value_and_grad("none", None)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), wanted, found)
+    assert wanted[0] != value_and_grad(remat, None)[0]
 
 
 def test_trains_from_scratch_and_every_parameter_has_a_gradient():
@@ -133,12 +128,17 @@ def test_sizes_of_the_7b_model():
     assert (cache.k.shape, cache.k.dtype) == ((32, 2, 300, 32, 128), jnp.bfloat16)
 
 
-def test_bfloat16_compute_is_near_float32_and_logits_are_float32():
-    full, half = Llama(CONFIG, rngs=nnx.Rngs(0)), Llama(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+def test_bfloat16_compute_is_near_float32_and_logits_are_float32(model, draw):
+    half = draw(lambda: Llama(CONFIG, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
     tokens = jnp.arange(8).reshape(2, 4)
-    hidden = half(half.embed(tokens))
-    assert hidden.dtype == jnp.bfloat16 and half.logits(hidden).dtype == jnp.float32
-    np.testing.assert_allclose(half.logits(hidden), full.logits(full(full.embed(tokens))), atol=0.02)
+
+    def run(model):
+        hidden = model(model.embed(tokens))
+        return hidden, model.logits(hidden)
+
+    (hidden, found), (_, wanted) = jax.jit(lambda: run(half))(), jax.jit(lambda: run(model))()
+    assert hidden.dtype == jnp.bfloat16 and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, atol=0.05 * float(jnp.abs(wanted).max()))
 
 
 def test_wrong_arguments_raise_or_show(model):

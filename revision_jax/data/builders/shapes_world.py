@@ -148,7 +148,7 @@ def _event_tracks(event: Event, start: float, end: float, rng: np.random.Generat
     """The shapes on screen for an event of `start..end` s, which may stand still in the `gaps` s before and after."""
     lead, tail = (rng.uniform(1.0, min(gap / 2 - 1, 5.0)) if rng.random() < 0.5 else 0.0 for gap in gaps)
     x, y = _place(rng)
-    radius, angle = rng.uniform(8, 13), rng.uniform(0, 2 * np.pi)
+    radius, angle = rng.uniform(9, 14), rng.uniform(0, 2 * np.pi)
     first = np.array([x, y, radius, angle, 1.0])
     last = first.copy()
     match event.action:
@@ -159,9 +159,9 @@ def _event_tracks(event: Event, start: float, end: float, rng: np.random.Generat
         case "clockwise" | "counterclockwise":
             last[3] += (1 if event.action == "clockwise" else -1) * np.radians(rng.uniform(28, 52)) * (end - start)
         case "grow":
-            first[2], last[2] = rng.uniform(4.5, 6), rng.uniform(14, 17)
+            first[2], last[2] = rng.uniform(6, 7.5), rng.uniform(15, 18)
         case "shrink":
-            first[2], last[2] = rng.uniform(14, 17), rng.uniform(4.5, 6)
+            first[2], last[2] = rng.uniform(15, 18), rng.uniform(6, 7.5)
         case "appear":
             first[4], lead = 0.08, 0.0
         case "vanish":
@@ -184,7 +184,7 @@ def _collision_tracks(event, start, end, radius, y, rng) -> list[Track]:
     return tracks
 
 
-def _still_track(start: float, end: float, rng: np.random.Generator, radius=(6, 14)) -> Track:
+def _still_track(start: float, end: float, rng: np.random.Generator, radius=(7, 15)) -> Track:
     state = np.array([*_place(rng), rng.uniform(*radius), rng.uniform(0, 2 * np.pi), 1.0])
     color, shape = rng.choice(list(COLORS)), rng.choice(SHAPES)
     return Track(str(color), str(shape), np.array([start, end]), np.stack([state, state]))
@@ -328,7 +328,7 @@ def make_video(split: str, index: int, *, duration_s: float = 3600.0, domain: st
             tracks.append(_still_track(end + gap / 2 - 2.0, end + gap / 2 + rng.uniform(0.5, 1) * (gap / 2 - 5.5), rng))
     if domain == "crowded":
         for now in np.arange(0, duration_s, 15.0):
-            tracks += [_still_track(now, now + rng.uniform(10, 25), rng, radius=(4, 7)) for _ in range(2)]
+            tracks += [_still_track(now, now + rng.uniform(10, 25), rng, radius=(6, 8)) for _ in range(2)]
     scene_starts = np.append(0.0, np.cumsum(rng.uniform(120, 420, int(duration_s / 120) + 1)))
     scenes = np.stack([backdrop(rng) for _ in scene_starts])
     return ShapesVideo(video_id, duration_s, domain, seed, timeline, tracks, scene_starts, scenes)
