@@ -52,7 +52,7 @@ def _summary(metrics: Mapping) -> str:
     device = metrics["device"]
     return (
         f"{metrics['videos']} videos, {metrics['present']} queries whose event is present and {metrics['absent']} "
-        f"whose event never happens; after {metrics['step']} training steps; {metrics['seconds']:.0f} s on "
+        f"whose event never happens; {metrics['seconds']:.0f} s on "
         f"{device['count']} x {device['kind']}."
     )
 

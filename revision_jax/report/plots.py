@@ -55,7 +55,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], path: Path) -> Non
         _save(figure, path)
 
 
-def _running_mean(values: Sequence[float], decay: float = 0.95) -> list[float]:
+def _running_mean(values: Sequence[float], decay: float = 0.9) -> list[float]:
     """Exponential, corrected for its start."""
     means, total, weight = [], 0.0, 0.0
     for value in values:
@@ -93,15 +93,13 @@ def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
     """Truth above, the first predictions below: the whole video on the left, a close-up on the right."""
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            len(cases), 2, figsize=(10, 0.95 * len(cases) + 0.9), width_ratios=(3, 2), squeeze=False, layout="constrained"
-        )
+            len(cases), 2, figsize=(10, 0.95 * len(cases) + 0.9), width_ratios=(3, 2), squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
         for (whole, close), case in zip(grid, cases):
             _strip(whole, case, top, (0.0, case.duration_s), marks=True)
             whole.set_title(_caption(case), loc="left", fontsize=8.5, color="#222222")
-            anchor = case.truth[0] if case.truth else (case.moments[0] if case.moments else (0.0, 2 * ZOOM_S))
-            middle = (anchor[0] + anchor[1]) / 2
-            reach = max(ZOOM_S, 0.75 * (anchor[1] - anchor[0]))
-            _strip(close, case, top, (middle - reach, middle + reach), marks=False)
+            _strip(close, case, top, _close_up(case), marks=False)
         figure.legend(
             handles=[
                 Patch(color=TRUTH, label="truth"),
@@ -136,6 +134,17 @@ def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: b
     axes.xaxis.set_major_locator(plt.MaxNLocator(6, steps=[1, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(max(seconds, 0.0))))
     axes.grid(axis="y", visible=False)
+
+
+def _close_up(case: Timeline) -> tuple[float, float]:
+    """What to look at: the true moment nearest to the first prediction, or that prediction."""
+    first = case.moments[0] if case.moments else None
+    if case.truth:
+        start, end = min(case.truth, key=lambda moment: abs(moment[0] - first[0]) if first else moment[0])
+    else:
+        start, end = first[:2] if first else (0.0, 2 * ZOOM_S)
+    reach = max(ZOOM_S, 0.75 * (end - start))
+    return (start + end) / 2 - reach, (start + end) / 2 + reach
 
 
 def _caption(case: Timeline, width: int = 78) -> str:

@@ -69,8 +69,9 @@ def print_table(metrics: Mapping) -> None:
     from rich.table import Table
 
     headings, rows = table_rows(metrics)
-    title = f"{metrics['split']}: {metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
-    table = Table(title=title, caption="Percent; a hit is IoU > theta. Absent queries count under rejection only.")
+    counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
+    note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
+    table = Table(title=f"{metrics['split']}: {counts}", caption=note)
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", no_wrap=True)
     for row in rows:

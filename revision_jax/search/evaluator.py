@@ -5,6 +5,7 @@ queries meet a program that is compiled already; the loops inside have dynamic b
 little time.
 """
 
+import copy
 import dataclasses
 import functools
 import time
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
+from revision_jax.parallel.rules import sharding_for
 from revision_jax.search.decoding import Grammar
 from revision_jax.search.policies import policy_of
 from revision_jax.search.ranking import rank_moments
@@ -102,27 +104,39 @@ class Searcher:
       mesh: devices; the windows of a block are divided over its `data` axis.
 
     Attributes:
-      cost: `metrics.cost.Cost` of all searches so far.
+      cost: `metrics.cost.Cost` of the last search.
+      shapes: the distinct shapes searched so far; `compile_count` is their number, never more.
     """
 
-    def __init__(self, grounder, prompt_encoder, grammar, hierarchy: Hierarchy, settings=None, mesh: Mesh | None = None):
+    def __init__(
+        self, grounder, prompt_encoder, grammar, hierarchy: Hierarchy, settings: SearchSettings | None = None,
+        mesh: Mesh | None = None,
+    ):  # fmt: skip
         self.prompt_encoder, self.hierarchy, self.mesh = prompt_encoder, hierarchy, mesh
         self.settings = settings or SearchSettings()
         self.cost = Cost()
+        self.shapes: set[tuple] = set()
         self._shards = 1 if mesh is None else mesh.shape["data"]
         if self.settings.window_block % self._shards:
             raise ValueError(
                 f"search.window_block is {self.settings.window_block}, the mesh has {self._shards} devices on its "
                 f"data axis; expected a multiple, so that every device gets the same number of windows."
             )
-        graphdef, state = nnx.split(grounder)
-        # The encoder runs deterministically: dropout and its random streams have no place here.
-        self._model = state
+        graphdef, self._model = _taken_apart(grounder, mesh)
         self._constants = (jnp.asarray(prompt_encoder.prefix), Grammar.of(grammar))
+        self._answer_tokens = grammar.max_length
         program = functools.partial(
             _search_program, graphdef, hierarchy.num_frames, self.settings, grammar.max_length, self.mesh
         )
         self._program = jax.jit(program)
+
+    def with_model(self, grounder) -> "Searcher":
+        """The same search, its compiled programs shared, with other parameters of the same structure."""
+        other = copy.copy(self)
+        _, other._model = _taken_apart(grounder, self.mesh)
+        if _signature(other._model) != _signature(self._model):
+            raise ValueError("the grounder has another structure than the searcher's; make a new Searcher for it.")
+        return other
 
     @property
     def compile_count(self) -> int:
@@ -144,14 +158,17 @@ class Searcher:
           threshold: goes into the results; it does not change the moments.
         """
         started = time.perf_counter()
+        self.cost = Cost()
         if not len(sentences):
             return []
         windows = policy_of(depth).windows(self.hierarchy, duration_s)
         table, starts = self._window_table(windows, fps, len(features))
         questions = self._questions(sentences)
+        padded = pad_frames(features)
+        self.shapes.add((padded.shape, str(padded.dtype), table.frames.shape, questions.tokens.shape))
         moments, decoded = jax.device_get(
             self._program(
-                self._model, self._constants, jnp.asarray(pad_frames(features)), table, starts,
+                self._model, self._constants, jnp.asarray(padded), table, starts,
                 np.float32(windows[0, 1] - windows[0, 0]), np.float32(duration_s),
                 np.int32(-(-len(windows) // table.valid.shape[1])), questions,
             )
@@ -168,7 +185,7 @@ class Searcher:
         shared = windows * (len(self._constants[0]) + self.hierarchy.num_frames)
         seconds = time.perf_counter() - started
         frames = windows * self.hierarchy.num_frames
-        self.cost += Cost(1, queries, windows, frames, shared + asked, decoded, seconds)
+        self.cost = Cost(1, queries, windows, frames, shared + asked, decoded, seconds)
 
     def _window_table(self, windows: np.ndarray, fps: float, total_frames: int) -> tuple[WindowTable, jax.Array]:
         """Windows in blocks: rows of the features `[N, B, F]`, validity `[N, B]`, and starts in seconds `[N, B]`."""
@@ -186,8 +203,23 @@ class Searcher:
         valid = np.arange(size) < len(windows)
         return WindowTable(frames.reshape(*capacity, -1), valid.reshape(capacity)), starts.reshape(capacity)
 
+    def question(self, sentence: str) -> np.ndarray:
+        """Tokens `[n]` int32 of the question about a sentence.
+
+        Raises:
+          ValueError: it is empty, or with its answer longer than anything the model was trained on.
+        """
+        tokens = self.prompt_encoder.encode_question(sentence, "dense")
+        length, limit = len(tokens) + self._answer_tokens, self.prompt_encoder.max_text_tokens
+        if length > limit:
+            raise ValueError(
+                f"the query {sentence!r} needs {length} tokens with its answer; the model reads at most {limit} "
+                f"(prompt.max_text_tokens). Shorten it."
+            )
+        return tokens
+
     def _questions(self, sentences: Sequence[str]) -> Questions:
-        asked = [self.prompt_encoder.encode_question(sentence, "dense") for sentence in sentences]
+        asked = [self.question(sentence) for sentence in sentences]
         longest = max(map(len, asked))
         length = self.settings.question_tokens or _round_up(longest, 8)
         if longest > length:
@@ -230,7 +262,8 @@ def _search_program(
         )  # fmt: skip
     spans, confidence, decoded = windows(model, constants, features, table, num_blocks, questions)
     if mesh is not None:
-        spans, confidence = (jax.lax.with_sharding_constraint(x, NamedSharding(mesh, everywhere)) for x in (spans, confidence))
+        whole = NamedSharding(mesh, everywhere)
+        spans, confidence = (jax.lax.with_sharding_constraint(x, whole) for x in (spans, confidence))
     # In units of frames, so that one program serves windows of every length (depth 0: as long as the video).
     start, end = Hierarchy(num_frames, num_frames).to_seconds(spans[..., 0], spans[..., 1], 0.0)
     start, end = (jnp.clip(starts + x * (window_s / num_frames), 0.0, duration_s) for x in (start, end))
@@ -238,6 +271,22 @@ def _search_program(
     candidates = flat(jnp.where(confidence > 0, confidence, -jnp.inf))
     moments = rank_moments(flat(start), flat(end), candidates, top_k=settings.top_k, nms_iou=settings.nms_iou)
     return moments, decoded
+
+
+def _taken_apart(grounder, mesh: Mesh | None) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and parameters, these where the rules put them: elsewhere they would mean another program."""
+    graphdef, state = nnx.split(grounder)
+    if mesh is None:
+        return graphdef, state
+    put = lambda path, variable: variable.replace(
+        jax.device_put(variable.get_value(), sharding_for("/".join(map(str, path)), variable, mesh))
+    )
+    return graphdef, nnx.from_flat_state([(path, put(path, variable)) for path, variable in nnx.to_flat_state(state)])
+
+
+def _signature(state) -> tuple:
+    leaves, structure = jax.tree.flatten(state)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def _round_up(n: int, step: int) -> int:

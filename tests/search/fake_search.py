@@ -26,7 +26,7 @@ class FakePrompts:
     """`PromptEncoder` for sentences such as `event 3` or `quite a long event 3`; the last token names it."""
 
     prefix = np.array([BOS, 9], np.int32)
-    eos_id, pad_id = EOS, PAD
+    eos_id, pad_id, max_text_tokens = EOS, PAD, 24
 
     def encode_question(self, sentence, level="dense"):
         words = sentence.split()

@@ -107,6 +107,8 @@ def test_errors_say_what_to_do():
     searcher = _searcher(question_tokens=2)
     with pytest.raises(ValueError, match="'a longer event 1' has 4 tokens; search.question_tokens is 2"):
         searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["a longer event 1"])
+    with pytest.raises(ValueError, match="needs 36 tokens with its answer; the model reads at most 24"):
+        searcher.question("a " * 28 + "event 1")
     with pytest.raises(ValueError, match="search.top_k is 0"):
         SearchSettings(top_k=0)
     assert searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, []) == []

@@ -1,0 +1,199 @@
+"""Score a trained run on held-out videos: `python -m revision_jax.evaluate --help`."""
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+USAGE = """
+Three methods answer the same queries: the model on all windows (depth 1), the model in one pass over the whole
+video (depth 0), and CLIP frame retrieval. The confidence below which an event counts as absent, and the variant of
+CLIP retrieval, are chosen on the validation split.
+
+Examples:
+  python -m revision_jax.evaluate --workdir runs/stage1-tiny               the config's split (test)
+  python -m revision_jax.evaluate --workdir runs/stage1-tiny --split val
+
+RUN/eval holds metrics.json, predictions.jsonl, calibration.json (which `ground` uses), report.html and its
+pictures; for another split than test with its name (metrics_val.json). The same command continues a stopped
+evaluation, video by video.
+"""
+FORMAT = 1  # of the predictions; another one starts the files anew
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    config: ConfigDict, workdir: str | Path, grounder, *, directories: Mapping[str, Path], mesh, before=None,
+    split: str = "", train_compilations: int | None = None,
+) -> dict:  # fmt: skip
+    """Scores a grounder, prints the table, and writes everything into `workdir/eval`.
+
+    Args:
+      grounder: `models.Grounder`, trained.
+      directories: split -> data set directory; holds `val` and the split scored.
+      mesh: devices.
+      before: the grounder as it was before training, for the same table; None keeps what `metrics.json` holds.
+      split: default `eval.split`.
+      train_compilations: how often the train step was compiled, to be kept with the search's counters.
+
+    Returns:
+      what `metrics.json` holds. Every score is a percentage.
+    """
+    # Slow to import, and `--help` must be quick.
+    import jax
+
+    from revision_jax.evaluation import methods as m
+    from revision_jax.evaluation.predictions import PredictionLog, read_json, write_json
+    from revision_jax.evaluation.scores import choose_thresholds, score
+    from revision_jax.report.summary import write_summary
+    from revision_jax.report.table import print_table
+    from revision_jax.training.datasets import make_extractor
+
+    started = time.perf_counter()
+    split = split or config.eval.split
+    folder, suffix = Path(workdir) / "eval", "" if split == "test" else f"_{split}"
+    width = grounder.adapter.kernel.shape[0]
+    splits = {name: m.Split.open(config, directories[name], name, width) for name in sorted({"val", split})}
+    data = [_file_digest(directories[name]) for name in splits]
+
+    def answer(methods, model, tag):
+        """Split -> method -> answers. A log belongs to one model, one data set and one way to search."""
+        identity = _digest(FORMAT, config.search, config.hierarchy, config.prompt, data, _parameters(model))
+        logs = {name: PredictionLog(folder / _named(f"predictions{tag}", name), identity) for name in splits}
+        return {name: m.answer(splits[name], methods, logs[name], _tell(name)) for name in splits}
+
+    with jax.set_mesh(mesh):
+        # ------------------------------------------------------------------------------------ search
+        every_query = [query for split in splits.values() for query in split.all_queries]
+        searcher, extractor = m.make_searcher(config, grounder, mesh, every_query), make_extractor(config, mesh)
+        retrieval = m.choose_retrieval(
+            splits["val"], extractor, top_k=config.search.top_k, nms_iou=config.search.nms_iou
+        )
+        depths = lambda searcher: {f"depth{depth}": m.search_at(searcher, depth) for depth in (1, 0)}
+        answers = answer(depths(searcher) | {"clip": m.retrieve(retrieval, extractor)}, grounder, "")
+        earlier = None
+        if before is not None:
+            earlier = answer(depths(searcher.with_model(before)), before, "_before")
+
+    # ---------------------------------------------------------------------------------------- score
+    queries, val_queries = splits[split].all_queries, splits["val"].all_queries
+    calibration = choose_thresholds(val_queries, answers["val"])
+    calibration["clip"] |= {"variant": retrieval.variant, "length_s": retrieval.length_s}
+    write_json(folder / "calibration.json", calibration)
+    old = read_json(folder / f"metrics{suffix}.json") or {}
+    if train_compilations is None:
+        train_compilations = old.get("compilations", {}).get("train_step")
+    metrics = {
+        "split": split,
+        "videos": len(splits[split].queries),
+        "queries": len(queries),
+        "present": sum(query.present for query in queries),
+        "absent": sum(not query.present for query in queries),
+        "methods": score(queries, answers[split], calibration),
+        "before": old.get("before"),
+        "calibration": calibration,
+        "compilations": {
+            "train_step": train_compilations,
+            "search": {"programs": searcher.compile_count, "shapes": len(searcher.shapes)},
+            "encoder": extractor.compile_count,
+        },
+        "device": {"kind": mesh.devices.flat[0].device_kind, "count": mesh.devices.size},
+        "seconds": time.perf_counter() - started,
+    }
+    if earlier is not None:
+        metrics["before"] = score(queries, earlier[split], choose_thresholds(val_queries, earlier["val"]))
+
+    # ---------------------------------------------------------------------------------------- tell
+    predictions, threshold = answers[split]["depth1"][0], calibration["depth1"]["threshold"]
+    report = write_summary(Path(workdir), suffix, metrics, config, splits[split], predictions, threshold)
+    write_json(folder / f"metrics{suffix}.json", metrics)  # the last: it says that all the rest is there
+    print_table(metrics)
+    log.info("report: %s", report)
+    return metrics
+
+
+def _tell(split: str):
+    return lambda method, done, total: log.info("%s, %s: %d of %d videos", split, method, done, total)
+
+
+def _named(stem: str, split: str) -> str:
+    return f"{stem}.jsonl" if split == "test" else f"{stem}_{split}.jsonl"
+
+
+def _digest(*parts) -> str:
+    plain = lambda value: value.to_dict() if isinstance(value, ConfigDict) else str(value)
+    return hashlib.sha256(json.dumps(parts, default=plain, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(directory: Path) -> str:
+    """Of a data set: its manifest, which holds the features' checksums, and its queries."""
+    from revision_jax.data.builders.base import QUERIES
+    from revision_jax.data.features import MANIFEST
+
+    return hashlib.sha256(b"".join((Path(directory) / name).read_bytes() for name in (MANIFEST, QUERIES))).hexdigest()
+
+
+def _parameters(grounder) -> str:
+    """Content of the parameters that a stage may have trained: LoRA and adapter; the base is fixed by the run."""
+    import numpy as np
+    from flax import nnx
+
+    total = hashlib.sha256()
+    for path, parameter in sorted(nnx.to_flat_state(nnx.state(grounder)), key=lambda item: str(item[0])):
+        if "lora_a" in path or "lora_b" in path or path[0] == "adapter":
+            total.update(str(path).encode() + np.ascontiguousarray(parameter.get_value()).tobytes())
+    return total.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------- the verb
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m revision_jax.evaluate", description=__doc__.partition(":")[0] + ".", epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--workdir", metavar="RUN", required=True, help="work folder of a training run")
+    parser.add_argument("--split", choices=("val", "test"), default="", help="default: the config's eval.split")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 2 after one clear error line."""
+    args = make_parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("revision_jax").setLevel(logging.INFO)
+    from revision_jax.train import user_errors
+
+    try:
+        evaluate_run(args.workdir, args.split)
+    except user_errors() as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate_run(workdir: str | Path, split: str = "") -> dict:
+    """Evaluates the newest checkpoint of a work folder; see `evaluate`."""
+    from revision_jax import config as configs
+    from revision_jax.parallel.mesh import make_mesh
+    from revision_jax.training.datasets import prepare_data
+    from revision_jax.training.parts import load_grounder, restore_grounder
+
+    config = configs.load_json(Path(workdir) / "config.json")
+    mesh = make_mesh(**config.mesh)
+    grounder, _ = restore_grounder(config, workdir, mesh)
+    directories = prepare_data(config, mesh, splits=tuple(sorted({"val", split or config.eval.split})))
+    before = load_grounder(config, mesh) if config.eval.before else None
+    return evaluate(config, workdir, grounder, directories=directories, mesh=mesh, before=before, split=split)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

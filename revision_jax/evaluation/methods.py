@@ -1,0 +1,136 @@
+"""The methods that are compared, all as one function: `ask(store, video_id, queries) -> (predictions, cost)`."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from revision_jax.data.extraction import Extractor
+from revision_jax.data.features import FeatureStore
+from revision_jax.data.moments import Query
+from revision_jax.evaluation.predictions import Prediction, PredictionLog
+from revision_jax.metrics.cost import Cost
+from revision_jax.prompts import AnswerGrammar
+from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
+from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.training.datasets import open_split
+from revision_jax.training.parts import make_hierarchy, make_prompt_encoder
+
+Answers = tuple[list[Prediction], Cost]
+Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
+NOTHING = np.zeros((0, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split's features, and its queries by video (videos without any are left out)."""
+
+    name: str
+    store: FeatureStore
+    queries: Mapping[str, Sequence[Query]]
+
+    @classmethod
+    def open(cls, config: ConfigDict, directory: Path, name: str, width: int) -> "Split":
+        """The split in `directory`, checked against the run; `width` is the adapter's D.
+
+        Raises:
+          ValueError: it has no queries.
+        """
+        store, queries = open_split(config, directory, width=width)
+        by_video: dict[str, list[Query]] = {}
+        for query in queries:
+            by_video.setdefault(query.video_id, []).append(query)
+        if not by_video:
+            raise ValueError(f"the {name} split in {directory} has no queries; expected some to score.")
+        return cls(name, store, by_video)
+
+    @property
+    def all_queries(self) -> list[Query]:
+        """In the order in which they are answered."""
+        return [query for queries in self.queries.values() for query in queries]
+
+
+def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] = ()) -> Searcher:
+    """The search as a run's config has it; one question length for all `queries`, so that it compiles once."""
+    hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
+    grammar = AnswerGrammar.compile(prompts, hierarchy.num_frames)
+    searcher = Searcher(grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh)
+    if not searcher.settings.question_tokens:
+        sound = [query.sentence for query in queries if _fault(searcher, query) is None]
+        longest = max((len(searcher.question(sentence)) for sentence in sound), default=0)
+        searcher.settings = dataclasses.replace(searcher.settings, question_tokens=-(-longest // 8) * 8)
+    return searcher
+
+
+def _fault(searcher: Searcher, query: Query) -> str | None:
+    """Why a query cannot be asked, or None."""
+    try:
+        searcher.question(query.sentence)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def search_at(searcher: Searcher, depth: int) -> Ask:
+    """The model at a search depth. A query that cannot be asked is a miss, never a query fewer."""
+
+    def ask(store, video_id, queries):
+        faults = [_fault(searcher, query) for query in queries]
+        sentences = [query.sentence for query, fault in zip(queries, faults) if fault is None]
+        features, info = store.read_all(video_id), store.manifest.videos[video_id]
+        results = iter(searcher.search(features, store.manifest.fps, info.duration_s, sentences, depth=depth))
+        predictions = [
+            Prediction(query.query_id, next(results).moments if fault is None else NOTHING, fault)
+            for query, fault in zip(queries, faults)
+        ]
+        return predictions, searcher.cost
+
+    return ask
+
+
+def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
+    """The CLIP baseline."""
+
+    def ask(store, video_id, queries):
+        started = time.perf_counter()
+        features, info = store.read_all(video_id), store.manifest.videos[video_id]
+        sentences = [query.sentence for query in queries]
+        asked = extractor.encode_queries(sentences)
+        results = retrieval.search(features, store.manifest.fps, info.duration_s, sentences, asked)
+        cost = Cost(videos=1, queries=len(queries), seconds=time.perf_counter() - started)
+        return [Prediction(q.query_id, result.moments) for q, result in zip(queries, results)], cost
+
+    return ask
+
+
+def choose_retrieval(val: Split, extractor: Extractor, *, top_k: int, nms_iou: float) -> ClipRetrieval:
+    """The best variant of the CLIP baseline on the validation split."""
+    manifest = val.store.manifest
+    cases = [
+        Case(
+            val.store.read_all(video_id), manifest.fps, manifest.videos[video_id].duration_s,
+            extractor.encode_queries([q.sentence for q in queries]), [q.moments for q in queries],
+        )
+        for video_id, queries in val.queries.items()
+    ]  # fmt: skip
+    return choose_variant(cases, top_k=top_k, nms_iou=nms_iou)
+
+
+def answer(split: Split, methods: Mapping[str, Ask], log: PredictionLog, progress: Callable = lambda *_: None) -> dict:
+    """Method -> (predictions in the order of `split.all_queries`, cost); what the log holds is not done again.
+
+    Args:
+      progress: called as (method, videos done, videos in all).
+    """
+    answers = {name: ([], Cost()) for name in methods}
+    for done, (video_id, queries) in enumerate(split.queries.items(), 1):
+        for name, ask in methods.items():
+            if log.get(name, video_id) is None:
+                log.append(name, queries, *ask(split.store, video_id, queries))
+                progress(name, done, len(split.queries))
+            predictions, cost = log.get(name, video_id)
+            answers[name] = answers[name][0] + predictions, answers[name][1] + cost
+    return answers

@@ -1,0 +1,136 @@
+"""The files of an evaluation: predictions that survive a kill, and JSON that is whole or not there.
+
+`predictions.jsonl` begins with a line that says what it belongs to. Then a line a query, and after the last query
+of a (method, video) a closing line with its cost: only closed groups count, so that half a video is never scored.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from revision_jax.data.moments import Query
+from revision_jax.metrics.cost import Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer to one query, as it is kept.
+
+    Attributes:
+      moments: `[k, 3]` float64 (start_s, end_s, confidence), best first.
+      error: why the query could not be asked; it then has no moments and counts as a miss.
+    """
+
+    query_id: str
+    moments: np.ndarray
+    error: str | None = None
+
+
+class PredictionLog:
+    """Predictions of one evaluation, appended a (method, video) at a time.
+
+    Args:
+      path: the file; one of another identity is begun anew, one of this identity is continued.
+      identity: what the predictions depend on: model, data, settings.
+    """
+
+    def __init__(self, path: Path, identity: str):
+        self.path = path
+        self._groups: dict[tuple[str, str], tuple[list[Prediction], Cost]] = {}
+        header = {"evaluation": identity}
+        kept = []
+        lines = _whole_lines(path)
+        if lines and lines[0] == header:
+            kept = self._read(lines[1:])
+        # What a kill left open is dropped from the file too, else it would stand there twice.
+        _write(path, "".join(json.dumps(line) + "\n" for line in [header, *kept]))
+
+    def _read(self, lines: Sequence[dict]) -> list[dict]:
+        """Takes in the closed groups and returns their lines."""
+        open_: dict[tuple[str, str], list[dict]] = {}
+        kept = []
+        for line in lines:
+            key = line["method"], line["video_id"]
+            if "cost" in line:
+                rows = open_.pop(key, [])
+                if len(rows) == line["queries"]:
+                    self._groups[key] = [_prediction(row) for row in rows], Cost(**line["cost"])
+                    kept += [*rows, line]
+            else:
+                open_.setdefault(key, []).append(line)
+        return kept
+
+    def get(self, method: str, video_id: str) -> tuple[list[Prediction], Cost] | None:
+        """A closed group: its predictions and their cost, or None."""
+        return self._groups.get((method, video_id))
+
+    def append(self, method: str, queries: Sequence[Query], predictions: Sequence[Prediction], cost: Cost) -> None:
+        """Writes the predictions of one video's queries and closes the group."""
+        video_id = queries[0].video_id
+        rows = [
+            {"method": method, "video_id": video_id, "query_id": p.query_id, "sentence": q.sentence}
+            | {"truth": q.moments, "moments": _rounded(p.moments)}
+            | ({"error": p.error} if p.error else {})
+            for q, p in zip(queries, predictions, strict=True)
+        ]
+        end = {"method": method, "video_id": video_id, "queries": len(rows), "cost": cost.as_dict()}
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in [*rows, end])
+            file.flush()
+            os.fsync(file.fileno())
+        # What is scored is what is in the file, so that a resumed evaluation scores the same.
+        self._groups[method, video_id] = [_prediction(row) for row in rows], cost
+
+
+def _rounded(moments: np.ndarray) -> list[list[float]]:
+    return [[round(float(start), 3), round(float(end), 3), float(sure)] for start, end, sure in moments]
+
+
+def _prediction(row: Mapping) -> Prediction:
+    moments = np.array(row["moments"], np.float64).reshape(-1, 3)
+    return Prediction(row["query_id"], moments, row.get("error"))
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines up to the first that a kill cut short."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all; numbers that are not finite become null, as JSON has none."""
+    _write(path, json.dumps(_finite(values), indent=2) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote, or None where there is nothing readable."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,69 @@
+"""The report of an evaluation: its pictures and its page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from revision_jax.report import plots
+from revision_jax.report.html import write_report
+from revision_jax.report.table import named_methods
+
+SHOWN = 8  # queries in the timelines
+
+
+def write_summary(
+    workdir: Path, suffix: str, metrics: Mapping, config: ConfigDict, split, predictions: Sequence, threshold: float
+) -> Path:
+    """Writes `eval/*.png` and `eval/report.html`; returns the page's path.
+
+    Args:
+      suffix: of the file names, "" or "_val".
+      metrics: what `metrics.json` will hold.
+      split: `evaluation.methods.Split`.
+      predictions: of its queries, in order.
+      threshold: the least confidence that counts as present.
+    """
+    folder = workdir / "eval"
+    figures = []
+    steps, losses = read_losses(workdir)
+    if len(steps) > 1:
+        plots.loss_curve(steps, losses, folder / "loss.png")
+        figures.append(("Training", folder / "loss.png", "Loss of the answers' tokens."))
+    recalls = {name: scores["recall"]["mad"] for name, scores in named_methods(metrics).items() if scores["recall"]}
+    if recalls:
+        plots.recall_bars(recalls, folder / f"recall{suffix}.png")
+        figures.append(("Recall", folder / f"recall{suffix}.png", "Present queries with a hit among their first k."))
+    cases = choose_cases(split, predictions, threshold)
+    plots.timelines(cases, folder / f"timelines{suffix}.png")
+    caption = "Left the whole video, right a close-up. The queries are taken at even distances from the split."
+    figures.append(("Timelines", folder / f"timelines{suffix}.png", caption))
+    page = folder / f"report{suffix}.html"
+    write_report(page, metrics, config.to_dict(), figures, cases)
+    return page
+
+
+def choose_cases(split, predictions: Sequence, threshold: float) -> list[plots.Timeline]:
+    """Queries at even distances, present and absent in turn with their share: not the best, not the worst."""
+    cases = []
+    for query, prediction in zip(split.all_queries, predictions, strict=True):
+        duration = split.store.manifest.videos[query.video_id].duration_s
+        cases.append(
+            plots.Timeline(query.sentence, duration, query.moments, prediction.moments.tolist(), threshold)
+        )
+    present, absent = [case for case in cases if case.truth], [case for case in cases if not case.truth]
+    rejected = min(2, len(absent))
+    return _spread(present, SHOWN - rejected) + _spread(absent, rejected)
+
+
+def _spread(cases: Sequence, count: int) -> list:
+    count = min(count, len(cases))
+    return [cases[i * len(cases) // count] for i in range(count)]
+
+
+def read_losses(workdir: Path) -> tuple[list[int], list[float]]:
+    """Steps and losses of `metrics.jsonl`; empty where there is none."""
+    path = workdir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row["step"] for row in rows], [row["loss"] for row in rows]

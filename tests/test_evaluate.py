@@ -1,0 +1,156 @@
+"""A run's evaluation: what it leaves, that it goes on after a kill, and that no query is lost."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from revision_jax import evaluate
+from revision_jax.search.clip_baseline import ClipRetrieval
+from revision_jax.search.evaluator import Searcher
+
+SCORES = ("recall", "mean_iou", "rejection", "threshold", "failed", "queries", "present", "absent")
+
+
+def _scores(metrics):
+    """What must not depend on how the evaluation went."""
+    groups = [metrics["methods"], metrics["before"]]
+    plain = [{name: {key: method[key] for key in SCORES} for name, method in group.items()} for group in groups]
+    return json.loads(json.dumps(plain).replace("NaN", "null"))
+
+
+def _copy(run, folder):
+    return Path(shutil.copytree(run.workdir, folder / "run"))
+
+
+def test_metrics_hold_everything(trained_run):
+    metrics = json.loads((trained_run.workdir / "eval/metrics.json").read_text())
+    assert _scores(metrics) == _scores(trained_run.metrics)
+    assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} and set(metrics["before"]) == {"depth1", "depth0"}
+    assert metrics["present"] > 0 and metrics["absent"] > 0 and metrics["videos"] == 2
+    for method in [*metrics["methods"].values(), *metrics["before"].values()]:
+        assert method["queries"] == metrics["queries"] == metrics["present"] + metrics["absent"]
+        assert set(method["recall"]) == {"mad", "ge"} and len(method["recall"]["mad"]) == 16
+        assert {"precision", "recall", "f1", "false_alarm_rate", "auroc"} <= set(method["rejection"])
+        assert method["cost"]["seconds_per_query"] > 0
+    assert metrics["methods"]["depth1"]["cost"]["windows"] > metrics["methods"]["depth0"]["cost"]["windows"] == 2
+    assert metrics["methods"]["depth1"]["threshold"] == metrics["calibration"]["depth1"]["threshold"]
+    assert metrics["device"]["count"] == 1 and metrics["seconds"] > 0
+
+
+def test_programs_compile_once_a_shape(trained_run):
+    compilations = trained_run.metrics["compilations"]
+    assert compilations["train_step"] == 1
+    # Both depths, after and before training, val and test: one program for each depth.
+    assert compilations["search"] == {"programs": 2, "shapes": 2}
+
+
+def test_predictions_hold_every_query_of_every_method(trained_run):
+    lines = [json.loads(line) for line in (trained_run.workdir / "eval/predictions.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if "query_id" in line]
+    assert len(rows) == 3 * trained_run.metrics["queries"]
+    assert len({(row["method"], row["query_id"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert all(0 <= start < end <= 130.1 for start, end, _ in row["moments"])
+        assert [m[2] for m in row["moments"]] == sorted((m[2] for m in row["moments"]), reverse=True)
+
+
+def test_the_report_stands_alone(trained_run):
+    page = (trained_run.workdir / "eval/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r"(?:src|href)=[\"'](?!data:)", page)
+    assert "before training" in page and "CLIP frame retrieval" in page and "learning_rate" in page
+    for picture in ("loss", "recall", "timelines"):
+        assert (trained_run.workdir / f"eval/{picture}.png").stat().st_size > 5000
+
+
+def test_a_killed_evaluation_goes_on(trained_run, tmp_path, monkeypatch):
+    workdir = _copy(trained_run, tmp_path)
+    shutil.rmtree(workdir / "eval")
+    searched, search = [], Searcher.search
+
+    def dies(self, *args, **kwargs):
+        if len(searched) == 3:
+            raise KeyboardInterrupt
+        searched.append(1)
+        return search(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Searcher, "search", dies)
+        evaluate.evaluate_run(workdir)
+    assert not (workdir / "eval/metrics.json").exists() and not (workdir / "eval/calibration.json").exists()
+
+    def counts(self, *args, **kwargs):
+        searched.append(1)
+        return search(self, *args, **kwargs)
+
+    monkeypatch.setattr(Searcher, "search", counts)
+    metrics = evaluate.evaluate_run(workdir)
+    # 2 models x 2 splits x 2 videos x 2 depths, none of them twice.
+    assert len(searched) == 16
+    assert _scores(metrics) == _scores(trained_run.metrics)
+
+
+def test_a_finished_evaluation_searches_nothing_again(trained_run, tmp_path, monkeypatch):
+    workdir = _copy(trained_run, tmp_path)
+    monkeypatch.delattr(Searcher, "search")
+    metrics = evaluate.evaluate_run(workdir)
+    assert _scores(metrics) == _scores(trained_run.metrics)
+    assert metrics["compilations"]["train_step"] == 1
+
+
+def test_another_split_has_its_own_files(trained_run, tmp_path, monkeypatch):
+    workdir = _copy(trained_run, tmp_path)
+    before = (workdir / "eval/metrics.json").read_bytes()
+    metrics = evaluate.evaluate_run(workdir, "val")
+    assert metrics["split"] == "val"
+    assert (workdir / "eval/metrics_val.json").exists() and (workdir / "eval/report_val.html").exists()
+    assert (workdir / "eval/metrics.json").read_bytes() == before
+
+
+def test_a_query_that_cannot_be_asked_is_a_miss(trained_run, tmp_path, monkeypatch):
+    directories = {}
+    for split in ("val", "test"):
+        directories[split] = Path(shutil.copytree(trained_run.directories[split], tmp_path / split))
+    path = directories["test"] / "queries.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    broken = next(row for row in rows if row["moments"])
+    broken["sentence"] = "a red circle " * 40
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("revision_jax.training.datasets.prepare_data", lambda *_, **__: directories)
+    workdir = _copy(trained_run, tmp_path)
+    metrics = evaluate.evaluate_run(workdir)
+    assert metrics["methods"]["depth1"]["failed"] == 1 and metrics["methods"]["clip"]["failed"] == 0
+    assert metrics["queries"] == trained_run.metrics["queries"]
+    lines = [json.loads(line) for line in (workdir / "eval/predictions.jsonl").read_text().splitlines()]
+    (row,) = [r for r in lines if r.get("query_id") == broken["query_id"] and r["method"] == "depth1"]
+    assert row["moments"] == [] and "prompt.max_text_tokens" in row["error"]
+
+
+def test_clip_is_scored_with_the_variant_chosen_on_val(trained_run):
+    chosen = trained_run.metrics["calibration"]["clip"]
+    ClipRetrieval(chosen["variant"], chosen["length_s"])  # raises on an unknown one
+    assert math.isfinite(chosen["threshold"])
+
+
+def test_help_teaches_and_is_quick(tmp_path):
+    start = time.perf_counter()
+    code = "import sys; from revision_jax.evaluate import main\n"
+    code += "try: main(['--help'])\nfinally: print('jax' in sys.modules, 'transformers' in sys.modules)"
+    env = {"PYTHONPATH": str(Path(evaluate.__file__).parents[1]), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("False False\n")
+    for word in ("Examples:", "--workdir runs/", "calibration.json", "continues"):
+        assert word in done.stdout
+    assert time.perf_counter() - start < 30
+
+
+def test_no_run_is_one_clear_line(tmp_path, capsys):
+    assert evaluate.main(["--workdir", str(tmp_path / "nothing")]) == 2
+    assert "expected the work folder of a training run" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""The ground verb on a run with random parts: what it prints, and what it says of files that are no videos."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import revision_jax
+from revision_jax import ground
+from revision_jax.data.video import read_frames, write_video
+
+SENTENCE = "a red circle moves to the left"
+
+
+@pytest.fixture(scope="module")
+def videos(trained_run, tmp_path_factory):
+    """The held-out file as it is and in another container, size and rate; and files that are no videos."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "other.mkv", (frames for frames in read_frames(trained_run.video, 4.0, 96)), 4.0)
+    whole = trained_run.video.read_bytes()
+    (folder / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.mp4").write_text("this is no video\n" * 50)
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (folder / "empty.mp4").touch()
+    return folder
+
+
+def _run(trained_run, *arguments):
+    return ground.main([*map(str, arguments), "--workdir", str(trained_run.workdir)])
+
+
+def test_prints_moments_or_that_there_are_none(trained_run, capfd):
+    assert _run(trained_run, trained_run.video, SENTENCE, "a blue star spins", "--top", 3) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    blocks = out.strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [SENTENCE, "a blue star spins"]
+    moment = r"  \d+\. 0:0[0-2]:\d\d - 0:0[0-2]:\d\d   confidence \d+\.\d\d"
+    for line in [line for block in blocks for line in block.splitlines()[1:]]:
+        assert re.fullmatch(moment, line) or line.startswith("  not in this video"), line
+
+
+def test_json_and_files_of_queries(trained_run, videos, tmp_path, capfd):
+    (tmp_path / "events.txt").write_text(f"{SENTENCE}\n\na blue star spins\n")
+    assert _run(trained_run, videos / "other.mkv", "--queries", tmp_path / "events.txt", "--json") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["duration_s"] == pytest.approx(130, abs=1)
+    assert [q["sentence"] for q in found["queries"]] == [SENTENCE, "a blue star spins"]
+    for query in found["queries"]:
+        assert query["present"] == bool(query["moments"])
+        for moment in query["moments"]:
+            assert 0 <= moment["start_s"] < moment["end_s"] <= found["duration_s"] + 1e-3
+            assert moment["confidence"] >= query["threshold"]
+
+
+def test_the_python_api_gives_the_same(trained_run, monkeypatch, tmp_path):
+    results = ground.ground(trained_run.video, [SENTENCE, "a blue star spins"], trained_run.workdir)
+    # The newest run under ./runs is the default.
+    monkeypatch.chdir(trained_run.workdir.parents[1])
+    from revision_jax.api import load_run
+
+    run = load_run()
+    assert run.threshold == trained_run.metrics["calibration"]["depth1"]["threshold"]
+    one = run.ground(run.encode(trained_run.video), SENTENCE)[0]
+    assert one.sentence == SENTENCE and one.present == results[0].present
+    np.testing.assert_allclose(one.moments, results[0].moments, rtol=1e-5)
+
+
+def test_agrees_with_the_evaluation(trained_run):
+    """Same extractor, same search: a held-out file gives the moments that were scored."""
+    lines = (trained_run.workdir / "eval/predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows = [r for r in rows if r.get("query_id") and r["method"] == "depth1" and r["video_id"] == trained_run.video.stem]
+    results = ground.ground(trained_run.video, [row["sentence"] for row in rows], trained_run.workdir)
+    assert sum(len(result.moments) for result in results) > 0
+    for row, result in zip(rows, results):
+        np.testing.assert_allclose(result.moments, np.reshape(row["moments"], (-1, 3)), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("file, words", [
+    ("text.mp4", "found"), ("truncated.mp4", "incomplete or damaged"), ("sound.mp4", "only audio, no video stream"),
+    ("missing.mp4", "no such file"), ("empty.mp4", "found"), (".", "a directory"),
+])
+def test_what_is_no_video_is_one_clear_line(file, words, trained_run, videos, capfd):
+    assert _run(trained_run, videos / file, SENTENCE) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("error: ") and words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["  "], "is empty; expected a sentence"),
+    ([], "no sentence given; expected an event in quotes"),
+    (["a red circle " * 40], "prompt.max_text_tokens"),
+    ([SENTENCE, "--top", "0"], "--top is 0"),
+    ([SENTENCE, "--queries", "nowhere.txt"], "nowhere.txt"),
+])
+def test_bad_queries_are_one_clear_line(arguments, words, trained_run, capfd):
+    assert _run(trained_run, trained_run.video, *arguments) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_without_a_run_it_says_how_to_make_one(trained_run, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert ground.main([str(trained_run.video), SENTENCE]) == 2
+    err = capfd.readouterr().err
+    assert "no trained run under runs/" in err and "python -m revision_jax.train --config configs/stage1.py" in err
+    shutil.copytree(trained_run.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    assert ground.main([str(trained_run.video), SENTENCE, "--workdir", "run"]) == 2
+    assert "holds no trained run" in capfd.readouterr().err
+
+
+def test_as_a_command(trained_run, videos, tmp_path):
+    """In a process of its own: nothing else on stderr, the exit code, and help without slow imports."""
+    env = os.environ | {"PYTHONPATH": str(Path(revision_jax.__file__).parents[1])}
+    command = [sys.executable, "-m", "revision_jax.ground"]
+    bad = subprocess.run([*command, str(videos / "text.mp4"), SENTENCE], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
+    good = subprocess.run(
+        [*command, str(trained_run.video), SENTENCE, "--workdir", str(trained_run.workdir)],
+        env=env, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (good.returncode, good.stderr) == (0, ""), good.stderr
+    assert good.stdout.startswith(SENTENCE)
+    code = "import sys; from revision_jax.ground import main\n"
+    code += "try: main(['--help'])\nfinally: print('jax' in sys.modules, 'av' in sys.modules)"
+    teaches = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert teaches.stdout.endswith("False False\n") and "Examples:" in teaches.stdout and "--queries" in teaches.stdout
