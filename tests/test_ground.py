@@ -81,8 +81,8 @@ def test_the_python_api_gives_the_same(trained_run, monkeypatch, tmp_path):
 def test_agrees_with_the_evaluation(trained_run):
     """Same extractor, same search: a held-out file gives the moments that were scored."""
     lines = (trained_run.workdir / "eval/predictions.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    rows = [r for r in rows if r.get("query_id") and r["method"] == "depth1" and r["video_id"] == trained_run.video.stem]
+    of_video = [row for row in map(json.loads, lines) if row.get("video_id") == trained_run.video.stem]
+    rows = [row for row in of_video if "query_id" in row and row["method"] == "depth1"]
     results = ground.ground(trained_run.video, [row["sentence"] for row in rows], trained_run.workdir)
     assert sum(len(result.moments) for result in results) > 0
     for row, result in zip(rows, results):
@@ -127,7 +127,9 @@ def test_as_a_command(trained_run, videos, tmp_path):
     """In a process of its own: nothing else on stderr, the exit code, and help without slow imports."""
     env = os.environ | {"PYTHONPATH": str(Path(revision_jax.__file__).parents[1])}
     command = [sys.executable, "-m", "revision_jax.ground"]
-    bad = subprocess.run([*command, str(videos / "text.mp4"), SENTENCE], env=env, cwd=tmp_path, capture_output=True, text=True)
+    bad = subprocess.run(
+        [*command, str(videos / "text.mp4"), SENTENCE], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
     good = subprocess.run(
         [*command, str(trained_run.video), SENTENCE, "--workdir", str(trained_run.workdir)],

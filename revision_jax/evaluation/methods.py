@@ -58,10 +58,9 @@ def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] =
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
     grammar = AnswerGrammar.compile(prompts, hierarchy.num_frames)
     searcher = Searcher(grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh)
-    if not searcher.settings.question_tokens:
-        sound = [query.sentence for query in queries if _fault(searcher, query) is None]
-        longest = max((len(searcher.question(sentence)) for sentence in sound), default=0)
-        searcher.settings = dataclasses.replace(searcher.settings, question_tokens=-(-longest // 8) * 8)
+    sound = [query.sentence for query in queries if _fault(searcher, query) is None]
+    if sound:
+        searcher.fit_questions(sound)
     return searcher
 
 

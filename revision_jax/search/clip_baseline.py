@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.metrics.grounding import mean_iou, recall_at_k
-from revision_jax.search.evaluator import Result, pad_frames
+from revision_jax.search.evaluator import Result
+from revision_jax.search.layout import pad_frames
 from revision_jax.search.ranking import rank_moments
 
 # What scores a stretch: its best frame, the mean of its best three, or the mean of them all.

@@ -21,12 +21,12 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.search.decoding import Grammar
+from revision_jax.search.layout import common_start, pack_questions, pack_windows, pad_frames
 from revision_jax.search.policies import policy_of
 from revision_jax.search.ranking import rank_moments
-from revision_jax.search.recursion import Questions, WindowTable, search_windows
+from revision_jax.search.recursion import Questions, search_windows
 
-_QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only
-_WINDOW_STEP = 16  # and windows to a multiple of this
+_PROBES = ("a dog runs", "the zebra", "7 people")  # questions about them share only what all questions share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class SearchSettings:
       query_batch: queries asked together of a block of windows.
       window_block: windows whose caches are held at a time; a longer video is streamed in blocks of them.
       decode_block: pairs of query and window decoded at a time after the first answer token.
-      question_tokens: questions are padded to this length; 0 takes the longest of a call, rounded up to 8.
+      question_tokens: questions, behind the words they all begin with, are padded to this length; 0 takes the
+        longest of a call, rounded up to 8.
     """
 
     top_k: int = 50
@@ -125,6 +126,7 @@ class Searcher:
         graphdef, self._model = _taken_apart(grounder, mesh)
         self._constants = (jnp.asarray(prompt_encoder.prefix), Grammar.of(grammar))
         self._answer_tokens = grammar.max_length
+        self._head = common_start([prompt_encoder.encode_question(probe, "dense") for probe in _PROBES])
         program = functools.partial(
             _search_program, graphdef, hierarchy.num_frames, self.settings, grammar.max_length, self.mesh
         )
@@ -162,10 +164,12 @@ class Searcher:
         if not len(sentences):
             return []
         windows = policy_of(depth).windows(self.hierarchy, duration_s)
-        table, starts = self._window_table(windows, fps, len(features))
+        frames = self.hierarchy.frame_indices(windows[:, 0], windows[:, 1], fps, len(features))
+        table, starts = pack_windows(frames, windows[:, 0], self.settings.window_block, self._shards)
         questions = self._questions(sentences)
         padded = pad_frames(features)
-        self.shapes.add((padded.shape, str(padded.dtype), table.frames.shape, questions.tokens.shape))
+        shapes = padded.shape, table.frames.shape, questions.head.shape, questions.tokens.shape
+        self.shapes.add((*shapes, str(padded.dtype)))
         moments, decoded = jax.device_get(
             self._program(
                 self._model, self._constants, jnp.asarray(padded), table, starts,
@@ -175,33 +179,16 @@ class Searcher:
         )  # fmt: skip
         asked = np.asarray(questions.lengths)[: len(sentences)].astype(np.int64) * len(windows)
         tokens = asked + decoded[: len(sentences)]
-        self._count(len(sentences), len(windows), int(asked.sum()), int(decoded.sum()), started)
+        shared = len(windows) * (len(self._constants[0]) + self.hierarchy.num_frames + len(questions.head))
+        self.cost = Cost(
+            videos=1, queries=len(sentences), windows=len(windows), frames=frames.size,
+            tokens_prefilled=shared + int(asked.sum()), tokens_decoded=int(decoded.sum()),
+            seconds=time.perf_counter() - started,
+        )  # fmt: skip
         return [
             Result(sentence, found[np.isfinite(found[:, 2])].astype(np.float64), threshold, len(windows), int(spent))
             for sentence, found, spent in zip(sentences, moments, tokens)
         ]
-
-    def _count(self, queries: int, windows: int, asked: int, decoded: int, started: float) -> None:
-        shared = windows * (len(self._constants[0]) + self.hierarchy.num_frames)
-        seconds = time.perf_counter() - started
-        frames = windows * self.hierarchy.num_frames
-        self.cost = Cost(1, queries, windows, frames, shared + asked, decoded, seconds)
-
-    def _window_table(self, windows: np.ndarray, fps: float, total_frames: int) -> tuple[WindowTable, jax.Array]:
-        """Windows in blocks: rows of the features `[N, B, F]`, validity `[N, B]`, and starts in seconds `[N, B]`."""
-        blocks = -(-len(windows) // self.settings.window_block)
-        each = -(-len(windows) // blocks)
-        # A single window (depth 0) stands alone; else few distinct sizes, which the devices can divide.
-        step = self._shards if each == 1 else np.lcm(_WINDOW_STEP, self._shards)
-        block = min(_round_up(each, step), self.settings.window_block)
-        capacity = (1 << (blocks - 1).bit_length(), block)
-        size = capacity[0] * capacity[1]
-        frames = np.zeros((size, self.hierarchy.num_frames), np.int32)
-        frames[: len(windows)] = self.hierarchy.frame_indices(windows[:, 0], windows[:, 1], fps, total_frames)
-        starts = np.zeros(size, np.float32)
-        starts[: len(windows)] = windows[:, 0]
-        valid = np.arange(size) < len(windows)
-        return WindowTable(frames.reshape(*capacity, -1), valid.reshape(capacity)), starts.reshape(capacity)
 
     def question(self, sentence: str) -> np.ndarray:
         """Tokens `[n]` int32 of the question about a sentence.
@@ -218,22 +205,15 @@ class Searcher:
             )
         return tokens
 
+    def fit_questions(self, sentences: Sequence[str]) -> None:
+        """Fixes the length that questions are padded to, so that all these sentences meet one program."""
+        if not self.settings.question_tokens:
+            length = self._questions(sentences).tokens.shape[1]
+            self.settings = dataclasses.replace(self.settings, question_tokens=length)
+
     def _questions(self, sentences: Sequence[str]) -> Questions:
         asked = [self.question(sentence) for sentence in sentences]
-        longest = max(map(len, asked))
-        length = self.settings.question_tokens or _round_up(longest, 8)
-        if longest > length:
-            worst = sentences[int(np.argmax([len(a) for a in asked]))]
-            raise ValueError(
-                f"the question about {worst!r} has {longest} tokens; search.question_tokens is {length}. "
-                f"Raise it, or set it to 0 to fit the questions."
-            )
-        capacity = _round_up(len(asked), np.lcm(_QUERY_STEP, self.settings.query_batch))
-        tokens = np.zeros((capacity, length), np.int32)
-        lengths = np.ones(capacity, np.int32)
-        for i, ids in enumerate(asked):
-            tokens[i, : len(ids)], lengths[i] = ids, len(ids)
-        return Questions(tokens, lengths, np.int32(len(asked)))
+        return pack_questions(asked, self._head, self.settings.question_tokens, self.settings.query_batch)
 
 
 def _search_program(
@@ -287,13 +267,3 @@ def _taken_apart(grounder, mesh: Mesh | None) -> tuple[nnx.GraphDef, nnx.State]:
 def _signature(state) -> tuple:
     leaves, structure = jax.tree.flatten(state)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-
-
-def _round_up(n: int, step: int) -> int:
-    return int(-(-n // step) * step)
-
-
-def pad_frames(features: np.ndarray) -> np.ndarray:
-    """Rows rounded up to a quarter of a power of two: few shapes, at most a quarter more memory."""
-    step = max(64, 1 << max(len(features).bit_length() - 3, 0))
-    return np.pad(features, ((0, _round_up(len(features), step) - len(features)), (0, 0)))

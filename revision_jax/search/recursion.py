@@ -4,10 +4,11 @@ Letters: Q queries, q queries asked together, N blocks, B windows of a block, F 
 tokens, S slots of the suffix cache (T + A - 1), D feature width.
 
 The prompt is (prefix, video, question, answer) and the video does not see the question: the key/value cache of
-(prefix, video) is made once a window and is exact for every query. A block of windows is encoded, then all
-queries are asked of it, `query_batch` at a time, and read its cache in place. Only pairs (query, window) whose
-answer may still become a span are decoded further (`Grammar.open`): most windows answer `Not Present`, which its
-first token settles. Loops have dynamic bounds: padding of queries and of blocks costs memory, no time.
+(prefix, video) is made once a window and is exact for every query; so is that of the words with which all
+questions begin ("During which frames can we see"). A block of windows is encoded, then all queries are asked of
+it, `query_batch` at a time, and read its cache in place. Only pairs (query, window) whose answer may still become
+a span are decoded further (`Grammar.open`): most windows answer `Not Present`, which its first token settles.
+Loops have dynamic bounds: padding of queries and of blocks costs memory, no time.
 """
 
 import dataclasses
@@ -36,11 +37,13 @@ class Questions(NamedTuple):
     """Tokenised questions.
 
     Attributes:
-      tokens: `[Q, T]` int32, right-padded.
+      head: `[h]` int32, what all of them begin with; it is cached with the window.
+      tokens: `[Q, T]` int32, the rest of each, right-padded; at least one token.
       lengths: `[Q]` int32.
       count: `[]` int32, how many of the Q are not padding.
     """
 
+    head: jax.Array
     tokens: jax.Array
     lengths: jax.Array
     count: jax.Array
@@ -89,7 +92,7 @@ def search_windows(
 
     def step(state: SearchState) -> SearchState:
         frames, valid = table.frames[state.block], table.valid[state.block]
-        cache, _ = grounder.encode_windows(prefix, features[frames])
+        cache = _encode(grounder, prefix, features[frames], questions.head)
 
         def ask(i, state):
             queries = i * query_batch + jnp.arange(query_batch)
@@ -114,6 +117,14 @@ def search_windows(
 
     start = SearchState.start(questions.tokens.shape[0], *table.valid.shape)
     return jax.lax.while_loop(lambda state: state.block < num_blocks, step, start)
+
+
+def _encode(grounder, prefix, video, head):
+    """The key/value cache of (prefix, video `[B, F, D]`, head), P + F + h slots a window."""
+    windows = grounder.embed_windows(prefix, video)
+    said = grounder.llm.embed(head[None])
+    said = jnp.broadcast_to(said, (windows.shape[0], *said.shape[1:]))
+    return grounder.llm.prefill(jnp.concatenate([windows, said], axis=1))[1]
 
 
 def _answer(llm, grammar, prefix, tokens, lengths, asked, answer_tokens, decode_block) -> DecodeState:

@@ -47,7 +47,7 @@ def test_pictures_show_something(tmp_path):
     plots.timelines(CASES, tmp_path / "timelines.png")
     for name in ("loss", "recall", "timelines"):
         picture = matplotlib.image.imread(tmp_path / f"{name}.png")
-        assert min(picture.shape[:2]) > 300 and np.unique(picture.reshape(-1, 4), axis=0).shape[0] > 20
+        assert min(picture.shape[:2]) > 300 and len(np.unique(picture[..., :3] @ [1.0, 10.0, 100.0])) > 20
     # Truth is drawn in its own colour, in the whole video and in the close-up.
     green = np.abs(picture[..., :3] - np.array([0x2E, 0x8B, 0x57]) / 255).max(axis=2) < 0.02
     assert green[:, : green.shape[1] // 2].any() and green[:, green.shape[1] // 2 :].any()

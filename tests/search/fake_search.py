@@ -23,14 +23,14 @@ EVENTS = 8  # feature channels of an oracle's video, one an event
 
 
 class FakePrompts:
-    """`PromptEncoder` for sentences such as `event 3` or `quite a long event 3`; the last token names it."""
+    """`PromptEncoder` for sentences such as `event 3` or `quite a long event 3`: token 9, one a word, the event."""
 
     prefix = np.array([BOS, 9], np.int32)
     eos_id, pad_id, max_text_tokens = EOS, PAD, 24
 
     def encode_question(self, sentence, level="dense"):
-        words = sentence.split()
-        return np.array([8] * (len(words) - 1) + [EVENT + int(words[-1])], np.int32)
+        *words, event = sentence.split()
+        return np.array([9] + [8] * len(words) + [EVENT + (int(event) if event.isdigit() else len(event))], np.int32)
 
     def encode_answer(self, text):
         if text == "Not Present":
@@ -51,19 +51,23 @@ class OracleLLM(nnx.Module):
     """
 
     def embed(self, tokens):
-        return tokens[..., None].astype(jnp.float32)
+        return jnp.broadcast_to(tokens[..., None].astype(jnp.float32), (*tokens.shape, EVENTS))
+
+    def prefill(self, embeddings):
+        return None, KVCache(*[embeddings[None, :, :, None]] * 2)
 
     def logits(self, hidden):
         return hidden
 
     def extend(self, embeddings, positions, prefix, suffix, write_at, suffix_mask):
-        k = jnp.broadcast_to(embeddings[None, :, :, None], (1, *embeddings.shape[:2], 1, EVENTS))
-        k = jax.lax.dynamic_update_slice_in_dim(suffix.k, k, write_at, axis=2)
+        k = jax.lax.dynamic_update_slice_in_dim(suffix.k, embeddings[None, :, :, None], write_at, axis=2)
         seen = suffix_mask[:, -1]  # [B, S], by the newest token
         text = jnp.where(seen, k[0, :, :, 0, 0], PAD).astype(jnp.int32)
         event = jnp.max(text[:, : 1 - GRAMMAR.max_length], axis=1) - EVENT
         written = jnp.sum(seen[:, 1 - GRAMMAR.max_length :], axis=1)  # answer tokens so far
-        video = jnp.repeat(prefix.k[0, :, -F:, 0], len(text) // prefix.k.shape[1], axis=0)  # [B, F, EVENTS]
+        start = len(PROMPTS.prefix)
+        video = prefix.k[0, :, start : start + F, 0]  # [windows, F, EVENTS]
+        video = jnp.repeat(video, len(text) // len(video), axis=0)
         video = jnp.take_along_axis(video, event[:, None, None], axis=2)[..., 0]
         first, last = jnp.argmax(video > 0, axis=1), F - 1 - jnp.argmax(video[:, ::-1] > 0, axis=1)
         there = jnp.any(video > 0, axis=1)
@@ -79,9 +83,8 @@ class Oracle(nnx.Module):
     def __init__(self):
         self.llm = OracleLLM()
 
-    def encode_windows(self, prefix, video):
-        cache = jnp.pad(video.astype(jnp.float32), ((0, 0), (len(prefix), 0), (0, 0)))[None, :, :, None]
-        return KVCache(cache, cache), None
+    def embed_windows(self, prefix, video):
+        return jnp.pad(video.astype(jnp.float32), ((0, 0), (len(prefix), 0), (0, 0)))
 
 
 def oracle_video(duration_s, fps, events):

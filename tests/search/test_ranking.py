@@ -30,9 +30,8 @@ def test_equals_slow_nms(nms_iou):
 
 
 def test_spans_without_length_and_nan_never_win():
-    moments = rank_moments(
-        jnp.array([[1.0, 5.0, 7.0]]), jnp.array([[1.0, 6.0, 9.0]]), jnp.array([[9.0, 1.0, jnp.nan]]), top_k=3, nms_iou=0.5
-    )
+    start, end, confidence = jnp.array([[[1.0, 5.0, 7.0]], [[1.0, 6.0, 9.0]], [[9.0, 1.0, jnp.nan]]])
+    moments = rank_moments(start, end, confidence, top_k=3, nms_iou=0.5)
     np.testing.assert_array_equal(np.isfinite(moments[0, :, 2]), [True, False, False])
     np.testing.assert_array_equal(moments[0, 0], [5.0, 6.0, 1.0])
 

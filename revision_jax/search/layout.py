@@ -1,0 +1,85 @@
+"""Fixed shapes for the search: windows, questions and features padded to few sizes, so that it rarely compiles.
+
+Letters: W windows in N blocks of B, F frames a window, Q queries, h tokens of a shared head, T of the rest.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from revision_jax.search.recursion import Questions, WindowTable
+
+QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only
+WINDOW_STEP = 16  # windows of a block, likewise; these cost time
+TOKEN_STEP = 8
+
+
+def pack_windows(frames: np.ndarray, starts: np.ndarray, block: int, shards: int = 1) -> tuple[WindowTable, np.ndarray]:
+    """Windows in blocks of equal size.
+
+    Args:
+      frames: `[W, F]` rows of the video's features.
+      starts: `[W]` seconds.
+      block: the most windows in a block, a multiple of `shards`.
+      shards: devices that share a block.
+
+    Returns:
+      the table, and the starts as `[N, B]` float32. N is rounded up to a power of two.
+    """
+    blocks = -(-len(frames) // block)
+    each = -(-len(frames) // blocks)
+    # A single window (depth 0) stands alone.
+    size = min(round_up(each, shards if each == 1 else np.lcm(WINDOW_STEP, shards)), block)
+    shape = (1 << (blocks - 1).bit_length(), size)
+    padded = np.zeros((shape[0] * shape[1], frames.shape[1]), np.int32)
+    padded[: len(frames)] = frames
+    when = np.zeros(len(padded), np.float32)
+    when[: len(starts)] = starts
+    valid = np.arange(len(padded)) < len(frames)
+    return WindowTable(padded.reshape(*shape, -1), valid.reshape(shape)), when.reshape(shape)
+
+
+def pack_questions(asked: Sequence[np.ndarray], head: np.ndarray, length: int, batch: int) -> Questions:
+    """Questions with their common head apart, the rest right-padded.
+
+    Args:
+      asked: tokens of each question.
+      head: tokens with which all of them should begin.
+      length: T; 0 takes the longest, rounded up to `TOKEN_STEP`.
+      batch: Q is a multiple of this.
+
+    Raises:
+      ValueError: a question is longer than `length`.
+    """
+    if any(len(ids) <= len(head) or (ids[: len(head)] != head).any() for ids in asked):
+        head = head[:0]  # a tokenizer that merges into the event: exact all the same, only slower
+    rests = [ids[len(head) :] for ids in asked]
+    longest = max(map(len, rests))
+    length = length or round_up(longest, TOKEN_STEP)
+    if longest > length:
+        raise ValueError(
+            f"a question has {longest} tokens behind {len(head)} shared ones; search.question_tokens is {length}. "
+            "Raise it, or set it to 0 to fit the questions."
+        )
+    tokens = np.zeros((round_up(len(rests), np.lcm(QUERY_STEP, batch)), length), np.int32)
+    lengths = np.ones(len(tokens), np.int32)
+    for i, ids in enumerate(rests):
+        tokens[i, : len(ids)], lengths[i] = ids, len(ids)
+    return Questions(head, tokens, lengths, np.int32(len(rests)))
+
+
+def common_start(texts: Sequence[np.ndarray]) -> np.ndarray:
+    """The tokens with which all texts begin, short of a whole text."""
+    shortest = min(map(len, texts)) - 1
+    same = np.all([text[:shortest] == texts[0][:shortest] for text in texts], axis=0)
+    return texts[0][: int(np.argmin(np.append(same, False)))]
+
+
+def pad_frames(features: np.ndarray) -> np.ndarray:
+    """`[N, D]`, rows rounded up to a quarter of a power of two: few sizes, at most a quarter more memory."""
+    step = max(64, 1 << max(len(features).bit_length() - 3, 0))
+    return np.pad(features, ((0, round_up(len(features), step) - len(features)), (0, 0)))
+
+
+def round_up(n: int, step: int) -> int:
+    return int(-(-n // step) * step)

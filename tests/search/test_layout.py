@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from revision_jax.search.layout import common_start, pack_questions, pack_windows, pad_frames
+
+
+@pytest.mark.parametrize("windows, block, shards, shape", [
+    (1, 128, 1, (1, 1)), (1, 128, 4, (1, 4)), (112, 128, 1, (1, 112)), (130, 128, 1, (2, 80)),
+    (1126, 128, 1, (16, 128)), (40, 16, 8, (4, 16)), (5, 8, 1, (1, 8)),
+])  # fmt: skip
+def test_windows_keep_their_order_in_blocks(windows, block, shards, shape):
+    frames, starts = np.arange(windows * 3).reshape(windows, 3), np.arange(windows) * 2.5
+    table, when = pack_windows(frames, starts, block, shards)
+    assert table.valid.shape == when.shape == shape
+    assert shape[1] <= block and shape[1] % shards == 0
+    np.testing.assert_array_equal(table.frames.reshape(-1, 3)[table.valid.reshape(-1)], frames)
+    np.testing.assert_array_equal(when.reshape(-1)[:windows], starts)
+    assert table.valid.reshape(-1)[:windows].all() and table.valid.sum() == windows
+
+
+def test_questions_share_their_head():
+    asked = [np.array(ids) for ids in ([7, 8, 1, 9], [7, 8, 2, 2, 2, 9])]
+    head = common_start(asked)
+    assert head.tolist() == [7, 8]
+    packed = pack_questions(asked, head, 0, 1)
+    assert packed.tokens.shape == (64, 8) and packed.lengths[:3].tolist() == [2, 4, 1] and int(packed.count) == 2
+    assert packed.tokens[1, :5].tolist() == [2, 2, 2, 9, 0]
+    # A question that begins otherwise, or that is nothing but the head, is kept whole.
+    for odd in ([1, 8, 3], [7, 8]):
+        packed = pack_questions([*asked, np.array(odd)], head, 0, 3)
+        assert packed.head.tolist() == [] and packed.tokens[2, : len(odd)].tolist() == odd
+        assert len(packed.tokens) == 192
+    with pytest.raises(ValueError, match=r"4 tokens behind 2 shared ones; search.question_tokens is 3"):
+        pack_questions(asked, head, 3, 1)
+
+
+def test_frames_are_padded_to_few_sizes():
+    sizes = {len(pad_frames(np.zeros((n, 2), np.float16))) for n in range(1, 40000, 7)}
+    assert len(sizes) < 40
+    for n in (1, 64, 65, 3600, 36000):
+        padded = pad_frames(np.ones((n, 2), np.float16))
+        assert n <= len(padded) <= max(1.25 * n + 1, 64 * 2) and padded.astype(int).sum() == 2 * n
+        assert padded.dtype == np.float16
