@@ -94,7 +94,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
     before = task.model if config.eval.before else None
     return evaluate(
         config, workdir, result.model, directories=directories, mesh=mesh, before=before,
-        train_compilations=result.compilations,
+        train_compilations=result.compilations or None,
     )
 
 

@@ -4,6 +4,8 @@
 that a run goes through, from the config on. The default is observed once, each field on its own.
 """
 
+import functools
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +20,9 @@ import fake_run
 import tiny_base
 
 from revision_jax import config as configs
+from revision_jax import train
 from revision_jax.data import pipeline
+from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training import loop
 from revision_jax.training.datasets import check_files, prepare_data
@@ -56,6 +60,7 @@ CHANGES = {
     "data.test_videos": ("features", {"data.test_videos": 2}),
     "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
     "data.near_miss_fraction": ("batch", {"data.near_miss_fraction": 1.0}),
+    "data.questions_per_window": ("batch", {"data.questions_per_window": 2}),
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
     "train.batch_size": ("batch", {"train.batch_size": 2}),
@@ -81,12 +86,14 @@ CHANGES = {
     "search.window_block": ("search", {"search.window_block": 4}),
     "search.decode_block": ("search", {"search.decode_block": 4}),
     "search.question_tokens": ("search", {"search.question_tokens": 40}),
+    "eval.split": ("evaluation", {"eval.split": "val"}),
+    "eval.before": ("evaluation", {"eval.before": True}),
 }
 ONE = jax.devices()[:1]
 
 
 # ------------------------------------------------------------------------------------------- observations
-def observe_model(config, place):
+def observe_model(config, place, monkeypatch):
     """Paths, dtypes and arrays of the grounder, and its logits with a LoRA that acts."""
     grounder = load_grounder(config, make_mesh(devices=ONE))
     module, arrays = take_apart(grounder)
@@ -97,7 +104,7 @@ def observe_model(config, place):
     return [(path, str(array.dtype), np.asarray(array).tobytes()) for path, array in arrays.items()], logits.tolist()
 
 
-def observe_gradient(config, place):
+def observe_gradient(config, place, monkeypatch):
     """What the backward pass of the model computes again."""
     module, arrays = take_apart(load_grounder(config, make_mesh(devices=ONE)))
     video, tokens = jnp.ones((1, 4, 12)), jnp.ones((1, 3), int)
@@ -105,14 +112,14 @@ def observe_gradient(config, place):
     return str(jax.make_jaxpr(jax.grad(loss))(arrays)).count("remat")
 
 
-def observe_features(config, place):
+def observe_features(config, place, monkeypatch):
     """Where each split is, and the manifest and queries of it."""
     directories = prepare_data(config)
     files = [directories[split] / name for split in directories for name in ("manifest.json", "queries.jsonl")]
     return [(str(file), file.read_text()) for file in files]
 
 
-def observe_batch(config, place):
+def observe_batch(config, place, monkeypatch):
     """Batches in an epoch, and the first two."""
     task = dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
     iterator = iter(task.batches)
@@ -128,7 +135,7 @@ def observe_reading(config, place, monkeypatch):
     return asked
 
 
-def observe_steps(config, place):
+def observe_steps(config, place, monkeypatch):
     """Three updates of the stand-in: metrics and what was trained. Not jitted: that would cost most of the time."""
     task, mesh = fake_run.make_task(config), make_mesh(devices=ONE)
     with jax.set_mesh(mesh):
@@ -150,9 +157,40 @@ def observe_files(config, place, monkeypatch):
     return logged, sorted(path.name for path in (place / "run/checkpoints").iterdir())
 
 
+def observe_search(config, place, monkeypatch):
+    """The search program of a validation video, and its windows; traced, not run."""
+    mesh = make_mesh(devices=ONE)
+    split = methods.Split.open(config, prepare_data(config)["val"], "val", 12)
+    searcher = methods.make_searcher(config, load_grounder(config, mesh), mesh, split.all_queries)
+    seen = []
+
+    def trace(program, model, constants, *arguments):
+        # Addresses of functions in the text differ from run to run.
+        seen.append(re.sub("0x[0-9a-f]+", "", str(program.trace(model, constants, *arguments).jaxpr)))
+        seen.extend(np.asarray(leaf).tolist() for leaf in jax.tree.leaves(arguments[1:]))
+        raise StopIteration
+
+    monkeypatch.setattr(searcher, "_program", functools.partial(trace, searcher._program))
+    for video_id, queries in split.queries.items():
+        with pytest.raises(StopIteration):
+            methods.search_at(searcher, 1)(split.store, video_id, queries)
+    return seen
+
+
+def observe_evaluation(config, place, monkeypatch):
+    """A whole run whose training does nothing and whose answers are empty: what is scored, the files it leaves."""
+    unchanged = lambda config, workdir, task: loop.Result(task.model, make_mesh(), 0, 0, 1)
+    empty = lambda split: ([methods.Prediction(q.query_id, methods.NOTHING) for q in split.all_queries], methods.Cost())
+    monkeypatch.setattr(loop, "run", unchanged)
+    monkeypatch.setattr(methods, "answer", lambda split, asks, *_: dict.fromkeys(asks, empty(split)))
+    metrics = train.train(config, place)
+    return metrics["split"], metrics["before"] is None, sorted(path.name for path in (place / "eval").iterdir())
+
+
 OBSERVERS = {
     "model": observe_model, "gradient": observe_gradient, "features": observe_features,
     "batch": observe_batch, "reading": observe_reading, "steps": observe_steps, "files": observe_files,
+    "search": observe_search, "evaluation": observe_evaluation,
 }
 STAND_IN = ("steps", "files")  # observed on the stand-in for model and data, the others on tiny real parts
 
@@ -174,8 +212,7 @@ def observe(kind, changes, places, place, monkeypatch):
     point = lambda value: value.replace("OTHER", str(places["OTHER"])) if isinstance(value, str) else value
     config = configs.load(overrides=known | {key: point(value) for key, value in changes.items()})
     with monkeypatch.context() as patch:
-        observer = OBSERVERS[kind]
-        return observer(config, place, patch) if kind in ("reading", "files") else observer(config, place)
+        return OBSERVERS[kind](config, place, patch)
 
 
 def test_every_field_is_in_the_table():
@@ -192,6 +229,8 @@ def test_a_change_has_an_effect_or_raises(field, places, tmp_path, monkeypatch):
         return
     if kind not in places["seen"]:
         places["seen"][kind] = observe(kind, {}, places, tmp_path / "default", monkeypatch)
+        # The default observed again is the same, or any change would seem to act.
+        assert observe(kind, {}, places, tmp_path / "again", monkeypatch) == places["seen"][kind]
     assert observe(kind, changes, places, tmp_path / "changed", monkeypatch) != places["seen"][kind]
 
 
@@ -200,8 +239,8 @@ def run_up_to_the_step(changes, places):
     config = tiny_base.config_of(places["base"], places["data"], **changes)
     mesh = make_mesh(**config.mesh)
     check_files(config)
-    observe_gradient(config, None)
-    assert mesh is not None
+    module, arrays = take_apart(load_grounder(config, mesh))
+    jax.eval_shape(lambda: module.merge(arrays)(np.arange(2), jnp.ones((1, 4, 12)), jnp.ones((1, 3), int)))
 
 
 @pytest.mark.parametrize("preset", ["tiny", "mad", "vidchapters", "msrvtt"])

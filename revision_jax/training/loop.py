@@ -134,7 +134,8 @@ def train(
 ) -> TrainState:
     """Steps until all are done. The host waits for the device only where it logs."""
     first, last, every = int(state.step), total_steps(config, task), config.train
-    row_tokens = len(task.prefix) + config.hierarchy.num_frames + config.prompt.max_text_tokens
+    text_tokens = config.data.questions_per_window * config.prompt.max_text_tokens
+    row_tokens = len(task.prefix) + config.hierarchy.num_frames + text_tokens
     metrics_log, progress = MetricsLog(workdir, first), Progress(first, last, every.batch_size, row_tokens)
     sharding = batch_sharding(jax.sharding.get_mesh())
     pending = []  # (step, record ids, metrics still on the device) since the last log

@@ -68,7 +68,7 @@ def fingerprints(config: ConfigDict) -> dict[str, dict[str, str]]:
 
 
 def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
-    """The pretrained parts joined, with a fresh LoRA drawn from `seed`; the LLM's weights on the mesh.
+    """The pretrained parts joined, with a fresh LoRA drawn from `seed`; each parameter in its place.
 
     Raises:
       ConfigError: missing parts, or a prompt and window that exceed the LLM's positions.
@@ -85,7 +85,9 @@ def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
         place=lambda path, param, array: jax.device_put(array, sharding_for(path, param, mesh)),
     )
     check_length(config, llm.config.max_position_embeddings)
-    return Grounder(llm, load_dense_adapter(resolve_path(config.base.projector)))
+    # Placed as the train step leaves them, so that one compiled search serves the model before and after.
+    module, arrays = take_apart(Grounder(llm, load_dense_adapter(resolve_path(config.base.projector))))
+    return module.merge(place(arrays, module.shardings(mesh)))
 
 
 def check_length(config: ConfigDict, positions: int) -> None:
@@ -111,7 +113,6 @@ def restore_grounder(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> tup
       CheckpointError: no checkpoint, or one that stands on other files.
     """
     module, arrays = take_apart(load_grounder(config, mesh))
-    arrays = place(arrays, module.shardings(mesh))
     trainable, frozen, _ = split_by_table(arrays, config.trainable)
     meta = Meta(config.to_dict(), fingerprints(config))
     with Checkpoints(Path(workdir) / "checkpoints", meta, read_only=True) as checkpoints:

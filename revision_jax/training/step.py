@@ -1,6 +1,7 @@
 """One update: loss on the answer's tokens, gradient of the trained part, AdamW.
 
-Letters: B batch, F frames a window, D visual width, T text tokens, V vocabulary, P prefix tokens.
+Letters: B batch, G questions a window (left out when 1), F frames a window, D visual width, T text tokens,
+V vocabulary, P prefix tokens.
 """
 
 import dataclasses
@@ -38,9 +39,9 @@ def answer_loss(logits: jax.Array, tokens: jax.Array, loss_mask: jax.Array) -> t
     """Mean cross entropy (nats) and accuracy over the answer tokens of a batch, float32 scalars.
 
     Args:
-      logits: `[B, T, V]` float32; row `i` predicts `tokens[:, i]`.
-      tokens: `[B, T]` int32.
-      loss_mask: `[B, T]` bool, True on answer tokens.
+      logits: `[B, (G,) T, V]` float32; row `i` predicts `tokens[..., i]`.
+      tokens: `[B, (G,) T]` int32.
+      loss_mask: `[B, (G,) T]` bool, True on answer tokens.
     """
     count = loss_mask.sum().astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), tokens)
@@ -55,7 +56,7 @@ def train_step(
     """Pure update `state, batch -> state, metrics`.
 
     Args:
-      batch: `video [B, F, D]` float, `tokens [B, T]` int32, `loss_mask [B, T]` bool.
+      batch: `video [B, F, D]` float, `tokens [B, (G,) T]` int32, `loss_mask [B, (G,) T]` bool.
       frozen: path -> array, never changed.
     Returns:
       The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy.
@@ -64,7 +65,7 @@ def train_step(
 
     def loss_fn(trainable: Arrays):
         model = program.module.merge(trainable, frozen)
-        logits = model(program.prefix, batch["video"], batch["tokens"], dropout_key=dropout_key)  # [B, T, V]
+        logits = model(program.prefix, batch["video"], batch["tokens"], dropout_key=dropout_key)  # [B, (G,) T, V]
         return answer_loss(logits, batch["tokens"], batch["loss_mask"])
 
     (loss, accuracy), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)

@@ -13,9 +13,9 @@ class Task:
     """A stage, ready to be trained by `loop.run`.
 
     Attributes:
-      model: `model(prefix [P], video [B, F, D], tokens [B, T], dropout_key=key) -> logits [B, T, V]`.
+      model: `model(prefix [P], video [B, F, D], tokens [B, (G,) T], dropout_key=key) -> logits [B, (G,) T, V]`.
       prefix: `[P]` int32, tokens before the video.
-      batches: endless data set of dicts: `video`, `tokens`, `loss_mask [B, T]` and `record_id [B]`.
+      batches: endless data set of dicts: `video`, `tokens`, `loss_mask [B, (G,) T]` and `record_id [B]`.
       epoch_batches: batches in one pass over the data.
       describe_record: record id -> what it is (query, video, seconds), for errors.
       base: role ("llm") -> {"path", "sha256"} of each file the training stands on, for checkpoints.

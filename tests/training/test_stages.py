@@ -1,5 +1,6 @@
 """From a config to data and a stage, on a few minutes of Shapes with random parts."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training import loop
 from revision_jax.training.datasets import open_split, prepare_data
 from revision_jax.training.stages import dense_windows
+from revision_jax.training.state import take_apart
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +67,17 @@ def test_the_dense_stage_trains_and_stands_on_its_files(prepared, mesh, tmp_path
     assert set(task.base) == {"llm", "clip", "projector", "manifest.json", "queries.jsonl"}
     assert task.base["queries.jsonl"]["sha256"] == fingerprint(directories["train"] / "queries.jsonl")
     batch = next(iter(task.batches))
-    assert batch["video"].shape == (4, 8, 12) and batch["tokens"].shape == (4, 48)
+    assert batch["video"].shape == (4, 8, 12) and batch["tokens"].shape == (4, 4, 48)
     assert "in video" in task.describe_record(int(batch["record_id"][0]))
     result = loop.run(config, tmp_path / "run", task)
     assert (result.last_step, result.compilations) == (4, 1)
+    same = jax.tree.map(lambda a, b: a.sharding == b.sharding, *(take_apart(m)[1] for m in (task.model, result.model)))
+    assert all(same.values())  # or a program compiled for one would be compiled again for the other
     before, after = (m.llm.layers.self_attn.q_proj.lora_b[...] for m in (task.model, result.model))
     assert np.all(before == 0) and np.any(after != 0)
+    # Resumed in the middle, with the real pipeline: the same losses and weights to the bit.
+    losses = (tmp_path / "run/metrics.jsonl").read_text()
+    shutil.rmtree(tmp_path / "run/checkpoints/4")
     again = loop.run(config, tmp_path / "run", dense_windows(config, directories["train"], mesh))
+    assert again.first_step == 2 and (tmp_path / "run/metrics.jsonl").read_text() == losses
     np.testing.assert_array_equal(again.model.llm.layers.self_attn.q_proj.lora_b[...], after)
