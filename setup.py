@@ -1,12 +1,14 @@
 """Package of revision_jax. Versions are bounded to what is tested (see docs/architecture.md)."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="revision_jax",
     version="0.1.0",
     description="Find when an event happens in an hour-long video: ReVisionLLM in JAX.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -47,7 +47,7 @@ class Hierarchy:
         return np.stack([starts, starts + self.window_s], axis=1)
 
     def frame_indices(self, start_s, end_s, fps: float, total_frames: int) -> np.ndarray:
-        """Stored frames that represent a span: `[..., F]` int64, `linspace(start, end, F)` truncated (REFERENCE section 3).
+        """Stored frames that represent a span: `[..., F]` int64, `linspace(start, end, F)` truncated, as published.
 
         Args:
           start_s, end_s: span in seconds, scalars or arrays of one shape.

@@ -178,7 +178,7 @@ class AnswerGrammar:
                     results.append((-2, -2))
                 state = children[state][token]
             if results[state] != (-2, -2) or children[state]:
-                raise ValueError(f"two answers share the tokens {ids} ({text!r}); this tokenizer cannot tell them apart.")
+                raise ValueError(f"two answers share the tokens {ids} ({text!r}); this tokenizer cannot part them.")
             results[state] = result
         width = max(map(len, children))
         tokens = np.full((len(children), width), -1, np.int32)

@@ -1,1 +1,1 @@
-"""How the shipped tiny parts were made: tokenizer, CLIP, LLM, projector. Re-runnable: `python -m revision_jax.pretrain`."""
+"""How the shipped tiny parts were made: tokenizer, CLIP, LLM, projector. Run `python -m revision_jax.pretrain`."""

@@ -14,7 +14,9 @@ from revision_jax.pretrain import attributes, shapes_clip
 from revision_jax.pretrain.lookup_lm import frame_tokens
 
 
-def fit_projector(encode, llm: Llama, tokenizer, *, seed: int = 2, images: int = 20_000, ridge: float = 1.0) -> DenseAdapter:
+def fit_projector(
+    encode, llm: Llama, tokenizer, *, seed: int = 2, images: int = 20_000, ridge: float = 1.0
+) -> DenseAdapter:
     """The dense adapter `D -> H` that maps features of random frames to their words.
 
     Args:

@@ -23,19 +23,28 @@ import optax
 from flax import nnx
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, TURNABLE
+from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, TEMPLATES, TURNABLE
 from revision_jax.interop.table import flat_params
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.pretrain import attributes
 
 # (frames, plain, the running IoU that ends it). Plain videos show colors and shapes alone: matching comes first.
-CURRICULUM = ((8, True, 0.85), (8, False, 0.62), (16, False, 0.65), (32, False, 0.7), (48, False, 0.75), (64, False, 1.0))
+CURRICULUM = (
+    (8, True, 0.85),
+    (8, False, 0.62),
+    (16, False, 0.65),
+    (32, False, 0.7),
+    (48, False, 0.75),
+    (64, False, 1.0),
+)
 CHANGES = (
     "still", "leftward", "rightward", "upward", "downward", "clockwise", "counterclockwise", "growing",
     "shrinking", "appearing", "vanishing",
 )  # fmt: skip
 LOOKUPS = 4  # questions a video: they share its cost, and do not see each other
-LOOKUP_TOKENS = 14  # "Find: red triangle rightward ASSISTANT:" and the answer
+ECHOES = 0.2  # of the questions: repeat some words, so that the LLM can say more than spans
+FILLERS = 9  # at most so many words without meaning stand between the keywords of a lookup
+LOOKUP_TOKENS = 14 + FILLERS  # "Find: red triangle rightward ASSISTANT:", fillers, and the answer
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
 _COLORS, _SHAPES = list(COLORS), list(SHAPES)
 _TURNABLE = [SHAPES.index(shape) for shape in TURNABLE]
@@ -136,7 +145,7 @@ def _segments(frames: int, plain: bool, rng) -> list[Segment]:
 
 
 def sample(frames: int, plain: bool, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, tuple[int, int]]]]:
-    """One video and its lookups: word weights `[frames, A]` float32, and LOOKUPS pairs of keywords and frames (s, e)."""
+    """One video and its lookups: word weights `[frames, A]` float32, and LOOKUPS pairs (keywords, (s, e))."""
     lookups = []
     while not lookups:
         segments = _segments(frames, plain, rng)
@@ -161,17 +170,51 @@ def sample(frames: int, plain: bool, rng: np.random.Generator) -> tuple[np.ndarr
     return np.concatenate(rows), pairs
 
 
+def _fillers(tokenizer) -> np.ndarray:
+    """Tokens without meaning in a lookup: not special, no number, no keyword, no word the world has for actions."""
+    meant = " ".join([*attributes.WORDS, *CHANGES, *(form for forms in TEMPLATES.values() for form in forms)])
+    meant = {*tokenizer.encode(meant), *tokenizer.all_special_ids, *_numbers(tokenizer)}
+    meant |= {*tokenizer.encode(prompts.span_answer(0, 0)), *tokenizer.encode("ASSISTANT: " + prompts.NOT_PRESENT)}
+    return np.array([token for token in range(len(tokenizer)) if token not in meant])
+
+
+def _with_fillers(encoder, keywords: str, fillers: np.ndarray, rng) -> np.ndarray:
+    """Tokens of a lookup: `Find: red triangle rightward ASSISTANT:`, or with meaningless words at random places.
+
+    Sentences will hold words that the LLM has never seen: it must find the keywords by what they are, not by
+    where they stand.
+    """
+    asked = encoder.encode_text(f"Find: {keywords}")
+    if rng.random() < 0.75:
+        asked = asked[2:] if rng.random() < 0.7 else asked
+        count = int(rng.integers(FILLERS + 1))
+        asked = np.insert(asked, rng.integers(len(asked) + 1, size=count), rng.choice(fillers, count))
+    return np.append(asked, encoder.encode_text(encoder.template.after_video("")))
+
+
+def _echo(encoder, rng) -> tuple[np.ndarray, np.ndarray]:
+    """`Say: not present moon ASSISTANT:` -> `not present moon </s>`: any words, without a meaning."""
+    words = rng.integers(len(encoder.tokenizer.all_special_ids), len(encoder.tokenizer), size=rng.integers(1, 6))
+    end = encoder.encode_text(encoder.template.after_video(""))
+    return np.concatenate([encoder.encode_text("Say: "), words, end]), np.append(words, encoder.eos_id)
+
+
 def make_batch(encoder: prompts.PromptEncoder, frames: int, plain: bool, size: int, rng) -> dict[str, np.ndarray]:
-    """A batch: `weights [B, F, A]`, and of B * LOOKUPS lookups `tokens [.., T]`, `loss_mask [.., T]`, `span [.., 2]`."""
+    """A batch: `weights [B, F, A]`; of B * LOOKUPS texts `tokens [.., T]`, `loss_mask [.., T]`, `span [.., 2]`."""
     batch = {"weights": [], "tokens": [], "loss_mask": [], "span": []}
     index = np.arange(LOOKUP_TOKENS)
+    fillers = _fillers(encoder.tokenizer)
     for _ in range(size):
         word_weights, pairs = sample(frames, plain, rng)
         word_weights = word_weights * PLAIN if plain else word_weights
         batch["weights"].append(word_weights + NOISE * rng.standard_normal(word_weights.shape, np.float32))
         for keywords, span in pairs:
-            asked = encoder.encode_text(encoder.template.after_video(f"Find: {keywords}"))
-            answer = encoder.encode_answer(prompts.span_answer(*span))
+            if rng.random() < ECHOES and not plain:
+                asked, answer = _echo(encoder, rng)
+                span = (-1, -1)  # no lookup: not scored
+            else:
+                asked = _with_fillers(encoder, keywords, fillers, rng)
+                answer = encoder.encode_answer(prompts.span_answer(*span))
             tokens = np.full(LOOKUP_TOKENS, encoder.pad_id, np.int32)
             tokens[: len(asked) + len(answer)] = np.concatenate([asked, answer])
             batch["tokens"].append(tokens)
@@ -188,7 +231,7 @@ def frame_tokens(embedding: jax.Array, word_ids: jax.Array, weights: jax.Array) 
 def loss_fn(params, graphdef, prefix, word_ids, batch):
     """Mean cross-entropy over answer tokens, and the teacher-forced predictions `[B * LOOKUPS, T]`."""
     model = nnx.merge(graphdef, params)
-    size, frames, _ = batch["weights"].shape
+    size = len(batch["weights"])
     rows, length = batch["tokens"].shape
     video = frame_tokens(model.embed_tokens.embedding[...], word_ids, batch["weights"])
     start = jnp.broadcast_to(model.embed(prefix)[None], (size, len(prefix), video.shape[-1]))
@@ -214,6 +257,8 @@ def _mean_iou(predicted, batch, numbers: dict[int, int]) -> float:
     """IoU of the two number tokens (s from its own place, e after the true s), averaged."""
     ious = []
     for tokens, mask, (s, e) in zip(predicted, batch["loss_mask"], batch["span"], strict=True):
+        if s < 0:
+            continue
         first = int(np.argmax(mask))
         a, b = (numbers.get(int(tokens[first + k]), -1) for k in (1, 3))
         inter, union = min(b, e) - max(a, s), max(b, e) - min(a, s)
@@ -236,7 +281,16 @@ def _initialise(model: Llama) -> None:
             param.set_value(param[...] * (scale / (2 * model.config.num_layers) ** 0.5 if residual else scale))
 
 
-def train(tokenizer, *, seed: int = 0, tokens_a_step: int = 3072, minutes: float = 60.0, last_steps: int = 1500, log=print, checkpoint=None):
+def train(
+    tokenizer,
+    *,
+    seed: int = 0,
+    tokens_a_step: int = 3072,
+    minutes: float = 60.0,
+    last_steps: int = 1500,
+    log=print,
+    checkpoint=None,
+):
     """Trains the tiny LLM; returns it. Ends `last_steps` after the last curriculum step, or after `minutes`."""
     encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
     model = Llama(tiny_config(len(tokenizer)), rngs=nnx.Rngs(seed))
@@ -267,9 +321,14 @@ def train(tokenizer, *, seed: int = 0, tokens_a_step: int = 3072, minutes: float
         if chosen == CURRICULUM[level]:
             running = 0.95 * running + 0.05 * _mean_iou(np.asarray(predicted), batch, numbers)
         if step % 20 == 0:
-            log(f"step {step} level {level} F {frames} loss {float(loss):.3f} iou {running:.3f} {time.time() - started:.0f} s")
+            log(
+                f"step {step} level {level} F {frames} loss {float(loss):.3f} iou {running:.3f}"
+                f" {time.time() - started:.0f} s"
+            )
         if step % 100 == 0 and checkpoint:
-            pathlib.Path(checkpoint).write_bytes(pickle.dumps(jax.device_get((params, opt_state, level, running, since, step))))
+            pathlib.Path(checkpoint).write_bytes(
+                pickle.dumps(jax.device_get((params, opt_state, level, running, since, step)))
+            )
         if running > CURRICULUM[level][-1]:
             level, running, since = level + 1, 0.0, 0
     return nnx.merge(graphdef, params)

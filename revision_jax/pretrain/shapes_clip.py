@@ -111,7 +111,13 @@ def sample_images(count: int, rng: np.random.Generator):
     mask = (np.abs(canvas - background).max(-1) > 10)[:, points][:, :, points].reshape(count, GRID, MASK, GRID, MASK)
     mask = mask.swapaxes(2, 3).reshape(count, GRID * GRID, MASK * MASK)
     patches = np.concatenate([patches, mask], axis=-1, dtype=np.float32)
-    return _degrade(canvas, rng), word_weights, pairs, patches, [" and ".join(c) or "there is nothing" for c in captions]
+    return (
+        _degrade(canvas, rng),
+        word_weights,
+        pairs,
+        patches,
+        [" and ".join(c) or "there is nothing" for c in captions],
+    )
 
 
 def _degrade(canvas: np.ndarray, rng) -> np.ndarray:
@@ -128,7 +134,7 @@ def _degrade(canvas: np.ndarray, rng) -> np.ndarray:
 
 
 def preprocess(pictures: jax.Array) -> jax.Array:
-    """`[n, SIZE, SIZE, 3]` uint8 -> `[n, IMAGE_SIZE, IMAGE_SIZE, 3]` float32, resized and normalised as the extractor does."""
+    """`[n, SIZE, SIZE, 3]` uint8 -> `[n, IMAGE_SIZE, IMAGE_SIZE, 3]` float32, as the extractor does it."""
     x = pictures.astype(jnp.float32) / 255
     x = jax.image.resize(x, (len(x), IMAGE_SIZE, IMAGE_SIZE, 3), "bicubic")
     return (jnp.clip(x, 0, 1) - jnp.array(MEAN)) / jnp.array(STD)
@@ -184,8 +190,12 @@ def train(tokenizer, *, seed: int = 0, steps: int = 4000, batch_size: int = 64, 
     opt_state = tx.init(params)
 
     def make(step):
-        pictures, word_weights, pairs, patches, captions = sample_images(batch_size, np.random.default_rng([seed, step]))
-        tokens = tokenizer(captions[:CAPTIONED], padding="max_length", max_length=CAPTION_TOKENS, return_tensors="np")["input_ids"]
+        pictures, word_weights, pairs, patches, captions = sample_images(
+            batch_size, np.random.default_rng([seed, step])
+        )
+        tokens = tokenizer(captions[:CAPTIONED], padding="max_length", max_length=CAPTION_TOKENS, return_tensors="np")[
+            "input_ids"
+        ]
         return {
             "pictures": pictures,
             "weights": word_weights,

@@ -16,7 +16,8 @@ from revision_jax.pretrain.attributes import WORDS
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 # Words of questions and answers of every level and stage, of captions, and of lookups (see lookup_lm.py).
 LANGUAGE = (
-    "USER: ASSISTANT: From to Not Present In video Yes No Does happen in the video? Answer yes or no. Describe this frame. "
+    "USER: ASSISTANT: From to Not Present In video Yes No Does happen in the video? Answer yes or no. "
+    "Describe this frame. "
     "During which frames can we see video In which . , ? : a an the at of and facing Find still there is nothing "
     "rightward leftward upward downward clockwise counterclockwise growing shrinking appearing vanishing"
 )

@@ -53,7 +53,10 @@ def test_recall_and_mean_iou_equal_brute_force(inequality):
             overlaps = [float(iou(m[None], [t])[0, 0]) for m in moments[:k] for t in truth]
             hits += any(o > theta if inequality == "mad" else o >= theta for o in overlaps)
         assert score == pytest.approx(100 * hits / len(truths))
-    first = [max((float(iou(m[:1], [t])[0, 0]) for t in truth), default=0) if len(m) else 0 for m, truth in zip(predictions, truths)]
+    first = [
+        max((float(iou(m[:1], [t])[0, 0]) for t in truth), default=0) if len(m) else 0
+        for m, truth in zip(predictions, truths)
+    ]
     assert mean_iou(predictions, truths) == pytest.approx(100 * np.mean(first))
 
 
@@ -88,7 +91,9 @@ def test_rejection_and_auroc_equal_brute_force():
     scores[:5] = -np.inf
     result = rejection(scores, present, 2.0)
     rejected = [not s >= 2.0 for s in scores]
-    assert result["precision"] == pytest.approx(100 * sum(r and not p for r, p in zip(rejected, present)) / sum(rejected))
+    assert result["precision"] == pytest.approx(
+        100 * sum(r and not p for r, p in zip(rejected, present)) / sum(rejected)
+    )
     assert result["recall"] == pytest.approx(100 * sum(r and not p for r, p in zip(rejected, present)) / sum(~present))
     assert result["accepted"] == pytest.approx(100 * sum(not r and p for r, p in zip(rejected, present)) / sum(present))
     pairs = [(a > b) + (a == b) / 2 for a in scores[present] for b in scores[~present]]

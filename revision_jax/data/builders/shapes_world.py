@@ -1,7 +1,7 @@
 """The Shapes world: hour-long videos of moving shapes, their events and their queries, from a seed.
 
-A video is a timeline of short events (4 to 20 s: a shape moves, spins, grows, fades, collides) among long
-background (changing scenes, shapes that stand still). Events come in families of near misses: the same shape in
+A video is a timeline of short events (4 to 20 s: a shape moves, spins, grows, fades, collides) of a small cast among
+long background (changing scenes, shapes that stand still). Events come in families of near misses: the same shape in
 another colour, the same action in the other direction. Finding an event therefore needs the meaning of its
 sentence, not only its words for colour and shape. Everything is a function of `(split, index, domain)`.
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from revision_jax.data.moments import Query
 
-VERSION = 1  # part of every data set's fingerprint: raise it when a seed would give another video
+VERSION = 2  # part of every data set's fingerprint: raise it when a seed would give another video
 SIZE = 64
 FPS = 5.0  # of the video files; events begin and end on frames
 COLORS = {
@@ -46,8 +46,12 @@ TEMPLATES = {
     "vanish": ("{a} vanishing", "{a} fades out", "{a} slowly disappears"),
     "collide": ("{a} colliding with {b}", "{a} bumps into {b}", "{a} hits {b} and bounces back"),
 }  # fmt: skip
+CAST = 14
 DOMAINS = ("day", "night", "crowded", "noisy")
 SPLITS = ("pretrain", "train", "val", "test")
+
+
+Actor = tuple[str, str]  # color, shape
 
 
 def noun_phrase(*words: str) -> str:
@@ -63,7 +67,7 @@ class Event:
     color: str
     shape: str
     action: str
-    other: tuple[str, str] | None = None
+    other: Actor | None = None
 
     def sentence(self, template: int) -> str:
         """The event in words; `template` chooses the wording."""
@@ -99,12 +103,13 @@ def _distance_field(shape: str, grid: int = 96) -> np.ndarray:
     from scipy.ndimage import distance_transform_edt
 
     y, x = np.mgrid[-1.5 : 1.5 : grid * 1j, -1.5 : 1.5 : grid * 1j]
+    u, v = 1.2 * x, 0.2 - 1.15 * y
     inside = {
         "circle": lambda: x**2 + y**2 < 0.8,
         "square": lambda: np.maximum(abs(x), abs(y)) < 0.78,
         "triangle": lambda: (y < 0.8) & (y > -1 + 2.6 * abs(x)),
         "arrow": lambda: ((y < -0.1) & (y > -1 + 1.2 * abs(x))) | ((y >= -0.1) & (y < 0.95) & (abs(x) < 0.28)),
-        "heart": lambda: ((1.2 * x) ** 2 + (0.2 - 1.15 * y) ** 2 - 0.7) ** 3 < (1.2 * x) ** 2 * (0.2 - 1.15 * y) ** 3 * 2,
+        "heart": lambda: (u**2 + v**2 - 0.7) ** 3 < 2 * u**2 * v**3,
         "moon": lambda: (x**2 + y**2 < 0.95) & (x**2 + (y + 0.5) ** 2 > 0.65),
     }[shape]()
     cell = 3.0 / (grid - 1)
@@ -153,7 +158,7 @@ def _event_tracks(event: Event, start: float, end: float, rng: np.random.Generat
     last = first.copy()
     match event.action:
         case "left" | "right" | "up" | "down":
-            axis, sign = (0 if event.action in ("left", "right") else 1), (1 if event.action in ("right", "down") else -1)
+            axis, sign = int(event.action in ("up", "down")), 1 if event.action in ("right", "down") else -1
             reach = rng.uniform(15, 22)
             first[axis], last[axis] = SIZE / 2 - sign * reach, SIZE / 2 + sign * reach
         case "clockwise" | "counterclockwise":
@@ -168,7 +173,8 @@ def _event_tracks(event: Event, start: float, end: float, rng: np.random.Generat
             last[4], tail = 0.08, 0.0
         case "collide":
             return _collision_tracks(event, start, end, radius, y, rng)
-    return [Track(event.color, event.shape, np.array([start - lead, start, end, end + tail]), np.stack([first, first, last, last]))]
+    times = np.array([start - lead, start, end, end + tail])
+    return [Track(event.color, event.shape, times, np.stack([first, first, last, last]))]
 
 
 def _collision_tracks(event, start, end, radius, y, rng) -> list[Track]:
@@ -184,27 +190,33 @@ def _collision_tracks(event, start, end, radius, y, rng) -> list[Track]:
     return tracks
 
 
-def _still_track(start: float, end: float, rng: np.random.Generator, radius=(7, 15)) -> Track:
+def _still_track(start: float, end: float, actor: Actor, rng: np.random.Generator, radius=(7, 15)) -> Track:
     state = np.array([*_place(rng), rng.uniform(*radius), rng.uniform(0, 2 * np.pi), 1.0])
-    color, shape = rng.choice(list(COLORS)), rng.choice(SHAPES)
-    return Track(str(color), str(shape), np.array([start, end]), np.stack([state, state]))
+    return Track(*actor, np.array([start, end]), np.stack([state, state]))
 
 
-def _random_event(rng: np.random.Generator) -> Event:
+def _choose_cast(rng: np.random.Generator) -> list[Actor]:
+    """The few (color, shape) pairs that act in a video: each is seen many times, doing different things."""
+    everyone = [(color, shape) for color in COLORS for shape in SHAPES]
+    return [everyone[i] for i in rng.permutation(len(everyone))[:CAST]]
+
+
+def _random_event(cast: list[Actor], rng: np.random.Generator) -> Event:
     action = str(rng.choice(ACTIONS))
-    turns = action.endswith("clockwise")
-    color, other_color = (str(c) for c in rng.choice(list(COLORS), 2, replace=False))
-    shape, other_shape = str(rng.choice(TURNABLE if turns else SHAPES)), str(rng.choice(SHAPES))
-    return Event(color, shape, action, (other_color, other_shape) if action == "collide" else None)
+    able = [actor for actor in cast if actor[1] in TURNABLE] if action.endswith("clockwise") else cast
+    actor = able[rng.integers(len(able))]
+    return Event(*actor, action, cast[rng.integers(len(cast))] if action == "collide" else None)
 
 
-def _event_list(count: int, rng: np.random.Generator) -> list[Event]:
+def _event_list(count: int, cast: list[Actor], rng: np.random.Generator) -> list[Event]:
     """`count` events in families: one, its near misses, and now and then a repetition of itself."""
     events: list[Event] = []
     while len(events) < count:
-        event = _random_event(rng)
-        misses = event.near_misses()
-        family = [event, misses[rng.integers(len(misses) - 1)], misses[-1]]
+        event = _random_event(cast, rng)
+        if event.other == (event.color, event.shape):
+            continue
+        misses = [miss for miss in event.near_misses() if (miss.color, miss.shape) in cast]
+        family = [event, *(misses[i] for i in rng.permutation(len(misses))[:2])]
         if rng.random() < 0.12:
             family += [event] * int(rng.integers(1, 3))
         events += [member for member in family if member not in events or member is event]
@@ -256,7 +268,8 @@ class ShapesVideo:
         chosen = [list(spans)[i] for i in rng.permutation(len(spans))[:present]]
         candidates = sorted({miss for event in spans for miss in event.near_misses()} - set(spans), key=repr)
         if absent > len(candidates):
-            raise ValueError(f"{self.video_id} has {len(candidates)} events that never happen; {absent} were asked for.")
+            found = f"{len(candidates)} near misses that never happen"
+            raise ValueError(f"{self.video_id} has {found}; {absent} were asked for. Ask for fewer, or a longer video.")
         chosen += [candidates[i] for i in rng.permutation(len(candidates))[:absent]]
         queries = []
         for number, event in enumerate(chosen):
@@ -308,6 +321,8 @@ def make_video(split: str, index: int, *, duration_s: float = 3600.0, domain: st
     video_id = f"shapes-{split}-{domain}-{int(duration_s)}s-{index:04d}"
     seed = int.from_bytes(hashlib.sha256(f"{VERSION}/{video_id}".encode()).digest()[:4], "little")
     rng = np.random.default_rng(seed)
+    cast = _choose_cast(rng)
+    anyone = lambda: cast[rng.integers(len(cast))]
     slots, tracks = [], []
     gap, now = 7.0, rng.uniform(7, 15)
     while True:  # alternate event and background until the video is full
@@ -318,17 +333,18 @@ def make_video(split: str, index: int, *, duration_s: float = 3600.0, domain: st
         slots.append((start, start + length, (before, gap)))
         now = start + length + gap
     starts = np.array([slot[0] for slot in slots])
-    events = _separate(_event_list(len(slots), rng), starts, 160.0, rng)
+    events = _separate(_event_list(len(slots), cast, rng), starts, 160.0, rng)
     timeline = []
     for event, (start, end, gaps) in zip(events, slots, strict=False):
         timeline.append((event, start, end))
         tracks += _event_tracks(event, start, end, rng, gaps)
         gap = gaps[1]
         if gap > 16 and rng.random() < 0.7:  # a shape that stands still between two events
-            tracks.append(_still_track(end + gap / 2 - 2.0, end + gap / 2 + rng.uniform(0.5, 1) * (gap / 2 - 5.5), rng))
+            still = end + gap / 2
+            tracks.append(_still_track(still - 2.0, still + rng.uniform(0.5, 1) * (gap / 2 - 5.5), anyone(), rng))
     if domain == "crowded":
         for now in np.arange(0, duration_s, 15.0):
-            tracks += [_still_track(now, now + rng.uniform(10, 25), rng, radius=(6, 8)) for _ in range(2)]
+            tracks += [_still_track(now, now + rng.uniform(10, 25), anyone(), rng, radius=(6, 8)) for _ in range(2)]
     scene_starts = np.append(0.0, np.cumsum(rng.uniform(120, 420, int(duration_s / 120) + 1)))
     scenes = np.stack([backdrop(rng) for _ in scene_starts])
     return ShapesVideo(video_id, duration_s, domain, seed, timeline, tracks, scene_starts, scenes)
