@@ -87,9 +87,7 @@ def sparse_adapter_from(tensors: Mapping[str, np.ndarray], **options: Any) -> Sp
 
     Raises ValueError listing every missing, unknown or misshapen tensor.
     """
-    missing = [
-        key for key in ("mm_projector.weight", "encoder.layers.0.linear1.weight") if key not in tensors
-    ]
+    missing = [key for key in ("mm_projector.weight", "encoder.layers.0.linear1.weight") if key not in tensors]
     if missing:
         raise ValueError(f"not a sparse adapter: {missing} are missing from {sorted(tensors)}")
     hidden_size, visual_width = tensors["mm_projector.weight"].shape

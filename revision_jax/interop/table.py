@@ -151,9 +151,7 @@ def _match(
     return sources
 
 
-def _check(
-    row: Row, keys: dict[int | None, str], tensors: Mapping[str, Any], shape: tuple[int, ...]
-) -> list[str]:
+def _check(row: Row, keys: dict[int | None, str], tensors: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:
     wanted = range(shape[0]) if row.stacked else [None]
     missing = [row.theirs.replace(LAYER, str(index)) for index in wanted if index not in keys]
     problems = [f"unfilled: {row.ours} needs {key}" for key in missing]

@@ -35,9 +35,7 @@ class SparseLayers(nnx.Module):
 
     def __init__(self, width: int, mlp_width: int, num_heads: int, num_layers: int, *, rngs: nnx.Rngs):
         def linear(in_features: int, out_features: int, axes: tuple[str | None, str | None]) -> Linear:
-            return Linear(
-                in_features, out_features, axes=axes, init=_STACKED_XAVIER, num_layers=num_layers, rngs=rngs
-            )
+            return Linear(in_features, out_features, axes=axes, init=_STACKED_XAVIER, num_layers=num_layers, rngs=rngs)
 
         self.num_heads = num_heads
         self.num_layers = num_layers
@@ -46,15 +44,11 @@ class SparseLayers(nnx.Module):
         self.out_proj = linear(width, width, ("visual", None))
         self.linear1 = linear(width, mlp_width, ("visual", "mlp"))
         self.linear2 = linear(mlp_width, width, ("mlp", "visual"))
-        self.norm1, self.norm2 = (
-            LayerNorm(width, axis="norm", num_layers=num_layers, rngs=rngs) for _ in range(2)
-        )
+        self.norm1, self.norm2 = (LayerNorm(width, axis="norm", num_layers=num_layers, rngs=rngs) for _ in range(2))
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, drop) -> jax.Array:
         """Multi-head attention of q [B, t, D] over k, v [B, s, D]; mask [B, s] bool, True where valid."""
-        kernels, biases = (
-            jnp.split(x, 3, axis=-1) for x in (self.in_proj.kernel[...], self.in_proj.bias[...])
-        )
+        kernels, biases = (jnp.split(x, 3, axis=-1) for x in (self.in_proj.kernel[...], self.in_proj.bias[...]))
         q, k, v = (
             (x @ kernel + bias).reshape(*x.shape[:-1], self.num_heads, -1)
             for x, kernel, bias in zip((q, k, v), kernels, biases)
@@ -84,18 +78,14 @@ class SparseAdapter(nnx.Module):
         dropout: float = 0.1,
     ):
         if visual_width % num_heads or visual_width % 2:
-            raise ValueError(
-                f"visual_width {visual_width} must be even and a multiple of num_heads {num_heads}"
-            )
+            raise ValueError(f"visual_width {visual_width} must be even and a multiple of num_heads {num_heads}")
         self.dropout = dropout
         self.global_rep_token = parameter(rngs, normal(1.0), (visual_width,), ("visual",))
         self.global_rep_pos = parameter(rngs, normal(1.0), (visual_width,), ("visual",))
         self.t2v_encoder, self.encoder = (
             SparseLayers(visual_width, mlp_width, num_heads, num_layers, rngs=rngs) for _ in range(2)
         )
-        self.mm_projector = Linear(
-            visual_width, hidden_size, axes=("visual", "embed"), init=_XAVIER, rngs=rngs
-        )
+        self.mm_projector = Linear(visual_width, hidden_size, axes=("visual", "embed"), init=_XAVIER, rngs=rngs)
 
     def __call__(
         self,
@@ -125,9 +115,7 @@ class SparseAdapter(nnx.Module):
     ) -> jax.Array:
         """[B, 1 + F, D] float32: the learned token's output, then the frames' (before the projection)."""
         if video.shape[-1] != text.shape[-1]:
-            raise ValueError(
-                f"video width {video.shape[-1]} and text width {text.shape[-1]} differ: two encoders?"
-            )
+            raise ValueError(f"video width {video.shape[-1]} and text width {text.shape[-1]} differ: two encoders?")
         video, text = video.astype(jnp.float32), text.astype(jnp.float32)
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         positions = frame_positions(*video.shape[1:])

@@ -58,13 +58,11 @@ def attention(
     return _xla(q, k, v, causal, mask)
 
 
-def select_backend(
-    backend: str, platform: str, q: jax.Array, k: jax.Array, *, causal: bool, masked: bool
-) -> str:
+def select_backend(backend: str, platform: str, q: jax.Array, k: jax.Array, *, causal: bool, masked: bool) -> str:
     """The backend that will run: "xla", "cudnn" or "splash". ValueError if one asked for by name cannot."""
     obstacles = {
         "xla": [],
-        "cudnn": _cudnn_obstacles(platform, q),
+        "cudnn": _cudnn_obstacles(platform, q, k, masked),
         "splash": _splash_obstacles(platform, q, k, causal, masked),
     }
     if check_backend(backend) == "auto":
@@ -101,7 +99,7 @@ def _platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def _cudnn_obstacles(platform: str, q: jax.Array) -> list[str]:
+def _cudnn_obstacles(platform: str, q: jax.Array, k: jax.Array, masked: bool) -> list[str]:
     obstacles = []
     if platform != "gpu":
         obstacles.append(f"the platform is {platform}, it needs gpu")
@@ -109,6 +107,8 @@ def _cudnn_obstacles(platform: str, q: jax.Array) -> list[str]:
         obstacles.append(f"the dtype is {q.dtype}, it needs bfloat16 or float16")
     if q.shape[-1] % 8 or q.shape[-1] > 256:
         obstacles.append(f"the head width is {q.shape[-1]}, it needs a multiple of 8 up to 256")
+    if masked and (q.shape[1] % 2 or k.shape[1] % 2):
+        obstacles.append(f"with a mask the lengths {q.shape[1]} and {k.shape[1]} must be even")
     return obstacles
 
 
@@ -151,9 +151,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False
         block_kv_dq=block,
     )
     mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((padded, padded))] * heads)
-    kernel = splash.make_splash_mha(
-        mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
-    )
+    kernel = splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
     heads_first = lambda x: jnp.pad(x, ((0, 0), (0, padded - length), (0, 0), (0, 0))).swapaxes(1, 2)
     # The kernel has no scale of its own.
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
@@ -185,6 +183,8 @@ def prefix_attention(
     parts = [_partial(q, *suffix, mask)]
     if prefix is not None:
         rows = prefix[0].shape[0]
+        if batch % rows:
+            raise ValueError(f"{batch} rows cannot share {rows} prefixes evenly")
         group = lambda x: x.reshape(rows, batch // rows, *x.shape[1:]).swapaxes(1, 2)  # [P, K, G, N / K * T, D]
         shared = group(q).reshape(rows, key_heads, -1, width)
         apart = lambda x: x.reshape(rows, key_heads, batch // rows, -1, x.shape[-1]).swapaxes(1, 2)

@@ -35,9 +35,7 @@ class TowerConfig:
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; expected one of {sorted(ACTIVATIONS)}")
         if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}"
-            )
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,9 +46,7 @@ class CLIPVisionConfig(TowerConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}"
-            )
+            raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,9 +149,7 @@ class CLIPVision(nnx.Module):
         shape, axes = (patch, patch, 3, width), (None, None, None, "embed")
         self.patch_embedding = parameter(rngs, normal(0.02), shape, axes, param_dtype)
         self.class_embedding = parameter(rngs, normal(width**-0.5), (width,), ("embed",), param_dtype)
-        self.position_embedding = parameter(
-            rngs, normal(0.02), (positions, width), (None, "embed"), param_dtype
-        )
+        self.position_embedding = parameter(rngs, normal(0.02), (positions, width), (None, "embed"), param_dtype)
         self.pre_layernorm = norm()
         self.layers = CLIPLayers(config, dtype=dtype, param_dtype=param_dtype, backend=backend, rngs=rngs)
         self.post_layernorm = norm()
@@ -197,9 +191,7 @@ class CLIPText(nnx.Module):
             rngs, normal(0.02), (config.max_position_embeddings, width), (None, "embed"), param_dtype
         )
         self.layers = CLIPLayers(config, dtype=dtype, param_dtype=param_dtype, backend=backend, rngs=rngs)
-        self.final_layer_norm = LayerNorm(
-            width, axis="norm", eps=config.layer_norm_eps, dtype=dtype, rngs=rngs
-        )
+        self.final_layer_norm = LayerNorm(width, axis="norm", eps=config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, W]; a token outside the vocabulary becomes NaN."""

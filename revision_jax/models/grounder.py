@@ -17,9 +17,7 @@ class Grounder(nnx.Module):
 
     def __init__(self, llm: Llama, adapter: DenseAdapter):
         if adapter.kernel.shape[1] != llm.config.hidden_size:
-            raise ValueError(
-                f"the adapter gives width {adapter.kernel.shape[1]}, the LLM has {llm.config.hidden_size}"
-            )
+            raise ValueError(f"the adapter gives width {adapter.kernel.shape[1]}, the LLM has {llm.config.hidden_size}")
         self.llm = llm
         self.adapter = adapter
 

@@ -78,17 +78,13 @@ class LoRALinear(nnx.Module):
     ):
         self.dtype = dtype
         self.lora = lora
-        self.kernel = parameter(
-            rngs, init, (in_features, out_features), axes, param_dtype, num_layers=num_layers
-        )
+        self.kernel = parameter(rngs, init, (in_features, out_features), axes, param_dtype, num_layers=num_layers)
         if lora is not None:
             # The thin matrices have axis names of their own: replicated where the kernels are sharded.
             self.lora_a = parameter(
                 rngs, kaiming_uniform, (in_features, lora.rank), ("lora_in", "lora"), num_layers=num_layers
             )
-            self.lora_b = parameter(
-                rngs, zeros, (lora.rank, out_features), ("lora", "lora_out"), num_layers=num_layers
-            )
+            self.lora_b = parameter(rngs, zeros, (lora.rank, out_features), ("lora", "lora_out"), num_layers=num_layers)
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`; without `dropout_key` deterministic."""

@@ -107,9 +107,7 @@ def test_greedy_decoding_through_extend_equals_generate(tmp_path):
     expected = []
     for row, length in zip(questions, lengths):
         prompt = torch.tensor(np.concatenate([prefix, row[:length]]))[None]
-        generated = hf.generate(
-            prompt, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, pad_token_id=0
-        )
+        generated = hf.generate(prompt, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, pad_token_id=0)
         expected.append(generated[0, prompt.shape[1] :].numpy())
 
     @jax.jit
@@ -140,9 +138,7 @@ def test_greedy_decoding_through_extend_equals_generate(tmp_path):
 def test_bfloat16_files_and_lora_on_top(tmp_path):
     hf_llama().to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
     lora = LoRAConfig(rank=2, alpha=4, dropout=0.0, targets=("q_proj", "up_proj"))
-    model = load_llama(
-        tmp_path / "theirs", lora=lora, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(3)
-    )
+    model = load_llama(tmp_path / "theirs", lora=lora, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(3))
     params = flat_params(model)
     assert params["layers/self_attn/q_proj/kernel"].dtype == jnp.bfloat16
     assert params["layers/self_attn/q_proj/lora_a"].dtype == params["norm/scale"].dtype == jnp.float32

@@ -80,7 +80,7 @@ def test_initialisation_is_xavier_a_layer_and_trains_every_parameter(inputs):
     loss = lambda params: ((nnx.merge(graphdef, params)(video, text, mask) - target) ** 2).mean()
     gradients = jax.jit(jax.grad(loss))(params)
     for path, gradient in nnx.to_flat_state(gradients):
-        assert float(jnp.abs(gradient[...]).max()) > 0, path
+        assert np.abs(gradient[...]).max() > 0, path
 
 
 def test_dense_is_one_linear_layer_a_frame():

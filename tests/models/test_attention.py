@@ -1,18 +1,40 @@
 """Backends against XLA attention where they run here, the choice of backend, the shared-prefix merge."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import revision_jax
 from revision_jax.models import attention as module
 from revision_jax.models.attention import attention, prefix_attention, select_backend
 
+SHARDED_SPLASH = """
+import functools
+import jax
+import numpy as np
+from revision_jax.models import attention
+from revision_jax.parallel.mesh import make_mesh
+
+attention._splash = functools.partial(attention._splash, interpret=True)
+rng = np.random.default_rng(0)
+q, k, v = (rng.standard_normal((2, 128, 4, 128), np.float32) for _ in range(3))
+wanted = attention.attention(q, k, v, causal=True, backend="xla")
+with jax.set_mesh(make_mesh(2, 1, 2)):
+    found = jax.jit(attention._splash_sharded)(q, k, v)
+assert [shard.data.shape for shard in found.addressable_shards] == [(1, 128, 2, 128)] * 4
+np.testing.assert_allclose(found, wanted, atol=2e-5)
+"""
+
 
 def draw(shape, seed, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 def plain(q, k, v, mask):
@@ -55,6 +77,17 @@ def test_splash_equals_xla_in_value_and_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), found, wanted)
 
 
+def test_splash_is_split_over_rows_and_heads_of_the_mesh():
+    """On four forced CPU devices, in a process of its own."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "PYTHONPATH": str(Path(revision_jax.__file__).parents[1]),
+    }
+    run = subprocess.run([sys.executable, "-c", SHARDED_SPLASH], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_auto_takes_the_kernel_of_the_platform_where_it_applies():
     half, full = draw((1, 8, 2, 128), 0, jnp.bfloat16), draw((1, 8, 2, 128), 0)
     choose = lambda platform, q, causal=True, masked=False: select_backend(
@@ -62,6 +95,7 @@ def test_auto_takes_the_kernel_of_the_platform_where_it_applies():
     )
     assert choose("gpu", half) == "cudnn" and choose("gpu", half, causal=False, masked=True) == "cudnn"
     assert choose("gpu", full) == "xla" and choose("gpu", half[..., :12]) == "xla"
+    assert choose("gpu", half[:, :7]) == "cudnn" and choose("gpu", half[:, :7], masked=True) == "xla"
     assert choose("tpu", half) == "splash" and choose("tpu", full) == "splash"
     assert choose("tpu", half, causal=False) == "xla" and choose("tpu", half[..., :64]) == "xla"
     assert choose("cpu", half) == "xla"
