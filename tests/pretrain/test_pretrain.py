@@ -1,0 +1,100 @@
+"""The tiny parts' training data, and that what is shipped fits together and is as good as it says."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from revision_jax import prompts
+from revision_jax.config import resolve_path
+from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE
+from revision_jax.interop.adapter import load_dense_adapter
+from revision_jax.interop.llama import load_llama
+from revision_jax.pretrain import attributes, lookup_lm, shapes_clip
+from revision_jax.pretrain.__main__ import frame_encoder
+from revision_jax.pretrain.tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def states(**changes):
+    base = {"x": SIZE / 2, "y": SIZE / 2, "radius": 11.0, "angle": 0.0, "alpha": 1.0} | changes
+    return np.array([list(base.values())])
+
+
+def weight(word, shape="arrow", **changes):
+    row = attributes.weights(np.array([0]), np.array([SHAPES.index(shape)]), states(**changes))[0]
+    return row[attributes.WORDS.index(word)]
+
+
+def test_word_weights_follow_position_size_heading_and_brightness():
+    assert weight("left", x=0.0) == 1 and weight("center", x=SIZE / 2) == 1 and weight("bottom", y=SIZE) == 1
+    assert 0 < weight("left", x=0.3 * SIZE) < 1
+    assert weight("north") == 1 and weight("east", angle=np.pi / 2) == pytest.approx(1, abs=1e-6)
+    assert weight("north", angle=2 * np.pi - 1e-6) == pytest.approx(1, abs=1e-4)
+    assert weight("north", shape="circle") == 0, "a circle's heading cannot be seen"
+    assert weight("faint", alpha=0.25) == 0.75
+    assert weight("large", radius=30.0) == 1
+
+
+def test_every_word_is_one_token(tokenizer):
+    numbers = [f"{n:02d}" for n in range(100)]
+    for word in (*attributes.WORDS, *lookup_lm.CHANGES, *numbers, "During", "Present", "spinning"):
+        assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
+    shipped = prompts.load_tokenizer(str(resolve_path("asset:tiny/llm")))
+    assert shipped.get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("frames", [8, 32, 64])
+def test_a_lookup_has_one_answer(frames):
+    rng = np.random.default_rng(frames)
+    for _ in range(20):
+        segments = lookup_lm._segments(frames, False, rng)
+        assert sum(segment.length for segment in segments) == frames
+    for _ in range(20):
+        word_weights, pairs = lookup_lm.sample(frames, False, rng)
+        assert word_weights.shape == (frames, len(attributes.WORDS)) and len(pairs) == lookup_lm.LOOKUPS
+        for keywords, (s, e) in pairs:
+            assert 0 <= s <= e < frames
+            columns = [attributes.WORDS.index(word) for word in keywords.split() if word in (*COLORS, *SHAPES)]
+            assert (word_weights[s:e, columns] == 1).all(), keywords
+
+
+def test_pictures_come_with_what_they_show():
+    pictures, words, pairs, patches, captions = shapes_clip.sample_images(200, np.random.default_rng(0))
+    assert pictures.shape == (200, SIZE, SIZE, 3) and pictures.dtype == np.uint8
+    assert patches.shape == (200, len(shapes_clip.PATCH_CENTERS), len(attributes.WORDS) + shapes_clip.MASK**2)
+    empty = pairs.sum(1) == 0
+    assert empty.any() and all((caption == "there is nothing") == blank for caption, blank in zip(captions, empty))
+    one = pairs.sum(1) == 1
+    for row in np.flatnonzero(one)[:20]:
+        pair = int(pairs[row].argmax())
+        assert f"{list(COLORS)[pair // len(SHAPES)]} {SHAPES[pair % len(SHAPES)]}" in captions[row]
+        assert words[row, pair // len(SHAPES)] >= 1
+
+
+def test_the_shipped_parts_read_frames_and_time():
+    """The shipped CLIP's probes, and the shipped LLM's lookups over 64 frames, on fresh data."""
+    made = json.loads(resolve_path("asset:tiny/made.json").read_text())
+    probes = shapes_clip.probe(frame_encoder(resolve_path("asset:tiny/clip")), seed=77, count=1500)
+    assert min(probes[name] for name in ("color", "horizontal", "vertical", "size")) > 0.9
+    assert all(abs(probes[name] - made["probes"][name]) < 0.1 for name in probes), (probes, made["probes"])
+    llm = load_llama(resolve_path("asset:tiny/llm"))
+    assert lookup_lm.measure(llm, make_tokenizer(), videos=24) > 0.5
+    adapter = load_dense_adapter(resolve_path("asset:tiny/projector.safetensors"))
+    assert adapter.kernel.shape == (128, llm.config.hidden_size)
+
+
+def test_the_shipped_parts_are_small():
+    folder = resolve_path("asset:tiny")
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 16 * 2**20
+
+
+def test_one_step_of_each_training_lowers_nothing_but_runs(tokenizer, tmp_path):
+    """Both trainings start, write their checkpoint, and give finite parameters."""
+    clip = shapes_clip.train(tokenizer, steps=1, batch_size=shapes_clip.CAPTIONED, log=lambda line: None)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(clip.vision.patch_embedding[...])))

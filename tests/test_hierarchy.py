@@ -1,0 +1,65 @@
+"""Geometry of windows: coverage, truncation, and frames <-> seconds."""
+
+import numpy as np
+import pytest
+
+from revision_jax.hierarchy import Hierarchy
+
+MAD = Hierarchy(window_s=125.0, num_frames=250)
+
+
+@pytest.mark.parametrize("duration_s", [125.0, 125.1, 187.5, 3600.0, 6601.3])
+def test_windows_cover_the_video_and_the_last_is_whole(duration_s):
+    windows = MAD.windows(duration_s)
+    assert windows[0, 0] == 0 and windows[-1, 1] == pytest.approx(duration_s)
+    assert (windows[1:, 0] <= windows[:-1, 1]).all()
+    assert (np.diff(windows[:, 0]) <= 62.5 + 1e-9).all() and (np.diff(windows[:, 0]) > 0).all()
+    np.testing.assert_allclose(windows[:, 1] - windows[:, 0], 125.0)
+
+
+def test_a_short_video_has_one_window_whose_frames_stay_inside():
+    np.testing.assert_array_equal(MAD.windows(10.0), [[0.0, 125.0]])
+    indices = MAD.frame_indices(0.0, 125.0, fps=5.0, total_frames=50)
+    assert indices.shape == (250,) and indices.min() == 0 and indices.max() == 49
+    assert (np.diff(indices) >= 0).all()
+
+
+def test_frame_indices_are_the_truncated_linspace_of_the_paper():
+    indices = MAD.frame_indices(30.0, 155.0, fps=5.0, total_frames=10_000)
+    np.testing.assert_array_equal(indices, np.linspace(150, 775, 250).astype(int))
+    many = MAD.frame_indices(np.array([0.0, 30.0]), np.array([125.0, 155.0]), 5.0, 10_000)
+    np.testing.assert_array_equal(many[1], indices)
+
+
+def test_whole_frames_are_not_lost_to_rounding():
+    hierarchy = Hierarchy(window_s=0.3, num_frames=4)
+    assert hierarchy.frame_indices(0.0, 0.3, fps=10.0, total_frames=9)[-1] == 3  # 0.3 * 10 = 2.9999999999999996
+
+
+def test_frames_and_seconds_are_inverse_within_half_a_frame():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        start = float(rng.uniform(0, 5000))
+        s, e = sorted(rng.uniform(start, start + 124, 2))
+        if e - s < 1.0:
+            continue
+        frames = MAD.to_frames(s, e, start)
+        assert 0 <= frames[0] <= frames[1] <= 249
+        np.testing.assert_allclose(MAD.to_seconds(*frames, start), (s, e), atol=0.25 + 1e-9)
+
+
+def test_an_end_at_the_windows_edge_is_the_last_frame_and_a_point_is_widened():
+    assert MAD.to_frames(100.0, 125.0, 0.0) == (200, 249)
+    np.testing.assert_allclose(MAD.to_seconds(np.array([7]), np.array([7]), 10.0), [[13.0], [14.0]])
+
+
+@pytest.mark.parametrize("bad", [{"window_s": 0.0}, {"num_frames": 1}, {"stride": 0.0}, {"stride": 1.5}])
+def test_bad_sizes_name_the_field(bad):
+    field = next(iter(bad))
+    with pytest.raises(ValueError, match=f"hierarchy.{field}"):
+        Hierarchy(**({"window_s": 64.0, "num_frames": 64} | bad))
+
+
+def test_a_video_without_length_is_refused():
+    with pytest.raises(ValueError, match="no windows"):
+        MAD.windows(0.0)
