@@ -13,7 +13,7 @@ from revision_jax.prompts import AnswerGrammar, PromptEncoder, PromptTemplate
 
 def make_tokenizer(digits: bool):
     """Word level, over the prompt's words; numbers as one token or digit by digit."""
-    sentence = f"{prompts.VICUNA_SYSTEM} USER: ASSISTANT: From to Not Present. During which frames can we see a red dot?"
+    sentence = f"{prompts.VICUNA_SYSTEM} USER: ASSISTANT: From to Not Present. During which frames can we see red dot?"
     words = re.findall(r"\w+|[^\w\s]", sentence)
     numbers = [str(n) for n in range(10)] if digits else [f"{n:02d}" for n in range(100)]
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", *dict.fromkeys(words + numbers)])}
