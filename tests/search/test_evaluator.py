@@ -85,9 +85,9 @@ def test_cost_counts_what_was_done():
     cost = searcher.cost
     assert (cost.videos, cost.queries, cost.windows, cost.frames) == (1, 2, windows, windows * F)
     assert cost.tokens_decoded == decoded
-    # The first token of all questions, 9, is prefilled once a window.
-    assert cost.tokens_prefilled == windows * (len(PROMPTS.prefix) + F + 1) + windows * (2 + 4)
-    assert sum(r.tokens for r in results) == windows * (2 + 4) + decoded
+    # The first two tokens of all questions, 9 and 8, are prefilled once a window.
+    assert cost.tokens_prefilled == windows * (len(PROMPTS.prefix) + F + 2) + windows * (1 + 3)
+    assert sum(r.tokens for r in results) == windows * (1 + 3) + decoded
     assert cost.seconds > 0
 
 
@@ -117,7 +117,7 @@ def test_presence_is_decided_by_the_threshold():
 
 def test_errors_say_what_to_do():
     searcher = _searcher(question_tokens=2)
-    with pytest.raises(ValueError, match=r"4 tokens behind 1 shared ones; search.question_tokens is 2"):
+    with pytest.raises(ValueError, match=r"3 tokens behind 2 shared ones; search.question_tokens is 2"):
         searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["a longer event 1"])
     with pytest.raises(ValueError, match="needs 37 tokens with its answer; the model reads at most 24"):
         searcher.question("a " * 28 + "event 1")
