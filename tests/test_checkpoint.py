@@ -147,7 +147,7 @@ def run_script(code, tmp_path):
     (tmp_path / "script.py").write_text(code)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "c")]
     path = {"PYTHONPATH": ":".join([str(tmp_path), *filter(None, sys.path)])}
-    return subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=900)
 
 
 def test_a_kill_during_a_write_loses_that_write_alone(tmp_path):

@@ -37,11 +37,12 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a run keeps from start to end: the model's structure, its frozen arrays, the jitted step."""
+    """What a run keeps from start to end: the model's structure, its frozen arrays, the jitted step, the mesh."""
 
     module: Module
     frozen: Arrays
     step_fn: Callable
+    mesh: jax.sharding.Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Part
     program = Program(module, optimizer, schedule, np.asarray(task.prefix, np.int32), config.seed)
     trained, kept = (sum(a.size for a in part.values()) / 1e6 for part in (trainable, frozen))
     log.info("%.2f M parameters trained, %.2f M frozen, mesh %s", trained, kept, dict(mesh.shape))
-    return Parts(module, place(frozen, shardings), compile_step(program, state_shardings)), state
+    return Parts(module, place(frozen, shardings), compile_step(program, state_shardings), mesh), state
 
 
 def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> TrainState:
@@ -137,7 +138,7 @@ def train(
     text_tokens = config.data.questions_per_window * config.prompt.max_text_tokens
     row_tokens = len(task.prefix) + config.hierarchy.num_frames + text_tokens
     metrics_log, progress = MetricsLog(workdir, first), Progress(first, last, every.batch_size, row_tokens)
-    sharding = batch_sharding(jax.sharding.get_mesh())
+    sharding = batch_sharding(parts.mesh)
     pending = []  # (step, record ids, metrics still on the device) since the last log
     try:
         for step in range(first + 1, last + 1):

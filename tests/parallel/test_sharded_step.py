@@ -81,7 +81,7 @@ def reports(tmp_path_factory):
     }
     arguments = [str(REPO / "tests/training"), str(tmp_path_factory.mktemp("sharded") / "checkpoints")]
     command = [sys.executable, "-c", SCRIPT, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -62,7 +62,7 @@ def test_kill_9_then_the_same_command(tmp_path):
     """The killed process is another one; its run is finished here. 7 lies between checkpoint 4 and log 8."""
     command = [sys.executable, fake_run.__file__, str(tmp_path / "killed"), "die=7"]
     done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True, timeout=300
+        command, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == -9, done.stderr
     assert [row["step"] for row in rows(tmp_path / "killed")][-1] in (4, 6)

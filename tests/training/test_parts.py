@@ -83,3 +83,12 @@ def test_restores_a_trained_grounder(base, mesh, tmp_path):
 class FakeIterator:
     def get_state(self):
         return b"{}"
+
+
+def test_the_default_stands_on_the_shipped_parts(mesh):
+    config = configs.load()
+    parts.check_base(config)
+    grounder = parts.load_grounder(config, mesh)
+    prefix, frames, text = parts.sequence_parts(config)
+    assert prefix >= 1 and (frames, text) == (config.hierarchy.num_frames, config.prompt.max_text_tokens)
+    assert grounder.adapter.kernel.shape[1] == grounder.llm.config.hidden_size
