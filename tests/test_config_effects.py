@@ -59,7 +59,7 @@ CHANGES = {
     "data.val_videos": ("features", {"data.val_videos": 2}),
     "data.test_videos": ("features", {"data.test_videos": 2}),
     "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
-    "data.near_miss_fraction": ("batch", {"data.near_miss_fraction": 1.0}),
+    "data.near_miss_fraction": ("longer videos", {"data.near_miss_fraction": 0.0}),
     "data.questions_per_window": ("batch", {"data.questions_per_window": 2}),
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
@@ -120,10 +120,10 @@ def observe_features(config, place, monkeypatch):
 
 
 def observe_batch(config, place, monkeypatch):
-    """Batches in an epoch, and the first two."""
+    """Batches in an epoch, and the first four."""
     task = dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
     iterator = iter(task.batches)
-    batches = [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(2)]
+    batches = [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(4)]
     return task.epoch_batches, batches
 
 
@@ -188,9 +188,16 @@ def observe_evaluation(config, place, monkeypatch):
 
 
 OBSERVERS = {
-    "model": observe_model, "gradient": observe_gradient, "features": observe_features,
-    "batch": observe_batch, "reading": observe_reading, "steps": observe_steps, "files": observe_files,
-    "search": observe_search, "evaluation": observe_evaluation,
+    "model": observe_model,
+    "gradient": observe_gradient,
+    "features": observe_features,
+    "batch": observe_batch,
+    "longer videos": observe_batch,
+    "reading": observe_reading,
+    "steps": observe_steps,
+    "files": observe_files,
+    "search": observe_search,
+    "evaluation": observe_evaluation,
 }
 STAND_IN = ("steps", "files")  # observed on the stand-in for model and data, the others on tiny real parts
 
@@ -209,6 +216,8 @@ def places(tmp_path_factory):
 
 def observe(kind, changes, places, place, monkeypatch):
     known = fake_run.FIELDS if kind in STAND_IN else tiny_base.overrides_of(places["base"], places["data"])
+    if kind == "longer videos":  # two minutes hold no near miss that fits a window
+        known = known | {"data.video_s": 260.0, "hierarchy.window_s": 24.0}
     point = lambda value: value.replace("OTHER", str(places["OTHER"])) if isinstance(value, str) else value
     config = configs.load(overrides=known | {key: point(value) for key, value in changes.items()})
     with monkeypatch.context() as patch:
