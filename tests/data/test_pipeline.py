@@ -82,7 +82,7 @@ def test_features_answers_and_questions_are_those_of_the_clip(store):
     queries = {query.query_id: query for query in QUERIES}
     present = 0
     for record_id, record in records(pipeline).items():
-        clip = pipeline.describe_record.clips[record_id]
+        clip = pipeline.describe_record.clips[record_id][0]
         query = queries[clip.query_id]
         start, end = clip.window_start_s, clip.window_start_s + 20.0
         total = len(arrays[clip.video_id])
@@ -122,8 +122,8 @@ def test_neg_factor(store, neg_factor, contrastive):
 
 def test_near_miss_fraction(store):
     pipeline = build(store, QUERIES[:1], batch_size=1, near_miss_fraction=1.0)
-    starts = [pipeline.describe_record.clips[i].window_start_s for i in range(20)]
-    answers = [pipeline.describe_record.clips[i].answer for i in range(20)]
+    starts = [pipeline.describe_record.clips[i][0].window_start_s for i in range(20)]
+    answers = [pipeline.describe_record.clips[i][0].answer for i in range(20)]
     holding = [s <= 60.0 and s + 20 >= 64 for s, a in zip(starts, answers, strict=True) if a is None]
     assert len(holding) == 10 and all(holding)
 
@@ -135,10 +135,10 @@ def test_deterministic_and_reshuffled_every_epoch(store):
     other = records(build(store, batch_size=1, num_epochs=3, seed=4))
     assert any((first[i]["video"] != other[i]["video"]).any() for i in first)
     clips = build(store).describe_record.clips
-    epochs = [[(c.query_id, c.answer is None) for c in (clips[14 * e + i] for i in range(14))] for e in range(2)]
+    epochs = [[(c.query_id, c.answer is None) for c in (clips[14 * e + i][0] for i in range(14))] for e in range(2)]
     assert epochs[0] != epochs[1]
     assert collections.Counter(epochs[0]) == collections.Counter(epochs[1])
-    starts = [{clips[14 * e + i].window_start_s for i in range(14)} for e in range(2)]
+    starts = [{clips[14 * e + i][0].window_start_s for i in range(14)} for e in range(2)]
     assert starts[0] != starts[1]
 
 
