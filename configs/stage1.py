@@ -7,7 +7,7 @@
 
 | preset      | data                 | model                      | hardware  | time     | expect           |
 |-------------|----------------------|----------------------------|-----------|----------|------------------|
-| tiny        | Shapes, made here    | shipped, 1 M parameters    | 2 cores   | minutes  | R1@.3 >= 35      |
+| tiny        | Shapes, made here    | shipped, 1 M parameters    | 2 cores   | minutes  | docs/benchmarks  |
 | mad         | MAD, 5 fps           | CLIP L/14, Vicuna-7B v1.5  | 8 x 80 GB | 5 epochs | paper: R1@.1 8.4 |
 | vidchapters | VidChapters-7M, 2 fps| the same                   | 8 x 80 GB | 1 epoch  | not published    |
 | msrvtt      | MSRVTT               | the same                   | 8 x 80 GB | 5 epochs | not published    |
@@ -64,11 +64,11 @@ def defaults() -> ConfigDict:
             prefetch=8,                  # batches read ahead
         ),
         train=dict(
-            batch_size=32,               # windows a step, over all devices
+            batch_size=16,               # windows a step, over all devices
             steps=400,                   # optimizer steps; 0 = count `epochs`
             epochs=0,                    # passes over the data; 0 = count `steps`
-            learning_rate=1e-3,          # peak; cosine decay to 0
-            warmup_ratio=0.03,           # of the steps, linear from 0
+            learning_rate=5e-4,          # peak; cosine decay to 0
+            warmup_ratio=0.1,            # of the steps, linear from 0
             weight_decay=0.0,
             b1=0.9,
             b2=0.95,
@@ -108,7 +108,7 @@ PAPER = {
                      "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "prompt.max_text_tokens": 96,
     "data.near_miss_fraction": 0.0, "data.questions_per_window": 1, "data.read_threads": 8,
-    "train.batch_size": 128, "train.steps": 0, "train.epochs": 5, "train.learning_rate": 1e-4,
+    "train.batch_size": 128, "train.steps": 0, "train.epochs": 5, "train.learning_rate": 1e-4, "train.warmup_ratio": 0.03,
     "train.b2": 0.999, "train.checkpoint_every": 500,
     "search.query_batch": 16, "search.window_block": 64, "search.decode_block": 64,
     "eval.before": False,
