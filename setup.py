@@ -26,6 +26,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "tensorflow-datasets>=4.9.10,<5",
+        "importlib_resources",  # tensorflow-datasets imports it without asking for it
         "array_record>=0.8,<0.9",
         "ml_collections>=1.1,<2",
         "transformers>=5.17,<6",
