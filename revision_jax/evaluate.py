@@ -51,7 +51,7 @@ def evaluate(
     from revision_jax.evaluation import methods as m
     from revision_jax.evaluation.predictions import PredictionLog, read_json, write_json
     from revision_jax.evaluation.scores import choose_thresholds, score
-    from revision_jax.report.summary import write_summary
+    from revision_jax.report.summary import read_losses, write_summary
     from revision_jax.report.table import print_table
     from revision_jax.training.datasets import make_extractor
 
@@ -89,8 +89,10 @@ def evaluate(
     old = read_json(folder / f"metrics{suffix}.json") or {}
     if train_compilations is None:
         train_compilations = old.get("compilations", {}).get("train_step")
+    steps, _ = read_losses(Path(workdir))
     metrics = {
         "split": split,
+        "train_steps": steps[-1] if steps else 0,
         "videos": len(splits[split].queries),
         "queries": len(queries),
         "present": sum(query.present for query in queries),

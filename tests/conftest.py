@@ -1,10 +1,22 @@
-"""A tiny run, trained and evaluated once for all tests that need one."""
+"""What all tests share: compiled programs, and a tiny run for those that need one."""
 
+import atexit
 import dataclasses
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Most of the suite's time would be spent in compiling the same tiny programs, in subprocesses too. Kept for one
+# session only; jax reads these when it is imported.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="revision_jax_compiled_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 sys.path.append(str(Path(__file__).parent / "training"))
 

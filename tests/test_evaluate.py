@@ -41,7 +41,7 @@ def test_metrics_hold_everything(trained_run):
         assert method["cost"]["seconds_per_query"] > 0
     assert metrics["methods"]["depth1"]["cost"]["windows"] > metrics["methods"]["depth0"]["cost"]["windows"] == 2
     assert metrics["methods"]["depth1"]["threshold"] == metrics["calibration"]["depth1"]["threshold"]
-    assert metrics["device"]["count"] == 1 and metrics["seconds"] > 0
+    assert metrics["train_steps"] == 4 and metrics["device"]["count"] == 1 and metrics["seconds"] > 0
 
 
 def test_programs_compile_once_a_shape(trained_run):

@@ -114,14 +114,14 @@ def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
 
 def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: bool) -> None:
     # A moment of seconds is thinner than a pixel of an hour: bars get a least width, marks point at them.
-    least = (limits[1] - limits[0]) * 0.003
+    least = (limits[1] - limits[0]) * 0.006
     for start, end in case.truth:
         axes.barh(1, max(end - start, least), left=start, height=0.62, color=TRUTH)
     for rank, (start, end, confidence) in reversed(list(enumerate(case.moments[:top]))):
         shade = 1.0 - 0.17 * rank
         sure = confidence >= case.threshold
         axes.barh(
-            0, max(end - start, least), left=start, height=0.62, alpha=shade, linewidth=1,
+            0, max(end - start, least), left=start, height=0.62, alpha=shade, linewidth=0.8,
             color=PREDICTION if sure else "white", edgecolor=PREDICTION,
         )  # fmt: skip
     if marks and case.moments:

@@ -36,7 +36,7 @@ def search(mesh):
 
 expected, cost = search(make_mesh(1, 1, 1, devices=jax.devices()[:1]))
 assert sum(len(r.moments) for r in expected) > 10
-for sizes in [(4, 1, 1), (2, 2, 1), (2, 1, 2)]:
+for sizes in [(2, 2, 1), (2, 1, 2)]:
     found, same = search(make_mesh(*sizes))
     assert (cost.tokens_decoded, cost.windows) == (same.tokens_decoded, same.windows), sizes
     for a, b in zip(expected, found):
