@@ -185,7 +185,7 @@ def train(tokenizer, *, seed: int = 0, steps: int = 4000, batch_size: int = 64, 
         "bias": jnp.zeros(()),
     }
     params = {"clip": state, "head": head, "patch_head": patch_head}
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.5e-3, 200, steps, 1e-5)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.5e-3, min(200, steps // 10), steps, 1e-5)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02))
     opt_state = tx.init(params)
 

@@ -94,7 +94,7 @@ def test_the_shipped_parts_are_small():
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 16 * 2**20
 
 
-def test_one_step_of_each_training_lowers_nothing_but_runs(tokenizer, tmp_path):
-    """Both trainings start, write their checkpoint, and give finite parameters."""
+def test_the_clip_trains_from_a_command(tokenizer):
+    """One step of the real training gives finite parameters."""
     clip = shapes_clip.train(tokenizer, steps=1, batch_size=shapes_clip.CAPTIONED, log=lambda line: None)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(clip.vision.patch_embedding[...])))
