@@ -1,4 +1,4 @@
-"""Makes the shipped tiny parts again: `python -m revision_jax.pretrain --out DIR` (about 1.5 hours on 2 cores).
+"""Makes the shipped tiny parts again: `python -m revision_jax.pretrain --out DIR`.
 
 Order: tokenizer, CLIP on captions (`shapes_clip`), LLM on lookups (`lookup_lm`), projector between them (`align`).
 Nothing here sees a val or test video. Writes `clip/`, `llm/`, `projector.safetensors` and `made.json` (what was
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clip_steps", type=int, default=2600, help="batches of 128 pictures")
+    parser.add_argument("--clip_steps", type=int, default=4000, help="batches of 64 pictures")
     parser.add_argument("--llm_minutes", type=float, default=60, help="longest time for the LLM's curriculum")
     args = parser.parse_args(argv)
     started = time.time()

@@ -6,8 +6,8 @@ a frame's token is the mixture of the word embeddings that describe it (`attribu
 lookup by keywords (`Find: red triangle rightward`), never a sentence of the Shapes world, and the thing asked for is
 always there: rejecting and wording are what stage 1 has to learn.
 
-A tiny Llama does not learn 64-frame lookups from scratch; a curriculum over F does: the next F comes when the
-running IoU passes 0.8.
+A tiny Llama does not learn 64-frame lookups from scratch; a curriculum over F does: the next level of
+CURRICULUM comes when the running IoU passes its threshold.
 """
 
 import dataclasses

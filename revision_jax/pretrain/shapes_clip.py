@@ -1,8 +1,8 @@
 """Trains the tiny CLIP on captioned single frames of the Shapes world.
 
 Captions name colour, shape, size, position, orientation and brightness, each left out now and then. Beside CLIP's
-contrastive loss the image embedding must give the soft weights of all those words by one linear layer (thrown away
-afterwards): it makes 25 minutes on two cores enough, and it makes direction and spin readable off a sequence.
+contrastive loss the image embedding, and each patch, must give the soft weights of those words by one linear layer
+(thrown away afterwards): without it shape was not learned. Orientation is not yet (docs/benchmarks.md).
 Frames are drawn at random, never taken from a val or test video.
 """
 
