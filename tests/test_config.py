@@ -73,7 +73,7 @@ def test_override_takes_the_type_of_the_default(text, key, value):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("train.batch_size=3.5", "train.batch_size is '3.5'; expected a whole number such as 32"),
+    ("train.batch_size=3.5", "train.batch_size is '3.5'; expected a whole number such as 16"),
     ("train.learning_rate=fast", "train.learning_rate is 'fast'; expected a number"),
     ("train.learning_rate=nan", "train.learning_rate is nan; expected greater than 0"),
     ("eval.before=maybe", "eval.before is 'maybe'; expected true or false"),

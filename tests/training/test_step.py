@@ -93,5 +93,5 @@ def test_metrics_are_those_of_the_plain_formulas():
     _, metrics = parts.step_fn(state, batch, parts.frozen)
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-6)
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
-    # 12 steps, warm-up of 0.03 is one step: the first runs at half the peak.
-    assert float(metrics["learning_rate"]) == pytest.approx(0.5 * 3e-2)
+    # 12 steps, warm-up of 0.1 is two steps: the first runs at a third of the peak.
+    assert float(metrics["learning_rate"]) == pytest.approx(3e-2 / 3)
