@@ -25,108 +25,136 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 def defaults() -> ConfigDict:
     """Every field there is, with the values of `tiny`; a preset changes some."""
-    return ConfigDict(dict(
-        seed=0,                          # data order, LoRA's start and dropout
-        base=dict(                       # pretrained, frozen here; `asset:` = shipped with the package
-            llm="asset:tiny/llm",        # Hugging Face directory of a LlamaForCausalLM with its tokenizer
-            clip="asset:tiny/clip",      # Hugging Face directory of a CLIPModel with its tokenizer
-            projector="asset:tiny/projector.safetensors",  # dense adapter: `weight [H, D]` and `bias [H]`
-        ),
-        model=dict(
-            dtype="float32",             # activations: float32 | bfloat16
-            param_dtype="float32",       # frozen weights; LoRA and adapter are always float32
-            remat="none",                # recomputed in the backward pass: none | names | full
-            attention="auto",            # auto (by platform) | xla | cudnn | splash
-        ),
-        lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=ATTENTION + MLP),  # scale = alpha / rank
-        hierarchy=dict(
-            window_s=64.0,               # seconds of a window
-            num_frames=64,               # frames of a window that the model sees
-            stride=0.5,                  # step between searched windows, as a fraction of a window
-        ),
-        prompt=dict(
-            system="",                   # text before `USER:`; may be empty
-            max_text_tokens=32,          # question and answer together, padded to this
-        ),
-        data=dict(
-            name="shapes",               # shapes | mad | vidchapters | msrvtt | folder
-            dir="",                      # prepared data; empty = the cache (`config.resolve_data_dir`)
-            fps=1.0,                     # stored frames a second
-            domain="day",                # shapes: day | night | crowded | noisy
-            video_s=3600.0,              # shapes: seconds of a video
-            train_videos=8,              # shapes: videos of each split
-            val_videos=1,
-            test_videos=3,
-            neg_factor=1.0,              # contrastive windows a positive one
-            near_miss_fraction=0.5,      # of the contrastive windows, show a near miss where there is one
-            questions_per_window=4,      # texts that share a window's video tokens; the paper's is 1
-            read_threads=4,
-            prefetch=8,                  # batches read ahead
-        ),
-        train=dict(
-            batch_size=16,               # windows a step, over all devices
-            steps=400,                   # optimizer steps; 0 = count `epochs`
-            epochs=0,                    # passes over the data; 0 = count `steps`
-            learning_rate=5e-4,          # peak; cosine decay to 0
-            warmup_ratio=0.1,            # of the steps, linear from 0
-            weight_decay=0.0,
-            b1=0.9,
-            b2=0.95,
-            eps=1e-8,
-            clip_norm=1.0,               # global gradient norm
-            log_every=10,                # steps between syncs with the device; losses of all steps are logged
-            checkpoint_every=100,        # steps, a multiple of `log_every`
-            keep_checkpoints=2,
-        ),
-        trainable=(                      # (path pattern, learning-rate multiplier or "frozen"); first match
-            (r"llm/.*/lora_[ab]", 1.0),
-            (r"llm/.*", "frozen"),
-            (r"adapter/.*", "frozen"),
-        ),
-        mesh=dict(data=-1, fsdp=1, tensor=1),  # devices an axis; -1 = the rest
-        search=dict(
-            top_k=50,                    # moments kept a query
-            nms_iou=0.5,                 # a moment that overlaps a better one more than this is dropped
-            query_batch=1,               # queries asked together of a block of windows
-            window_block=128,            # windows whose key/value caches are held together
-            decode_block=16,             # pairs of query and window decoded together
-            question_tokens=0,           # length questions are padded to; 0 = the longest of a video's
-        ),
-        eval=dict(
-            split="test",                # val | test
-            before=True,                 # also the parts as they were before training
-        ),
-    ))
+    return ConfigDict(
+        dict(
+            seed=0,  # data order, LoRA's start and dropout
+            base=dict(  # pretrained, frozen here; `asset:` = shipped with the package
+                llm="asset:tiny/llm",  # Hugging Face directory of a LlamaForCausalLM with its tokenizer
+                clip="asset:tiny/clip",  # Hugging Face directory of a CLIPModel with its tokenizer
+                projector="asset:tiny/projector.safetensors",  # dense adapter: `weight [H, D]` and `bias [H]`
+            ),
+            model=dict(
+                dtype="float32",  # activations: float32 | bfloat16
+                param_dtype="float32",  # frozen weights; LoRA and adapter are always float32
+                remat="none",  # recomputed in the backward pass: none | names | full
+                attention="auto",  # auto (by platform) | xla | cudnn | splash
+            ),
+            lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=ATTENTION + MLP),  # scale = alpha / rank
+            hierarchy=dict(
+                window_s=64.0,  # seconds of a window
+                num_frames=64,  # frames of a window that the model sees
+                stride=0.5,  # step between searched windows, as a fraction of a window
+            ),
+            prompt=dict(
+                system="",  # text before `USER:`; may be empty
+                max_text_tokens=32,  # question and answer together, padded to this
+            ),
+            data=dict(
+                name="shapes",  # shapes | mad | vidchapters | msrvtt | folder
+                dir="",  # prepared data; empty = the cache (`config.resolve_data_dir`)
+                fps=1.0,  # stored frames a second
+                domain="day",  # shapes: day | night | crowded | noisy
+                video_s=3600.0,  # shapes: seconds of a video
+                train_videos=8,  # shapes: videos of each split
+                val_videos=1,
+                test_videos=3,
+                neg_factor=1.0,  # contrastive windows a positive one
+                near_miss_fraction=0.5,  # of the contrastive windows, show a near miss where there is one
+                questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
+                read_threads=4,
+                prefetch=8,  # batches read ahead
+            ),
+            train=dict(
+                batch_size=16,  # windows a step, over all devices
+                steps=400,  # optimizer steps; 0 = count `epochs`
+                epochs=0,  # passes over the data; 0 = count `steps`
+                learning_rate=5e-4,  # peak; cosine decay to 0
+                warmup_ratio=0.1,  # of the steps, linear from 0
+                weight_decay=0.0,
+                b1=0.9,
+                b2=0.95,
+                eps=1e-8,
+                clip_norm=1.0,  # global gradient norm
+                log_every=10,  # steps between syncs with the device; losses of all steps are logged
+                checkpoint_every=100,  # steps, a multiple of `log_every`
+                keep_checkpoints=2,
+            ),
+            trainable=(  # (path pattern, learning-rate multiplier or "frozen"); first match
+                (r"llm/.*/lora_[ab]", 1.0),
+                (r"llm/.*", "frozen"),
+                (r"adapter/.*", "frozen"),
+            ),
+            mesh=dict(data=-1, fsdp=1, tensor=1),  # devices an axis; -1 = the rest
+            search=dict(
+                top_k=50,  # moments kept a query
+                nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped
+                query_batch=1,  # queries asked together of a block of windows
+                window_block=128,  # windows whose key/value caches are held together
+                decode_block=16,  # pairs of query and window decoded together
+                question_tokens=0,  # length questions are padded to; 0 = the longest of a video's
+            ),
+            eval=dict(
+                split="test",  # val | test
+                before=True,  # also the parts as they were before training
+            ),
+        )
+    )
 
 
 # The paper's recipe, shared by the 7B presets. It leaves `base` empty: those files are the user's.
 PAPER = {
-    "base.llm": "", "base.clip": "", "base.projector": "",
-    "model.dtype": "bfloat16", "model.param_dtype": "bfloat16", "model.remat": "names",
-    "lora.rank": 64, "lora.alpha": 128.0, "lora.dropout": 0.05,
+    "base.llm": "",
+    "base.clip": "",
+    "base.projector": "",
+    "model.dtype": "bfloat16",
+    "model.param_dtype": "bfloat16",
+    "model.remat": "names",
+    "lora.rank": 64,
+    "lora.alpha": 128.0,
+    "lora.dropout": 0.05,
     "prompt.system": "A chat between a curious user and an artificial intelligence assistant. "
-                     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "prompt.max_text_tokens": 96,
-    "data.near_miss_fraction": 0.0, "data.questions_per_window": 1, "data.read_threads": 8,
-    "train.batch_size": 128, "train.steps": 0, "train.epochs": 5,
-    "train.learning_rate": 1e-4, "train.warmup_ratio": 0.03,
-    "train.b2": 0.999, "train.checkpoint_every": 500,
-    "search.query_batch": 16, "search.window_block": 64, "search.decode_block": 64,
+    "data.near_miss_fraction": 0.0,
+    "data.questions_per_window": 1,
+    "data.read_threads": 8,
+    "train.batch_size": 128,
+    "train.steps": 0,
+    "train.epochs": 5,
+    "train.learning_rate": 1e-4,
+    "train.warmup_ratio": 0.03,
+    "train.b2": 0.999,
+    "train.checkpoint_every": 500,
+    "search.query_batch": 16,
+    "search.window_block": 64,
+    "search.decode_block": 64,
     "eval.before": False,
 }
 
 PRESETS = {
     "tiny": {},
-    "mad": PAPER | {
-        "data.name": "mad", "data.fps": 5.0, "hierarchy.window_s": 125.0, "hierarchy.num_frames": 250,
+    "mad": PAPER
+    | {
+        "data.name": "mad",
+        "data.fps": 5.0,
+        "hierarchy.window_s": 125.0,
+        "hierarchy.num_frames": 250,
     },
-    "vidchapters": PAPER | {
-        "data.name": "vidchapters", "data.fps": 2.0, "train.epochs": 1,
-        "hierarchy.window_s": 500.0, "hierarchy.num_frames": 250,
+    "vidchapters": PAPER
+    | {
+        "data.name": "vidchapters",
+        "data.fps": 2.0,
+        "train.epochs": 1,
+        "hierarchy.window_s": 500.0,
+        "hierarchy.num_frames": 250,
     },
     # All videos stand one after another as a single long one; a window of 32 s holds the longest of them.
-    "msrvtt": PAPER | {
-        "data.name": "msrvtt", "data.fps": 5.0, "hierarchy.window_s": 32.0, "hierarchy.num_frames": 100,
+    "msrvtt": PAPER
+    | {
+        "data.name": "msrvtt",
+        "data.fps": 5.0,
+        "hierarchy.window_s": 32.0,
+        "hierarchy.num_frames": 100,
     },
 }
 

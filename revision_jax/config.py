@@ -21,8 +21,21 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from revision_jax.config_rules import ConfigError, flatten, unknown_key, validate
 
 __all__ = [
-    "ConfigError", "add_arguments", "describe", "differences", "find_config", "finish", "flatten", "load",
-    "load_json", "parse", "presets", "resolve_data_dir", "resolve_path", "save_json", "validate",
+    "ConfigError",
+    "add_arguments",
+    "describe",
+    "differences",
+    "find_config",
+    "finish",
+    "flatten",
+    "load",
+    "load_json",
+    "parse",
+    "presets",
+    "resolve_data_dir",
+    "resolve_path",
+    "save_json",
+    "validate",
 ]
 PACKAGE = Path(__file__).parent
 DEFAULT = "configs/stage1.py"

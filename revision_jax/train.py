@@ -93,7 +93,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
     # ------------------------------------------------------------------------------- evaluate
     before = task.model if config.eval.before else None
     return evaluate(
-        config, workdir, result.model, directories=directories, mesh=mesh, before=before,
+        config,
+        workdir,
+        result.model,
+        directories=directories,
+        mesh=mesh,
+        before=before,
         train_compilations=result.compilations or None,
     )
 

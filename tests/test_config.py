@@ -21,9 +21,14 @@ def test_default_is_tiny_and_frozen():
         config.train.batch_size = 1
 
 
-@pytest.mark.parametrize("preset, window_s, frames, epochs", [
-    ("mad", 125.0, 250, 5), ("vidchapters", 500.0, 250, 1), ("msrvtt", 32.0, 100, 5),
-])
+@pytest.mark.parametrize(
+    "preset, window_s, frames, epochs",
+    [
+        ("mad", 125.0, 250, 5),
+        ("vidchapters", 500.0, 250, 1),
+        ("msrvtt", 32.0, 100, 5),
+    ],
+)
 def test_presets_carry_the_papers_recipe(preset, window_s, frames, epochs):
     config = configs.load(f"configs/stage1.py:{preset}")
     assert (config.hierarchy.window_s, config.hierarchy.num_frames) == (window_s, frames)
@@ -58,37 +63,43 @@ def test_unknown_preset_lists_the_known():
         configs.load("configs/stage1.py:big")
 
 
-@pytest.mark.parametrize("text, key, value", [
-    ("train.batch_size=8", "train.batch_size", 8),
-    ("train.learning_rate=2", "train.learning_rate", 2.0),
-    ("eval.before=False", "eval.before", False),
-    ("lora.targets=q_proj,v_proj", "lora.targets", ("q_proj", "v_proj")),
-    ("lora.targets=('q_proj',)", "lora.targets", ("q_proj",)),
-    ("trainable=[['.*', 1]]", "trainable", ((".*", 1),)),
-    ("prompt.system=a=b", "prompt.system", "a=b"),
-])
+@pytest.mark.parametrize(
+    "text, key, value",
+    [
+        ("train.batch_size=8", "train.batch_size", 8),
+        ("train.learning_rate=2", "train.learning_rate", 2.0),
+        ("eval.before=False", "eval.before", False),
+        ("lora.targets=q_proj,v_proj", "lora.targets", ("q_proj", "v_proj")),
+        ("lora.targets=('q_proj',)", "lora.targets", ("q_proj",)),
+        ("trainable=[['.*', 1]]", "trainable", ((".*", 1),)),
+        ("prompt.system=a=b", "prompt.system", "a=b"),
+    ],
+)
 def test_override_takes_the_type_of_the_default(text, key, value):
     got = configs.flatten(configs.load(overrides=[text]))[key]
     assert got == value and type(got) is type(value)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("train.batch_size=3.5", "train.batch_size is '3.5'; expected a whole number such as 16"),
-    ("train.learning_rate=fast", "train.learning_rate is 'fast'; expected a number"),
-    ("train.learning_rate=nan", "train.learning_rate is nan; expected greater than 0"),
-    ("eval.before=maybe", "eval.before is 'maybe'; expected true or false"),
-    ("trainable=[('(', 1)]", "trainable is .*; expected rows"),
-    ("trainable=(", "trainable is '\\('; expected a tuple"),
-    ("model.dtype=float16", "model.dtype is 'float16'; expected one of float32, bfloat16"),
-    ("lora.targets=q_proj,qproj", "lora.targets is .*; expected some of q_proj"),
-    ("train.batchsize=3", "unknown config key 'train.batchsize'; did you mean train.batch_size"),
-    ("batch_size=3", "unknown config key 'batch_size'; did you mean .*train.batch_size"),
-    ("train=3", "unknown config key 'train'"),
-    ("train.steps", "cannot read the override 'train.steps'; expected key=value"),
-    ("train.epochs=2", "expected one of them to be 0"),
-    ("train.log_every=30", "train.checkpoint_every is 100; expected a multiple of train.log_every"),
-    ("mesh.fsdp=-1", "mesh is .*; expected at most one axis of -1"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("train.batch_size=3.5", "train.batch_size is '3.5'; expected a whole number such as 16"),
+        ("train.learning_rate=fast", "train.learning_rate is 'fast'; expected a number"),
+        ("train.learning_rate=nan", "train.learning_rate is nan; expected greater than 0"),
+        ("eval.before=maybe", "eval.before is 'maybe'; expected true or false"),
+        ("trainable=[('(', 1)]", "trainable is .*; expected rows"),
+        ("trainable=(", "trainable is '\\('; expected a tuple"),
+        ("model.dtype=float16", "model.dtype is 'float16'; expected one of float32, bfloat16"),
+        ("lora.targets=q_proj,qproj", "lora.targets is .*; expected some of q_proj"),
+        ("train.batchsize=3", "unknown config key 'train.batchsize'; did you mean train.batch_size"),
+        ("batch_size=3", "unknown config key 'batch_size'; did you mean .*train.batch_size"),
+        ("train=3", "unknown config key 'train'"),
+        ("train.steps", "cannot read the override 'train.steps'; expected key=value"),
+        ("train.epochs=2", "expected one of them to be 0"),
+        ("train.log_every=30", "train.checkpoint_every is 100; expected a multiple of train.log_every"),
+        ("mesh.fsdp=-1", "mesh is .*; expected at most one axis of -1"),
+    ],
+)
 def test_bad_override_names_the_key(text, message):
     with pytest.raises(ConfigError, match=message):
         configs.load(overrides=[text])

@@ -89,10 +89,17 @@ def test_agrees_with_the_evaluation(trained_run):
         np.testing.assert_allclose(result.moments, np.reshape(row["moments"], (-1, 3)), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("file, words", [
-    ("text.mp4", "found"), ("truncated.mp4", "incomplete or damaged"), ("sound.mp4", "only audio, no video stream"),
-    ("missing.mp4", "no such file"), ("empty.mp4", "found"), (".", "a directory"),
-])
+@pytest.mark.parametrize(
+    "file, words",
+    [
+        ("text.mp4", "found"),
+        ("truncated.mp4", "incomplete or damaged"),
+        ("sound.mp4", "only audio, no video stream"),
+        ("missing.mp4", "no such file"),
+        ("empty.mp4", "found"),
+        (".", "a directory"),
+    ],
+)
 def test_what_is_no_video_is_one_clear_line(file, words, trained_run, videos, capfd):
     assert _run(trained_run, videos / file, SENTENCE) == 2
     out, err = capfd.readouterr()
@@ -100,13 +107,16 @@ def test_what_is_no_video_is_one_clear_line(file, words, trained_run, videos, ca
     assert err.startswith("error: ") and words in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["  "], "is empty; expected a sentence"),
-    ([], "no sentence given; expected an event in quotes"),
-    (["a red circle " * 40], "prompt.max_text_tokens"),
-    ([SENTENCE, "--top", "0"], "--top is 0"),
-    ([SENTENCE, "--queries", "nowhere.txt"], "nowhere.txt"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["  "], "is empty; expected a sentence"),
+        ([], "no sentence given; expected an event in quotes"),
+        (["a red circle " * 40], "prompt.max_text_tokens"),
+        ([SENTENCE, "--top", "0"], "--top is 0"),
+        ([SENTENCE, "--queries", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
 def test_bad_queries_are_one_clear_line(arguments, words, trained_run, capfd):
     assert _run(trained_run, trained_run.video, *arguments) == 2
     err = capfd.readouterr().err

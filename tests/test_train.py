@@ -25,11 +25,14 @@ def test_help_teaches_and_is_quick(tmp_path):
     assert time.perf_counter() - start < 30
 
 
-@pytest.mark.parametrize("argv, message", [
-    (["--config.train.step=3"], "error: unknown config key 'train.step'; did you mean train.steps"),
-    (["--config", "nothing.py"], "error: no config file at nothing.py; built-in configs are"),
-    (["--config.mesh.data=7"], "do not fit"),
-])
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--config.train.step=3"], "error: unknown config key 'train.step'; did you mean train.steps"),
+        (["--config", "nothing.py"], "error: no config file at nothing.py; built-in configs are"),
+        (["--config.mesh.data=7"], "do not fit"),
+    ],
+)
 def test_errors_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("revision_jax.training.datasets.check_files", lambda config: None)
     assert train.main([*argv, "--workdir", str(tmp_path / "run")]) == 2

@@ -51,9 +51,7 @@ class Extractor:
       batch: frames a call of the encoder.
     """
 
-    def __init__(
-        self, clip_dir: str | os.PathLike, fps: float, batch: int = 128, *, mesh=None, dtype=jnp.float32
-    ):
+    def __init__(self, clip_dir: str | os.PathLike, fps: float, batch: int = 128, *, mesh=None, dtype=jnp.float32):
         self.clip_dir, self.fps, self.batch = pathlib.Path(clip_dir), fps, batch
         if mesh is not None:
             check_batch(mesh, batch)
@@ -89,9 +87,7 @@ class Extractor:
 
     def encode_video(self, path: str | os.PathLike, *, allow_truncated: bool = False) -> VideoFeatures:
         """Decodes a file at `fps` and encodes it; VideoError (see data/video.py) if it cannot be used."""
-        frames = video.read_frames(
-            path, self.fps, self.image_size, batch=self.batch, allow_truncated=allow_truncated
-        )
+        frames = video.read_frames(path, self.fps, self.image_size, batch=self.batch, allow_truncated=allow_truncated)
         features = self.encode_frames(frames, name=str(path))
         return VideoFeatures(features, frames.duration_s, self.fps)
 
@@ -148,9 +144,7 @@ class Extractor:
         end = tokenizer.eos_token_id
         rows = tokenizer([clip_query(sentence) for sentence in sentences])["input_ids"]
         if rows[0][-1] != end:
-            raise ValueError(
-                f"{self.clip_dir}: its tokenizer ends a text with token {rows[0][-1]}; expected {end}"
-            )
+            raise ValueError(f"{self.clip_dir}: its tokenizer ends a text with token {rows[0][-1]}; expected {end}")
         long = [s for s, row in zip(sentences, rows, strict=True) if len(row) > self.text_length]
         if long:
             logging.warning(
@@ -159,9 +153,7 @@ class Extractor:
                 self.text_length,
                 long[0],
             )
-            rows = [
-                row if len(row) <= self.text_length else [*row[: self.text_length - 1], end] for row in rows
-            ]
+            rows = [row if len(row) <= self.text_length else [*row[: self.text_length - 1], end] for row in rows]
         tokens = np.full((len(rows), self.text_length), end, np.int32)
         for padded, row in zip(tokens, rows, strict=True):
             padded[: len(row)] = row

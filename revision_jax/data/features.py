@@ -85,15 +85,11 @@ class Manifest:
         """Reads `manifest.json`; errors name the file."""
         path = pathlib.Path(directory) / MANIFEST
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no manifest; expected a prepared data set directory (docs/data.md)"
-            )
+            raise FileNotFoundError(f"{path}: no manifest; expected a prepared data set directory (docs/data.md)")
         try:
             fields = json.loads(path.read_text())
             if (found := fields.pop("format", None)) != FORMAT:
-                raise ValueError(
-                    f"format is {found!r}, this program reads {FORMAT}; prepare the data set again"
-                )
+                raise ValueError(f"format is {found!r}, this program reads {FORMAT}; prepare the data set again")
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
             fields["videos"] = {name: VideoInfo(**info) for name, info in fields["videos"].items()}
             return cls(**fields)
@@ -182,9 +178,7 @@ class FeatureStore:
     def _video(self, video_id: str) -> VideoInfo:
         if video_id not in self.manifest.videos:
             some = ", ".join(self.video_ids[:3])
-            raise KeyError(
-                f"{self.path}: no video {video_id!r} among its {len(self.video_ids)} ({some}, ...)"
-            )
+            raise KeyError(f"{self.path}: no video {video_id!r} among its {len(self.video_ids)} ({some}, ...)")
         return self.manifest.videos[video_id]
 
     def _chunks(self, video_id: str, start: int, stop: int):

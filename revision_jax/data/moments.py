@@ -49,9 +49,7 @@ def _interval(query_id: str, field: str, value) -> Interval:
     except (TypeError, ValueError):
         raise ValueError(f"query {query_id!r}: {field} holds {value!r}; expected [start_s, end_s]") from None
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
-        raise ValueError(
-            f"query {query_id!r}: {field} holds [{start}, {end}]; expected 0 <= start < end (seconds)"
-        )
+        raise ValueError(f"query {query_id!r}: {field} holds [{start}, {end}]; expected 0 <= start < end (seconds)")
     return start, end
 
 
@@ -122,8 +120,6 @@ def _parse(row) -> Query:
         raise ValueError(f"found {type(row).__name__}; expected an object with the keys {sorted(known)}")
     missing, unknown = known - {"distractors"} - set(row), set(row) - known
     if missing or unknown:
-        raise ValueError(
-            f"missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; known: {sorted(known)}"
-        )
+        raise ValueError(f"missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; known: {sorted(known)}")
     intervals = {field: tuple(row.get(field, ())) for field in ("moments", "distractors")}
     return Query(**{**row, **intervals})

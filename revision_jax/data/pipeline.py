@@ -106,9 +106,7 @@ class ClipDrawer:
         whole_passes = self.contrastive - self.contrastive % len(self.negatives)
         number = row % len(self.negatives) if row < whole_passes else rng.integers(len(self.negatives))
         query = self.negatives[number]
-        return sampling.contrastive(
-            query, rng, self.hierarchy, self.durations[query.video_id], self.near_miss_fraction
-        )
+        return sampling.contrastive(query, rng, self.hierarchy, self.durations[query.video_id], self.near_miss_fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +126,7 @@ class LoadClip:
         clip = clips[0]
         end_s = clip.window_start_s + self.hierarchy.window_s
         info = self.store.manifest.videos[clip.video_id]
-        frames = self.hierarchy.frame_indices(
-            clip.window_start_s, end_s, self.store.manifest.fps, info.num_frames
-        )
+        frames = self.hierarchy.frame_indices(clip.window_start_s, end_s, self.store.manifest.fps, info.num_frames)
         texts = [self.prompts.encode_example(self.sentences[c.query_id], answer_text(c)) for c in clips]
         joined = {key: np.stack([text[key] for text in texts]) for key in ("tokens", "loss_mask")}
         return {
@@ -181,13 +177,9 @@ def make_pipeline(
     queries = check_queries(queries, store.durations)
     index, count = shard
     if batch_size % count or not 0 <= index < count:
-        raise ValueError(
-            f"shard {index} of {count}, batch_size {batch_size}; expected equal parts, index < count"
-        )
+        raise ValueError(f"shard {index} of {count}, batch_size {batch_size}; expected equal parts, index < count")
     check_prompts(queries, hierarchy, prompts)
-    drawer = ClipDrawer(
-        queries, hierarchy, store.durations, neg_factor, near_miss_fraction, questions_per_window
-    )
+    drawer = ClipDrawer(queries, hierarchy, store.durations, neg_factor, near_miss_fraction, questions_per_window)
     if drawer.skipped:
         logging.warning("of %d queries some give no clips: %s", len(queries), drawer.skipped)
     if not drawer.positives or len(drawer) < batch_size:
@@ -196,9 +188,7 @@ def make_pipeline(
             f"clips (skipped: {drawer.skipped}); expected at least one positive and a batch of {batch_size}. "
             "Use a longer window, more videos or a smaller batch"
         )
-    clips = (
-        grain.MapDataset.range(len(drawer)).seed(seed).shuffle().repeat(num_epochs).random_map(drawer.draw)
-    )
+    clips = grain.MapDataset.range(len(drawer)).seed(seed).shuffle().repeat(num_epochs).random_map(drawer.draw)
     load = LoadClip(store, hierarchy, prompts, {query.query_id: query.sentence for query in queries})
     batches = (
         clips.map_with_index(_numbered)[index::count]

@@ -45,9 +45,7 @@ def positive_starts(query: Query, moment: int, window_s: float, duration_s: floa
     return starts
 
 
-def positive(
-    query: Query, moment: int, rng: np.random.Generator, hierarchy: Hierarchy, duration_s: float
-) -> Clip:
+def positive(query: Query, moment: int, rng: np.random.Generator, hierarchy: Hierarchy, duration_s: float) -> Clip:
     """A random window around moment number `moment`; ValueError if there is none (see `positive_starts`)."""
     starts = positive_starts(query, moment, hierarchy.window_s, duration_s)
     if not len(starts):

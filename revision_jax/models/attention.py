@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 
@@ -126,11 +126,14 @@ def _splash_obstacles(platform: str, q: jax.Array, k: jax.Array, causal: bool, m
 def _splash_sharded(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """`_splash` on every device's own rows and heads."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    # Axes that a caller's shard_map has split already (the search's, over videos) are not split again.
+    axes = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual}
+    if not axes:
         return _splash(q, k, v)
-    batch = tuple(axis for axis in _BATCH_AXES if axis in mesh.axis_names)
-    spec = PartitionSpec(batch, None, _HEAD_AXIS if _HEAD_AXIS in mesh.axis_names else None, None)
-    return jax.shard_map(_splash, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+    batch = tuple(axis for axis in _BATCH_AXES if axis in axes)
+    spec = PartitionSpec(batch, None, _HEAD_AXIS if _HEAD_AXIS in axes else None, None)
+    sharded = jax.shard_map(_splash, in_specs=(spec,) * 3, out_specs=spec, axis_names=axes, check_vma=False)
+    return sharded(q, k, v)
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False) -> jax.Array:

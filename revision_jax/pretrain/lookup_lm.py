@@ -2,9 +2,17 @@
 
 The counterpart of VTimeLLM's stage 2, from which the published model starts on MAD. A sample is a sequence of `F`
 frames cut into segments; a segment shows one shape that stands still or changes (moves, turns, grows, fades), and
-a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). The question is a
-lookup by keywords (`Find: red triangle rightward`), never a sentence of the Shapes world, and the thing asked for is
-always there: rejecting and wording are what stage 1 has to learn.
+a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). Three kinds of questions
+are asked, none a sentence of the Shapes world:
+
+- `Find: red triangle rightward` -> `From 07 to 13.`, `Which: red triangle rightward` -> `From 7 to 13.`: the thing
+  asked for is always there.
+- `Does: red triangle rightward` -> `Yes.` or `No.`
+- `Say: Not Present` -> `Not Present`, `Say: In video 7.` -> `In video 7.`: the output head must be able to write what
+  later stages will ask for. A word that never occurs here is pushed so far away that LoRA does not get it back.
+
+To ask the second before it answers the first, to say so in the third's words, and to understand sentences, is what
+stage 1 has to learn.
 
 A tiny Llama does not learn 64-frame lookups from scratch; a curriculum over F does: the next level of
 CURRICULUM comes when the running IoU passes its threshold.
@@ -42,7 +50,8 @@ CHANGES = (
     "shrinking", "appearing", "vanishing",
 )  # fmt: skip
 LOOKUPS = 4  # questions a video: they share its cost, and do not see each other
-ECHOES = 0.2  # of the questions: repeat some words, so that the LLM can say more than spans
+KINDS = {"Find": 0.52, "Which": 0.12, "Does": 0.3, "Say": 0.06}  # shares of the questions
+LEARNING_RATE = 1e-3
 FILLERS = 9  # at most so many words without meaning stand between the keywords of a lookup
 LOOKUP_TOKENS = 14 + FILLERS  # "Find: red triangle rightward ASSISTANT:", fillers, and the answer
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
@@ -144,8 +153,42 @@ def _segments(frames: int, plain: bool, rng) -> list[Segment]:
     return segments
 
 
-def sample(frames: int, plain: bool, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, tuple[int, int]]]]:
-    """One video and its lookups: word weights `[frames, A]` float32, and LOOKUPS pairs (keywords, (s, e))."""
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One of KINDS about `keywords`; `span` (s, e) in frames where they are shown, None if nowhere."""
+
+    kind: str
+    keywords: str
+    span: tuple[int, int] | None
+
+    @property
+    def answer(self) -> str:
+        match self.kind:
+            case "Find":
+                return prompts.span_answer(*self.span)
+            case "Which":
+                return "From {} to {}.".format(*self.span)
+            case "Does":
+                return "Yes." if self.span else "No."
+        return self.keywords
+
+
+def _absent(segments: list[Segment], rng) -> str | None:
+    """Keywords that fit no segment but differ from one in a single thing; None if a few tries find none."""
+    shown = [s for s in segments if s.color >= 0]
+    for _ in range(8):
+        near = shown[rng.integers(len(shown))]
+        other = _random_segment(rng, near.length)
+        thing = ("color", "shape", "change")[rng.integers(3)]
+        near = dataclasses.replace(near, **{thing: getattr(other, thing)})
+        form = int(rng.integers(4))
+        if not any(near.matches(s, form) for s in shown):
+            return near.keywords(form)
+    return None
+
+
+def sample(frames: int, plain: bool, rng: np.random.Generator) -> tuple[np.ndarray, list[Question]]:
+    """One video and its questions: word weights `[frames, A]` float32, and LOOKUPS of them; plain ones only `Find`."""
     lookups = []
     while not lookups:
         segments = _segments(frames, plain, rng)
@@ -163,40 +206,39 @@ def sample(frames: int, plain: bool, rng: np.random.Generator) -> tuple[np.ndarr
     starts = np.cumsum([0, *(s.length for s in segments)])
     chance = np.array([0.55, 0.2, 0.125, 0.125])[[form for _, form in lookups]]
     chosen = rng.choice(len(lookups), LOOKUPS, p=chance / chance.sum())
-    pairs = []
+    questions = []
     for target, form in (lookups[k] for k in chosen):
         span = int(starts[target]), int(min(starts[target + 1], frames - 1))
-        pairs.append((segments[target].keywords(form), span))
-    return np.concatenate(rows), pairs
+        kind = "Find" if plain else str(rng.choice(list(KINDS), p=list(KINDS.values())))
+        question = Question(kind, segments[target].keywords(form), span)
+        if kind == "Say":
+            question = Question(kind, rng.choice([prompts.NOT_PRESENT, f"In video {rng.integers(frames)}."]), None)
+        elif kind == "Does" and rng.random() < 0.5 and (keywords := _absent(segments, rng)):
+            question = Question(kind, keywords, None)
+        questions.append(question)
+    return np.concatenate(rows), questions
 
 
 def _fillers(tokenizer) -> np.ndarray:
-    """Tokens without meaning in a lookup: not special, no number, no keyword, no word the world has for actions."""
-    meant = " ".join([*attributes.WORDS, *CHANGES, *(form for forms in TEMPLATES.values() for form in forms)])
+    """Tokens without meaning here: not special, no number, kind or keyword, no word the world has for actions."""
+    meant = " ".join([*KINDS, *attributes.WORDS, *CHANGES, *(form for forms in TEMPLATES.values() for form in forms)])
     meant = {*tokenizer.encode(meant), *tokenizer.all_special_ids, *_numbers(tokenizer)}
     meant |= {*tokenizer.encode(prompts.span_answer(0, 0)), *tokenizer.encode("ASSISTANT: " + prompts.NOT_PRESENT)}
     return np.array([token for token in range(len(tokenizer)) if token not in meant])
 
 
-def _with_fillers(encoder, keywords: str, fillers: np.ndarray, rng) -> np.ndarray:
-    """Tokens of a lookup: `Find: red triangle rightward ASSISTANT:`, or with meaningless words at random places.
+def _encode_question(encoder, question: Question, fillers: np.ndarray, rng) -> np.ndarray:
+    """Tokens of `Find: red triangle rightward ASSISTANT:`; three of four have meaningless words at random places.
 
     Sentences will hold words that the LLM has never seen: it must find the keywords by what they are, not by
-    where they stand.
+    where they stand. `Find:` itself is often left out then: to be asked for a span is the rule.
     """
-    asked = encoder.encode_text(f"Find: {keywords}")
-    if rng.random() < 0.75:
-        asked = asked[2:] if rng.random() < 0.7 else asked
+    asked = encoder.encode_text(f"{question.kind}: {question.keywords}")
+    if question.kind != "Say" and rng.random() < 0.75:
+        asked = asked[2:] if question.kind == "Find" and rng.random() < 0.7 else asked
         count = int(rng.integers(FILLERS + 1))
         asked = np.insert(asked, rng.integers(len(asked) + 1, size=count), rng.choice(fillers, count))
     return np.append(asked, encoder.encode_text(encoder.template.after_video("")))
-
-
-def _echo(encoder, rng) -> tuple[np.ndarray, np.ndarray]:
-    """`Say: not present moon ASSISTANT:` -> `not present moon </s>`: any words, without a meaning."""
-    words = rng.integers(len(encoder.tokenizer.all_special_ids), len(encoder.tokenizer), size=rng.integers(1, 6))
-    end = encoder.encode_text(encoder.template.after_video(""))
-    return np.concatenate([encoder.encode_text("Say: "), words, end]), np.append(words, encoder.eos_id)
 
 
 def make_batch(encoder: prompts.PromptEncoder, frames: int, plain: bool, size: int, rng) -> dict[str, np.ndarray]:
@@ -205,21 +247,17 @@ def make_batch(encoder: prompts.PromptEncoder, frames: int, plain: bool, size: i
     index = np.arange(LOOKUP_TOKENS)
     fillers = _fillers(encoder.tokenizer)
     for _ in range(size):
-        word_weights, pairs = sample(frames, plain, rng)
+        word_weights, questions = sample(frames, plain, rng)
         word_weights = word_weights * PLAIN if plain else word_weights
         batch["weights"].append(word_weights + NOISE * rng.standard_normal(word_weights.shape, np.float32))
-        for keywords, span in pairs:
-            if rng.random() < ECHOES and not plain:
-                asked, answer = _echo(encoder, rng)
-                span = (-1, -1)  # no lookup: not scored
-            else:
-                asked = _with_fillers(encoder, keywords, fillers, rng)
-                answer = encoder.encode_answer(prompts.span_answer(*span))
+        for question in questions:
+            asked = _encode_question(encoder, question, fillers, rng)
+            answer = encoder.encode_answer(question.answer)
             tokens = np.full(LOOKUP_TOKENS, encoder.pad_id, np.int32)
             tokens[: len(asked) + len(answer)] = np.concatenate([asked, answer])
             batch["tokens"].append(tokens)
             batch["loss_mask"].append((index >= len(asked)) & (index < len(asked) + len(answer)))
-            batch["span"].append(span)
+            batch["span"].append(question.span if question.kind == "Find" else (-1, -1))
     return {key: np.stack(values) for key, values in batch.items()}
 
 
@@ -247,14 +285,22 @@ def loss_fn(params, graphdef, prefix, word_ids, batch):
 
 
 @partial(jax.jit, static_argnames=("graphdef", "tx"), donate_argnums=(0, 1))
-def _train_step(params, opt_state, batch, prefix, word_ids, *, graphdef, tx):
+def _train_step(params, opt_state, batch, prefix, word_ids, rate, *, graphdef, tx):
     (loss, predicted), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, graphdef, prefix, word_ids, batch)
     updates, opt_state = tx.update(grads, opt_state, params)
+    updates = jax.tree.map(lambda update: rate * update, updates)
     return optax.apply_updates(params, updates), opt_state, loss, predicted
 
 
+def _first_token_right(predicted, batch) -> float:
+    """Share of the questions other than `Find` whose answer's first token is right."""
+    rows = np.flatnonzero(batch["span"][:, 0] < 0)
+    first = batch["loss_mask"][rows].argmax(1)
+    return float((predicted[rows, first] == batch["tokens"][rows, first]).mean()) if len(rows) else float("nan")
+
+
 def _mean_iou(predicted, batch, numbers: dict[int, int]) -> float:
-    """IoU of the two number tokens (s from its own place, e after the true s), averaged."""
+    """IoU of the two number tokens (s from its own place, e after the true s), averaged over `Find` questions."""
     ious = []
     for tokens, mask, (s, e) in zip(predicted, batch["loss_mask"], batch["span"], strict=True):
         if s < 0:
@@ -291,13 +337,16 @@ def train(
     log=print,
     checkpoint=None,
 ):
-    """Trains the tiny LLM; returns it. Ends `last_steps` after the last curriculum step, or after `minutes`."""
+    """Trains the tiny LLM; returns it.
+
+    The learning rate stays at its peak through the curriculum and falls to zero over the last half of `last_steps`
+    at the last level. Stops early after `minutes`; goes on from the file `checkpoint` if there.
+    """
     encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
     model = Llama(tiny_config(len(tokenizer)), rngs=nnx.Rngs(seed))
     _initialise(model)
     graphdef, params = nnx.split(model)
-    schedule = optax.warmup_constant_schedule(0.0, 1e-3, 100)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.01))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.95, weight_decay=0.01))
     opt_state = tx.init(params)
     word_ids = jnp.array(tokenizer.convert_tokens_to_ids(list(attributes.WORDS)))
     numbers = _numbers(tokenizer)
@@ -314,8 +363,10 @@ def train(
         size = tokens_a_step // (frames + LOOKUPS * LOOKUP_TOKENS)
         batch = make_batch(encoder, frames, plain, size, rng)
         arrays = {key: batch[key] for key in ("weights", "tokens", "loss_mask")}
+        left = (last_steps - since) / (last_steps / 2) if level == len(CURRICULUM) - 1 else 1.0
+        rate = jnp.float32(LEARNING_RATE * min(step / 100, left, 1.0))
         params, opt_state, loss, predicted = _train_step(
-            params, opt_state, arrays, prefix, word_ids, graphdef=graphdef, tx=tx
+            params, opt_state, arrays, prefix, word_ids, rate, graphdef=graphdef, tx=tx
         )
         step, since = step + 1, since + 1
         if chosen == CURRICULUM[level]:
@@ -323,7 +374,7 @@ def train(
         if step % 20 == 0:
             log(
                 f"step {step} level {level} F {frames} loss {float(loss):.3f} iou {running:.3f}"
-                f" {time.time() - started:.0f} s"
+                f" others {_first_token_right(np.asarray(predicted), batch):.2f} {time.time() - started:.0f} s"
             )
         if step % 100 == 0 and checkpoint:
             pathlib.Path(checkpoint).write_bytes(

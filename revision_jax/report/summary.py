@@ -49,9 +49,7 @@ def choose_cases(split, predictions: Sequence, threshold: float) -> list[plots.T
     cases = []
     for query, prediction in zip(split.all_queries, predictions, strict=True):
         duration = split.store.manifest.videos[query.video_id].duration_s
-        cases.append(
-            plots.Timeline(query.sentence, duration, query.moments, prediction.moments.tolist(), threshold)
-        )
+        cases.append(plots.Timeline(query.sentence, duration, query.moments, prediction.moments.tolist(), threshold))
     present, absent = [case for case in cases if case.truth], [case for case in cases if not case.truth]
     rejected = min(2, len(absent))
     return _spread(present, SHOWN - rejected) + _spread(absent, rejected)

@@ -168,9 +168,7 @@ def next_batch(iterator: Iterator, step: int) -> dict[str, np.ndarray]:
         raise RuntimeError(f"the data ended before step {step}; expected an endless data set.") from None
 
 
-def fetch(
-    pending: list[tuple], describe: Callable[[int], str]
-) -> tuple[list[dict[str, float]], str | None]:
+def fetch(pending: list[tuple], describe: Callable[[int], str]) -> tuple[list[dict[str, float]], str | None]:
     """Waits for the device: rows of the steps before the first non-finite one, and what went wrong there."""
     rows = []
     values = jax.device_get([metrics for _, _, metrics in pending])

@@ -35,6 +35,4 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
     base = fingerprints(config) | {
         file: {"path": str(path), "sha256": fingerprint(path)} for file, path in data.items()
     }
-    return Task(
-        grounder, prompts.prefix, pipeline.batches, pipeline.epoch_batches, pipeline.describe_record, base
-    )
+    return Task(grounder, prompts.prefix, pipeline.batches, pipeline.epoch_batches, pipeline.describe_record, base)

@@ -25,13 +25,16 @@ def test_kernel_and_lora():
     assert spec == PartitionSpec(None, None, None)
 
 
-@pytest.mark.parametrize("shape, axes, message", [
-    ((8, 6), ("embed",), "one logical axis .* a dimension"),
-    ((8, 6), None, "one logical axis .* a dimension"),
-    ((8, 6), ("embed", "mpl"), r"no rule for \['mpl'\]"),
-    ((8, 8), ("heads", "mlp"), "over the same mesh axis"),
-    ((6, 6), ("embed", "mlp"), "'embed' of 6 cannot be split over mesh.fsdp=4"),
-])
+@pytest.mark.parametrize(
+    "shape, axes, message",
+    [
+        ((8, 6), ("embed",), "one logical axis .* a dimension"),
+        ((8, 6), None, "one logical axis .* a dimension"),
+        ((8, 6), ("embed", "mpl"), r"no rule for \['mpl'\]"),
+        ((8, 8), ("heads", "mlp"), "over the same mesh axis"),
+        ((6, 6), ("embed", "mlp"), "'embed' of 6 cannot be split over mesh.fsdp=4"),
+    ],
+)
 def test_errors_name_the_parameter(shape, axes, message):
     with pytest.raises(ValueError, match=f"parameter llm/x of shape .*{message}"):
         partition_spec("llm/x", shape, axes, Mesh)

@@ -43,7 +43,7 @@ def test_word_weights_follow_position_size_heading_and_brightness():
 
 def test_every_word_is_one_token(tokenizer):
     numbers = [f"{n:02d}" for n in range(100)]
-    for word in (*attributes.WORDS, *lookup_lm.CHANGES, *numbers, "During", "Present", "spinning"):
+    for word in (*attributes.WORDS, *lookup_lm.CHANGES, *numbers, "During", "Present", "spinning", "Does", "Yes", "No"):
         assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
     shipped = prompts.load_tokenizer(str(resolve_path("asset:tiny/llm")))
     assert shipped.get_vocab() == tokenizer.get_vocab()
@@ -55,13 +55,30 @@ def test_a_lookup_has_one_answer(frames):
     for _ in range(20):
         segments = lookup_lm._segments(frames, False, rng)
         assert sum(segment.length for segment in segments) == frames
-    for _ in range(20):
-        word_weights, pairs = lookup_lm.sample(frames, False, rng)
-        assert word_weights.shape == (frames, len(attributes.WORDS)) and len(pairs) == lookup_lm.LOOKUPS
-        for keywords, (s, e) in pairs:
-            assert 0 <= s <= e < frames
-            columns = [attributes.WORDS.index(word) for word in keywords.split() if word in (*COLORS, *SHAPES)]
-            assert (word_weights[s:e, columns] == 1).all(), keywords
+    seen = set()
+    for _ in range(60):
+        word_weights, questions = lookup_lm.sample(frames, False, rng)
+        assert word_weights.shape == (frames, len(attributes.WORDS)) and len(questions) == lookup_lm.LOOKUPS
+        for question in questions:
+            seen.add((question.kind, question.answer.split()[0]))
+            columns = [attributes.WORDS.index(w) for w in question.keywords.split() if w in (*COLORS, *SHAPES)]
+            if question.span:
+                s, e = question.span
+                assert 0 <= s <= e < frames
+                assert (word_weights[s:e, columns] == 1).all(), question
+    assert seen == {
+        ("Find", "From"), ("Which", "From"), ("Does", "Yes."), ("Does", "No."), ("Say", "Not"), ("Say", "In"),
+    }  # fmt: skip
+
+
+def test_what_is_absent_is_nowhere():
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        segments = lookup_lm._segments(32, False, rng)
+        if any(segment.color >= 0 for segment in segments) and (keywords := lookup_lm._absent(segments, rng)):
+            for segment in segments:
+                for form in range(4):
+                    assert segment.color < 0 or segment.keywords(form) != keywords
 
 
 def test_pictures_come_with_what_they_show():

@@ -74,5 +74,5 @@ def test_equals_decoding_without_a_cache(head):
                 absent += 1
     assert present > 3 and absent > 3, "the model should answer both ways, or this test shows little"
     # Padding answers nothing.
-    assert (confidence[3] == 0).all() and (confidence[:, len(frames):] == 0).all()
+    assert (confidence[3] == 0).all() and (confidence[:, len(frames) :] == 0).all()
     assert int(state.block) == 2

@@ -1,6 +1,6 @@
 """A run with a tiny stand-in for model and data; as a script, the subject of the kill test.
 
-    python fake_run.py WORKDIR [key=value ...] [die=STEP]
+python fake_run.py WORKDIR [key=value ...] [die=STEP]
 """
 
 import os
@@ -19,8 +19,14 @@ from revision_jax.training.task import Task
 
 B, F, D, T, V, P, H = 4, 6, 8, 10, 32, 3, 16
 FIELDS = {
-    "hierarchy.num_frames": F, "prompt.max_text_tokens": T, "train.batch_size": B, "train.steps": 12,
-    "train.log_every": 2, "train.checkpoint_every": 4, "train.learning_rate": 3e-2, "lora.dropout": 0.1,
+    "hierarchy.num_frames": F,
+    "prompt.max_text_tokens": T,
+    "train.batch_size": B,
+    "train.steps": 12,
+    "train.log_every": 2,
+    "train.checkpoint_every": 4,
+    "train.learning_rate": 3e-2,
+    "lora.dropout": 0.1,
     "trainable": (("llm/layers/lora_[ab]", 1.0), ("llm/.*", "frozen"), ("adapter/.*", "frozen")),
 }
 

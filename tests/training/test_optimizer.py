@@ -20,12 +20,15 @@ def test_first_matching_row_wins():
     assert assign(PATHS, table) == dict(zip(PATHS, [FROZEN, 0.5, 1.0]))
 
 
-@pytest.mark.parametrize("table, message", [
-    ((("llm/.*", 1.0),), r"no row of `trainable` matches \['adapter/kernel'\]"),
-    ((("lora_a", 1.0), (".*", FROZEN)), r"match no parameter.*\['lora_a'\]"),  # the whole path must match
-    ((("llm/.*", 1.0), ("llm/.*/lora_a", 2.0), ("adapter/.*", FROZEN)), r"match no parameter.*lora_a"),
-    (((".*", FROZEN),), "freezes every parameter"),
-])
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ((("llm/.*", 1.0),), r"no row of `trainable` matches \['adapter/kernel'\]"),
+        ((("lora_a", 1.0), (".*", FROZEN)), r"match no parameter.*\['lora_a'\]"),  # the whole path must match
+        ((("llm/.*", 1.0), ("llm/.*/lora_a", 2.0), ("adapter/.*", FROZEN)), r"match no parameter.*lora_a"),
+        (((".*", FROZEN),), "freezes every parameter"),
+    ],
+)
 def test_table_errors(table, message):
     with pytest.raises(ValueError, match=message):
         assign(PATHS, table)

@@ -23,7 +23,11 @@ def model():
 def test_paths_and_merge(model):
     module, arrays = take_apart(model)
     assert set(arrays) == {
-        "llm/embedding", "llm/layers/kernel", "llm/layers/lora_a", "llm/layers/lora_b", "adapter/kernel",
+        "llm/embedding",
+        "llm/layers/kernel",
+        "llm/layers/lora_a",
+        "llm/layers/lora_b",
+        "adapter/kernel",
     }
     trainable, frozen, multipliers = split_by_table(arrays, TABLE)
     assert multipliers == {"llm/layers/lora_a": 2.0, "llm/layers/lora_b": 2.0}

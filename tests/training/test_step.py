@@ -64,7 +64,6 @@ def test_dropout_depends_on_seed_and_step():
     state.trainable["llm/layers/lora_b"] += 0.3
     later = dataclasses.replace(state, step=state.step + 1)
 
-
     def loss(step_fn, state):
         return float(step_fn(jax.tree.map(jnp.copy, state), batch, parts.frozen)[1]["loss"])
 
@@ -83,9 +82,7 @@ def test_metrics_are_those_of_the_plain_formulas():
     )
 
     def loss(trainable):
-        logits = parts.module.merge(trainable, parts.frozen)(
-            np.arange(fake_run.P), batch["video"], batch["tokens"]
-        )
+        logits = parts.module.merge(trainable, parts.frozen)(np.arange(fake_run.P), batch["video"], batch["tokens"])
         return answer_loss(logits, batch["tokens"], batch["loss_mask"])[0]
 
     gradients = jax.grad(loss)(arrays)

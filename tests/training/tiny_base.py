@@ -16,11 +16,22 @@ from revision_jax.pretrain.tokenizer import make_tokenizer
 
 PATHS = {"llm": "llm", "clip": "clip", "projector": "projector.safetensors"}
 SMALL = {
-    "hierarchy.window_s": 16.0, "hierarchy.num_frames": 8, "prompt.max_text_tokens": 48,
-    "lora.rank": 2, "lora.targets": ("q_proj",),
-    "data.video_s": 130.0, "data.train_videos": 2, "data.val_videos": 1, "data.test_videos": 1,
-    "train.batch_size": 4, "train.steps": 4, "train.log_every": 2, "train.checkpoint_every": 2,
-    "search.window_block": 8, "search.decode_block": 8, "eval.before": False,
+    "hierarchy.window_s": 16.0,
+    "hierarchy.num_frames": 8,
+    "prompt.max_text_tokens": 48,
+    "lora.rank": 2,
+    "lora.targets": ("q_proj",),
+    "data.video_s": 130.0,
+    "data.train_videos": 2,
+    "data.val_videos": 1,
+    "data.test_videos": 1,
+    "train.batch_size": 4,
+    "train.steps": 4,
+    "train.log_every": 2,
+    "train.checkpoint_every": 2,
+    "search.window_block": 8,
+    "search.decode_block": 8,
+    "eval.before": False,
 }
 
 

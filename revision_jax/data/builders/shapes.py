@@ -66,9 +66,7 @@ class Shapes(FeatureBuilder):
         present, absent = QUERIES_PER_HOUR[self.split]
         hours = self.duration_s / 3600
         present = None if present is None else round(present * hours)
-        return [
-            q for v in self._videos.values() for q in v.queries(present=present, absent=round(absent * hours))
-        ]
+        return [q for v in self._videos.values() for q in v.queries(present=present, absent=round(absent * hours))]
 
     def extract(self, video_ids: list[str]) -> Iterator[tuple[str, VideoFeatures]]:
         if self.split not in FILE_SPLITS:
