@@ -8,6 +8,7 @@ the video stands before the question, so that key/value caches of (prefix, video
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,8 +17,16 @@ VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-QUESTIONS = {"dense": "During which frames can we see {event}?"}
-_SPAN = re.compile(r"From (\d{2,}) to (\d{2,})\.")
+QUESTIONS = {
+    "dense": "During which frames can we see {event}?",
+    "group": "During which frames can we see {event}?",  # over windows; the paper asks it in the same words
+    "sparse": "Does {event} happen in the video? Answer yes or no.",
+    "retrieval": "In which video can we see {event}?",
+    "caption": "Describe this frame.",
+}
+YES, NO = "Yes.", "No."
+_SPAN = re.compile(r"From (\d+) to (\d+)\.")
+_VIDEO = re.compile(r"In video (\d+)\.")
 # Text that would be read as structure: special tokens, the place of the video, the turn of the assistant.
 _STRUCTURE = re.compile(r"<[^<>\s]{1,20}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
 
@@ -51,19 +60,60 @@ def span_answer(s: int, e: int) -> str:
     return f"From {s:02d} to {e:02d}."
 
 
+def group_answer(a: int, b: int) -> str:
+    """`From 3 to 5.` for windows `a..b - 1` of a group: `b` is exclusive and may be the number of windows."""
+    return f"From {a} to {b}."
+
+
+def presence_answer(present: bool) -> str:
+    """`Yes.` or `No.`"""
+    return YES if present else NO
+
+
+def video_answer(v: int) -> str:
+    """`In video 4.`"""
+    return f"In video {v}."
+
+
+def dense_answers(num_frames: int) -> dict[str, tuple[int, int]]:
+    """All answers about a window: text -> frames `(s, e)`, `0 <= s <= e < num_frames`; (-1, -1) for `Not Present`."""
+    spans = {span_answer(s, e): (s, e) for s in range(num_frames) for e in range(s, num_frames)}
+    return {NOT_PRESENT: (-1, -1)} | spans
+
+
+def group_answers(num_windows: int) -> dict[str, tuple[int, int]]:
+    """All answers about a group: text -> windows `(a, b)`, `0 <= a < b <= num_windows`. Something is always there."""
+    return {group_answer(a, b): (a, b) for a in range(num_windows) for b in range(a + 1, num_windows + 1)}
+
+
+def video_answers(num_videos: int) -> dict[str, tuple[int, int]]:
+    """All answers of a retrieval: text -> `(v, v + 1)`, an interval of one video."""
+    return {video_answer(v): (v, v + 1) for v in range(num_videos)}
+
+
+def presence_answers() -> dict[str, tuple[int, int]]:
+    """`Yes.` -> (0, 1), the one window asked about; `No.` -> (-1, -1)."""
+    return {YES: (0, 1), NO: (-1, -1)}
+
+
 def parse_answer(text: str) -> tuple[int, int] | None:
-    """Frames `(s, e)` of an answer, or None for `Not Present`.
+    """What an answer of any level names: the value it has in the level's mapping, None for (-1, -1).
 
     Raises:
-      ValueError: the text is outside the grammar.
+      ValueError: the text is no answer of any level.
     """
     text = text.strip()
-    if text == NOT_PRESENT:
+    if text in (NOT_PRESENT, NO):
         return None
-    match = _SPAN.fullmatch(text)
-    if not match:
-        raise ValueError(f"cannot read the answer {text!r}; expected 'From 07 to 13.' or {NOT_PRESENT!r}.")
-    return int(match[1]), int(match[2])
+    if text == YES:
+        return 0, 1
+    if match := _SPAN.fullmatch(text):
+        return int(match[1]), int(match[2])
+    if match := _VIDEO.fullmatch(text):
+        return int(match[1]), int(match[1]) + 1
+    raise ValueError(
+        f"cannot read the answer {text!r}; expected 'From 07 to 13.', {NOT_PRESENT!r}, {YES!r}, {NO!r} or 'In video 4.'"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +187,7 @@ class PromptEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerGrammar:
-    """All answers of a window as a trie over tokens, compiled from the tokenizer: nothing about it is assumed.
+    """All answers of a level as a trie over tokens, compiled from the tokenizer: nothing about it is assumed.
 
     Decoding walks it: in state `i` only `tokens[i]` are allowed, and taking `tokens[i, c]` leads to `next[i, c]`.
     State 0 is the root. A final state (after `</s>`) allows only the pad token and stays where it is.
@@ -145,7 +195,8 @@ class AnswerGrammar:
     Attributes:
       tokens: `[S, C]` int32, allowed tokens, padded with -1.
       next: `[S, C]` int32, the state after each.
-      answer: `[S, 2]` int32, frames (s, e) at a final state; (-1, -1) for `Not Present`; (-2, -2) elsewhere.
+      answer: `[S, 2]` int32, at a final state what the answer stands for (see `dense_answers` and its sisters; (-1, -1)
+        is "not present"); (-2, -2) elsewhere.
       max_length: tokens of the longest answer, `</s>` included.
     """
 
@@ -160,10 +211,12 @@ class AnswerGrammar:
         return self.answer[:, 0] > -2
 
     @classmethod
-    def compile(cls, encoder: PromptEncoder, num_frames: int) -> "AnswerGrammar":
-        """The trie of `Not Present` and every `From s to e.` with `0 <= s <= e < num_frames`."""
-        answers = {NOT_PRESENT: (-1, -1)}
-        answers |= {span_answer(s, e): (s, e) for s in range(num_frames) for e in range(s, num_frames)}
+    def compile(cls, encoder: PromptEncoder, answers: Mapping[str, tuple[int, int]]) -> "AnswerGrammar":
+        """The trie of `answers`, text -> what it stands for: `dense_answers(F)`, `group_answers(n)`, ...
+
+        Raises:
+          ValueError: the tokenizer writes two of them alike.
+        """
         children: list[dict[int, int]] = [{}]
         results = [(-2, -2)]
         max_length = 0

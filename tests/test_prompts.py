@@ -14,8 +14,9 @@ from revision_jax.prompts import AnswerGrammar, PromptEncoder, PromptTemplate
 def make_tokenizer(digits: bool):
     """Word level, over the prompt's words; numbers as one token or digit by digit."""
     sentence = f"{prompts.VICUNA_SYSTEM} USER: ASSISTANT: From to Not Present. During which frames can we see red dot?"
+    sentence += " Does happen in the video Answer yes or no Yes No In"
     words = re.findall(r"\w+|[^\w\s]", sentence)
-    numbers = [str(n) for n in range(10)] if digits else [f"{n:02d}" for n in range(100)]
+    numbers = [str(n) for n in range(10)] + ([] if digits else [f"{n:02d}" for n in range(100)])
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", *dict.fromkeys(words + numbers)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     parts = [pre_tokenizers.Whitespace(), *([pre_tokenizers.Digits(individual_digits=True)] if digits else [])]
@@ -40,13 +41,21 @@ def walk(grammar, ids):
     return state
 
 
-def test_every_target_is_an_answer_of_the_grammar_and_nothing_else_is(encoder):
-    frames = 12
-    grammar = AnswerGrammar.compile(encoder, frames)
-    answers = {(-1, -1): prompts.NOT_PRESENT}
-    answers |= {(s, e): prompts.span_answer(s, e) for s in range(frames) for e in range(s, frames)}
+LEVELS = {
+    "dense": ({(-1, -1): "Not Present"}, prompts.dense_answers(12)),
+    "group": ({(3, 5): "From 3 to 5.", (9, 12): "From 9 to 12."}, prompts.group_answers(12)),
+    "retrieval": ({(4, 5): "In video 4.", (11, 12): "In video 11."}, prompts.video_answers(12)),
+    "sparse": ({(0, 1): "Yes.", (-1, -1): "No."}, prompts.presence_answers()),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_target_is_an_answer_of_the_grammar_and_nothing_else_is(encoder, level):
+    examples, answers = LEVELS[level]
+    assert examples.items() <= {answer: text for text, answer in answers.items()}.items()
+    grammar = AnswerGrammar.compile(encoder, answers)
     finals = set()
-    for answer, text in answers.items():
+    for text, answer in answers.items():
         ids = encoder.encode_answer(text)
         assert len(ids) <= grammar.max_length
         state = walk(grammar, ids)
@@ -57,7 +66,7 @@ def test_every_target_is_an_answer_of_the_grammar_and_nothing_else_is(encoder):
 
 
 def test_a_final_state_only_pads_and_stays(encoder):
-    grammar = AnswerGrammar.compile(encoder, 4)
+    grammar = AnswerGrammar.compile(encoder, prompts.dense_answers(4))
     state = walk(grammar, encoder.encode_answer("Not Present"))
     assert grammar.tokens[state].tolist() == [encoder.pad_id] + [-1] * (grammar.tokens.shape[1] - 1)
     assert grammar.next[state, 0] == state
@@ -69,7 +78,7 @@ def test_answers_that_a_tokenizer_cannot_tell_apart_are_refused():
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     blind = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     with pytest.raises(ValueError, match="two answers share"):
-        AnswerGrammar.compile(PromptEncoder(blind, PromptTemplate(""), 16), 4)
+        AnswerGrammar.compile(PromptEncoder(blind, PromptTemplate(""), 16), prompts.dense_answers(4))
 
 
 def test_an_example_has_loss_on_the_answer_and_its_end_only(encoder):
@@ -113,7 +122,28 @@ def test_sentences_are_normalised_as_published():
     assert prompts.clip_query("Who is it?") == "Who is it."
 
 
-@pytest.mark.parametrize("text", ["From 7 to 13.", "From 07 to 13", "Present", "From 07 to 13. Yes"])
+def test_mappings_hold_all_answers_of_a_level():
+    assert len(prompts.dense_answers(5)) == 1 + 15
+    assert set(prompts.group_answers(5).values()) == {(a, b) for a in range(5) for b in range(a + 1, 6)}
+    assert prompts.group_answer(0, 5) in prompts.group_answers(5)  # the end is exclusive
+    assert list(prompts.video_answers(3)) == ["In video 0.", "In video 1.", "In video 2."]
+    assert [prompts.presence_answer(present) for present in (True, False)] == list(prompts.presence_answers())
+
+
+def test_the_question_of_every_level():
+    asked = {level: prompts.question("A dog runs.", level) for level in prompts.QUESTIONS}
+    assert asked == {
+        "dense": "During which frames can we see a dog runs?",
+        "group": "During which frames can we see a dog runs?",
+        "sparse": "Does a dog runs happen in the video? Answer yes or no.",
+        "retrieval": "In which video can we see a dog runs?",
+        "caption": "Describe this frame.",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["From 07 to 13", "Present", "From 07 to 13. Yes", "Yes", "In video .", "From -1 to 2."]
+)
 def test_text_outside_the_grammar_does_not_parse(text):
     with pytest.raises(ValueError, match="cannot read the answer"):
         prompts.parse_answer(text)

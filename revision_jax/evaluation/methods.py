@@ -13,7 +13,7 @@ from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
-from revision_jax.prompts import AnswerGrammar
+from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
 from revision_jax.search.evaluator import Searcher, SearchSettings
 from revision_jax.training.datasets import open_split
@@ -56,7 +56,7 @@ class Split:
 def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] = ()) -> Searcher:
     """The search as a run's config has it; one question length for all `queries`, so that it compiles once."""
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
-    grammar = AnswerGrammar.compile(prompts, hierarchy.num_frames)
+    grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
     searcher = Searcher(grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh)
     sound = [query.sentence for query in queries if _fault(searcher, query) is None]
     if sound:

@@ -99,7 +99,7 @@ class Searcher:
     Args:
       grounder: `models.Grounder`; only read.
       prompt_encoder: `prompts.PromptEncoder`.
-      grammar: `prompts.AnswerGrammar` for `hierarchy.num_frames` frames.
+      grammar: `prompts.AnswerGrammar` of `dense_answers(hierarchy.num_frames)`.
       hierarchy: the windows.
       settings: how to search.
       mesh: devices; the windows of a block are divided over its `data` axis.

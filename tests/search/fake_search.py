@@ -12,7 +12,7 @@ from revision_jax.models.adapter import DenseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
-from revision_jax.prompts import AnswerGrammar
+from revision_jax.prompts import AnswerGrammar, dense_answers
 
 F = 16
 PAD, BOS, EOS, NOT, PRESENT, FROM, TO, STOP = range(8)
@@ -40,7 +40,7 @@ class FakePrompts:
 
 
 PROMPTS = FakePrompts()
-GRAMMAR = AnswerGrammar.compile(PROMPTS, F)
+GRAMMAR = AnswerGrammar.compile(PROMPTS, dense_answers(F))
 
 
 class OracleLLM(nnx.Module):
