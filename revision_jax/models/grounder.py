@@ -1,31 +1,61 @@
-"""The whole vision-language model: adapter tokens of a window between a prompt's prefix and its text.
+"""The whole vision-language model: adapter tokens of a video between a prompt's prefix and its text.
 
-Letters: B batch, W windows, P prefix tokens, F frames a window, T text tokens, D visual width, H LLM width,
-V vocabulary. One static layout: [prefix P | video F | question and answer T, right-padded].
+Letters: B batch, W windows, n windows of a group, P prefix tokens, F frames a window, Q query tokens, T text tokens,
+D visual width, H LLM width, V vocabulary. One static layout, right-padded, for each of two levels:
+dense [prefix P | frames F | question and answer T], sparse [prefix P | windows n | question and answer T].
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.adapter import DenseAdapter
+from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.llama import KVCache, Llama
 
 
 class Grounder(nnx.Module):
-    """`llm` and `adapter` joined. The paths of parameters start with these two names."""
+    """`llm`, `adapter` (dense) and `sparse` joined. The paths of parameters start with these names.
 
-    def __init__(self, llm: Llama, adapter: DenseAdapter):
-        if adapter.kernel.shape[1] != llm.config.hidden_size:
-            raise ValueError(f"the adapter gives width {adapter.kernel.shape[1]}, the LLM has {llm.config.hidden_size}")
+    Args:
+      adapter, sparse: at least one of them; a model without one cannot be asked on that level.
+      window_chunk: windows whose sparse tokens are computed together; the memory of the others is not needed.
+    """
+
+    def __init__(
+        self,
+        llm: Llama,
+        adapter: DenseAdapter | None = None,
+        sparse: SparseAdapter | None = None,
+        *,
+        window_chunk: int = 64,
+    ):
+        kernels = [adapter.kernel] if adapter is not None else []
+        kernels += [sparse.mm_projector.kernel] if sparse is not None else []
+        if not kernels:
+            raise ValueError("a grounder without an adapter sees nothing; give the dense one, the sparse one or both")
+        for kernel in kernels:
+            if kernel.shape[1] != llm.config.hidden_size:
+                raise ValueError(f"the adapter gives width {kernel.shape[1]}, the LLM has {llm.config.hidden_size}")
+        if len({kernel.shape[0] for kernel in kernels}) > 1:
+            widths = [kernel.shape[0] for kernel in kernels]
+            raise ValueError(f"the adapters take features of different widths {widths}; expected one encoder's")
         self.llm = llm
         self.adapter = adapter
+        self.sparse = sparse
+        self.window_chunk = window_chunk
+
+    @property
+    def visual_width(self) -> int:
+        """`D`, the width of the features."""
+        return (self.sparse.mm_projector if self.adapter is None else self.adapter).kernel.shape[0]
 
     def __call__(
         self,
         prefix: jax.Array,
         video: jax.Array,
         tokens: jax.Array,
+        query: jax.Array | None = None,
+        query_mask: jax.Array | None = None,
         *,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
@@ -33,21 +63,31 @@ class Grounder(nnx.Module):
 
         Args:
           prefix: [P] int32, the same for every row.
-          video: [B, F, D] features.
-          tokens: [B, T] int32, right-padded; or [B, G, T], G texts about one window. These share the video and
+          video: [B, F, D] features of a window; with a query [B, n, F, D], a group of windows, one token each.
+          tokens: [B, T] int32, right-padded; or [B, G, T], G texts about one video. These share the video and
             do not see each other: each gets the logits it would get alone.
-          dropout_key: turns LoRA dropout on; None is deterministic.
+          query: [B, Q, D] CLIP's token features of the sentence asked about; query_mask: [B, Q], true where valid.
+          dropout_key: turns dropout (LoRA's, the sparse adapter's) on; None is deterministic.
         Returns:
           [B, T, V] or [B, G, T, V] float32; row i predicts tokens[..., i].
         """
-        context = self.embed_windows(prefix, video)  # [B, P + F, H]
+        if query is None:
+            context = self.embed_windows(prefix, video)  # [B, P + F, H]
+        else:
+            adapter_key, dropout_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+            group = self.group_tokens(video, query, query_mask, dropout_key=adapter_key)
+            context = self.embed_group(prefix, group)  # [B, P + n, H]
+        return self.text_logits(context, tokens, dropout_key=dropout_key)
+
+    def text_logits(self, context: jax.Array, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Embeddings [B, S, H] of prefix and video, tokens [B, (G,) T] -> logits [B, (G,) T, V]; see `__call__`."""
         batch, start = context.shape[:2]
         texts = 1 if tokens.ndim == 2 else tokens.shape[1]
         # The last token is only ever predicted, never read.
         read = self.llm.embed(tokens[..., :-1]).reshape(batch, -1, context.shape[-1])
         layout = {} if texts == 1 else packed_layout(start, texts, tokens.shape[-1] - 1)
         hidden = self.llm(jnp.concatenate([context, read], axis=1), dropout_key=dropout_key, **layout)
-        # A text's first token is predicted by the last frame, which all texts share.
+        # A text's first token is predicted by the video's last, which all texts share.
         first = jnp.broadcast_to(hidden[:, start - 1][:, None, None], (batch, texts, 1, hidden.shape[-1]))
         rest = hidden[:, start:].reshape(batch, texts, -1, hidden.shape[-1])
         logits = self.llm.logits(jnp.concatenate([first, rest], axis=2))
@@ -55,9 +95,37 @@ class Grounder(nnx.Module):
 
     def embed_windows(self, prefix: jax.Array, video: jax.Array) -> jax.Array:
         """Prefix [P] and features [W, F, D] -> LLM embeddings [W, P + F, H]."""
+        return self._behind(prefix, self.adapter(video))
+
+    def embed_group(self, prefix: jax.Array, windows: jax.Array) -> jax.Array:
+        """Prefix [P] and sparse tokens [B, n, H] of groups of windows -> LLM embeddings [B, P + n, H]."""
+        return self._behind(prefix, windows)
+
+    def _behind(self, prefix: jax.Array, video: jax.Array) -> jax.Array:
         head = self.llm.embed(prefix[None])
         head = jnp.broadcast_to(head, (video.shape[0], *head.shape[1:]))
-        return jnp.concatenate([head, self.adapter(video).astype(head.dtype)], axis=1)
+        return jnp.concatenate([head, video.astype(head.dtype)], axis=1)
+
+    def sparse_tokens(self, video: jax.Array, query: jax.Array, query_mask: jax.Array) -> jax.Array:
+        """One vector a pair of window and query: [B, F, D], [B, Q, D], [B, Q] -> [B, H] float32.
+
+        `window_chunk` pairs at a time, so that memory does not grow with B.
+        """
+        one = lambda pair: self.sparse(*(x[None] for x in pair))[0]
+        return jax.lax.map(one, (video, query, query_mask), batch_size=min(self.window_chunk, video.shape[0]))
+
+    def group_tokens(
+        self, video: jax.Array, query: jax.Array, query_mask: jax.Array, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """The sparse tokens of groups, each with its query: [B, n, F, D], [B, Q, D], [B, Q] -> [B, n, H] float32.
+
+        Chunks go across groups, `window_chunk` windows in all, so that a batch stays divided over devices.
+        """
+        batch, windows = video.shape[:2]
+        keys = None if dropout_key is None else jax.random.split(dropout_key, windows)
+        encode = lambda window: self.sparse(window[0], query, query_mask, dropout_key=window[1])
+        chunk = min(max(self.window_chunk // batch, 1), windows)
+        return jax.lax.map(encode, (video.swapaxes(0, 1), keys), batch_size=chunk).swapaxes(0, 1)
 
     def encode_windows(self, prefix: jax.Array, video: jax.Array) -> tuple[KVCache, jax.Array]:
         """Prefix [P], features [W, F, D] -> (cache of P + F slots a window, last hidden state [W, H]).

@@ -92,6 +92,85 @@ def test_dropout_is_on_with_a_key_only(grounder, batch):
     assert not np.array_equal(run(jax.random.key(0)), jax.jit(grounder)(PREFIX, *batch))
 
 
+def build_sparse(adapter=True):
+    rngs = nnx.Rngs(0)
+    sparse = SparseAdapter(6, 16, mlp_width=8, num_heads=2, rngs=rngs)
+    dense = DenseAdapter(6, 16, rngs=rngs) if adapter else None
+    return Grounder(Llama(CONFIG, lora=LORA, rngs=rngs), dense, sparse, window_chunk=4)
+
+
+@pytest.fixture(scope="module")
+def both(draw):
+    return draw(build_sparse)
+
+
+@pytest.fixture(scope="module")
+def group():
+    """Two groups of 5 windows of 4 frames, their queries of 3 tokens, texts."""
+    video = jax.random.normal(jax.random.key(0), (2, 5, 4, 6), jnp.float16)
+    query = jax.random.normal(jax.random.key(1), (2, 3, 6), jnp.float16)
+    tokens = jax.random.randint(jax.random.key(2), (2, 5), 0, 31)
+    return {"video": video, "tokens": tokens, "query": query, "query_mask": jnp.array([[1, 1, 1], [1, 1, 0]], bool)}
+
+
+def test_a_group_is_one_sparse_token_a_window_between_prefix_and_text(both, group):
+    logits = jax.jit(both)(PREFIX, **group)
+
+    @jax.jit
+    def by_hand(video, tokens, query, query_mask):
+        windows = [both.sparse(video[:, i], query, query_mask) for i in range(5)]
+        text = both.llm.embed(jnp.concatenate([jnp.tile(PREFIX, (2, 1)), tokens], 1))
+        embedded = jnp.concatenate([text[:, :3], jnp.stack(windows, 1), text[:, 3:]], 1)
+        return both.llm.logits(both.llm(embedded))[:, 7:12]
+
+    assert logits.shape == (2, 5, 31)
+    np.testing.assert_allclose(logits, by_hand(**group), atol=1e-5)
+    dense = {"video": group["video"][:, 0], "tokens": group["tokens"]}
+    np.testing.assert_array_equal(jax.jit(both)(PREFIX, **dense), jax.jit(both)(PREFIX, **dense, query=None))
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 4, 9])  # fewer than a chunk, a chunk, two and a rest
+def test_chunks_of_sparse_tokens_are_those_computed_at_once(both, pairs):
+    video, query = (jax.random.normal(jax.random.key(i), (pairs, size, 6)) for i, size in enumerate((4, 3)))
+    mask = jnp.arange(3) <= jnp.arange(pairs)[:, None]
+    chunked = jax.jit(both.sparse_tokens)(video, query, mask)
+    assert chunked.shape == (pairs, 16) and chunked.dtype == jnp.float32
+    np.testing.assert_allclose(chunked, jax.jit(both.sparse)(video, query, mask), atol=1e-5)
+
+
+def test_the_memory_of_sparse_tokens_does_not_grow_with_their_number(both):
+    def peak(pairs):
+        shapes = [(pairs, 64, 6), (pairs, 8, 6), (pairs, 8)]
+        asked = jax.jit(both.sparse_tokens).lower(*(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes))
+        return asked.compile().memory_analysis().temp_size_in_bytes
+
+    assert peak(64) < 1.5 * peak(16)
+
+
+def test_dropout_of_the_sparse_adapter_differs_between_windows(both, group):
+    run = jax.jit(lambda key: both.group_tokens(*(group[k] for k in ("video", "query", "query_mask")), dropout_key=key))
+    same = {k: jnp.broadcast_to(v[:, :1], v.shape) if k == "video" else v for k, v in group.items()}
+    windows = jax.jit(
+        lambda key: both.group_tokens(same["video"], group["query"], group["query_mask"], dropout_key=key)
+    )
+    assert np.array_equal(run(jax.random.key(0)), run(jax.random.key(0)))
+    assert not np.array_equal(run(jax.random.key(0)), run(jax.random.key(1)))
+    tokens = windows(jax.random.key(0))
+    assert not np.array_equal(tokens[:, 0], tokens[:, 1])
+
+
+def test_a_grounder_needs_an_adapter_and_either_is_enough(draw):
+    alone = draw(lambda: build_sparse(adapter=False))
+    assert alone.adapter is None and alone.visual_width == 6
+    with pytest.raises(ValueError, match="without an adapter"):
+        nnx.eval_shape(lambda: Grounder(Llama(CONFIG, rngs=nnx.Rngs(0))))
+    two = lambda rngs: Grounder(
+        Llama(CONFIG, rngs=rngs), DenseAdapter(8, 16, rngs=rngs), SparseAdapter(6, 16, rngs=rngs, num_heads=2)
+    )
+    with pytest.raises(ValueError, match=r"different widths \[8, 6\]"):
+        nnx.eval_shape(lambda: two(nnx.Rngs(0)))
+
+
 def test_widths_must_fit():
     mismatched = lambda: Grounder(Llama(CONFIG, rngs=nnx.Rngs(0)), DenseAdapter(6, 8, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="the adapter gives width 8, the LLM has 16"):
