@@ -60,7 +60,7 @@ class PredictionLog:
             if "cost" in line:
                 rows = open_.pop(key, [])
                 if len(rows) == line["queries"]:
-                    self._groups[key] = [_prediction(row) for row in rows], Cost(**line["cost"])
+                    self._groups[key] = [_prediction(row) for row in rows], Cost.from_dict(line["cost"])
                     kept += [*rows, line]
             else:
                 open_.setdefault(key, []).append(line)

@@ -10,6 +10,7 @@ of fewer windows repeats its last. Queries come in chunks, groups and windows in
 their number, except for one vector a window of the chunk.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -21,11 +22,19 @@ from revision_jax.search.recursion import Questions, WindowTable, encode_behind,
 from revision_jax.search.selection import NumberTree, first_numbers, pass_down, window_scores
 
 
-class Level(NamedTuple):
-    """How one level reads answers about its groups: the grammar of `group_answers(n)` and its tree of numbers."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Level:
+    """What is fixed about one upper level.
 
-    grammar: Grammar
+    Attributes:
+      size: `n`, windows of a group.
+      tree: first numbers of the answers about a group.
+      answer_tokens: of the longest answer, `</s>` included.
+    """
+
+    size: int
     tree: NumberTree
+    answer_tokens: int
 
 
 class UpperInputs(NamedTuple):
@@ -64,14 +73,14 @@ class LevelsFound(NamedTuple):
 
 
 def search_levels(
-    upper, levels: tuple[Level, ...], sizes: tuple[int, ...], policy, prefix, features, inputs: UpperInputs, *,
+    upper, levels: tuple[Level, ...], grammars: tuple[Grammar, ...], policy, prefix, features, inputs: UpperInputs, *,
     query_batch: int, group_block: int, decode_block: int, part: tuple = (0, 1),
 ) -> LevelsFound:  # fmt: skip
     """Goes through all upper levels, for the queries of this part.
 
     Args:
       upper: `models.Grounder` with a sparse adapter.
-      sizes: windows of a group at each level, coarse first.
+      levels, grammars: coarse first; a grammar holds the answers about a group of the level.
       policy: of `policies.py`.
       prefix: `[P]` int32, the tokens before the windows.
       features: `[frames, D]`, the whole video.
@@ -84,8 +93,8 @@ def search_levels(
     num_queries, windows = len(questions.tokens), inputs.table.valid.size
     start = LevelsFound(
         jnp.zeros((num_queries, len(inputs.parents))),
-        jnp.zeros((len(sizes), num_queries, windows), bool),
-        jnp.zeros((len(sizes), num_queries), jnp.int32),
+        jnp.zeros((len(levels), num_queries, windows), bool),
+        jnp.zeros((len(levels), num_queries), jnp.int32),
     )
     chunks = -(-questions.count // query_batch)
 
@@ -95,14 +104,15 @@ def search_levels(
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
         sparse = sparse_vectors(upper, features, inputs, queries)
         total, trail, spent = jnp.zeros(shown.shape), [], []
-        for level, size, count, next_count in zip(levels, sizes, inputs.counts, inputs.counts[1:]):
+        for l, (level, grammar) in enumerate(zip(levels, grammars)):
             scores, decoded = ask_level(
-                upper.llm, level, size, prefix, sparse, questions, queries, shown, count, group_block, decode_block
-            )
-            total = total + scores / len(sizes)
+                upper, level, grammar, prefix, sparse, questions, queries, shown, inputs.counts[l], group_block,
+                decode_block,
+            )  # fmt: skip
+            total = total + scores / len(levels)
             trail.append(shown)
             spent.append(decoded)
-            shown = policy.survivors(total, shown, next_count)
+            shown = policy.survivors(total, shown, inputs.counts[l + 1])
         return LevelsFound(
             found.scores.at[queries].set(pass_down(total, inputs.parents), mode="drop"),
             found.shown.at[:, queries].set(jnp.stack(trail), mode="drop"),
@@ -117,8 +127,8 @@ def sparse_vectors(upper, features, inputs: UpperInputs, queries) -> jax.Array:
     table, batch = inputs.table, len(queries)
     blocks, block = table.valid.shape
     used = jnp.sum(jnp.any(table.valid, axis=1))
-    hidden = jax.eval_shape(upper.llm.embed, jax.ShapeDtypeStruct((1, 1), jnp.int32))
-    vectors = jnp.zeros((batch, blocks, block, hidden.shape[-1]), hidden.dtype)
+    width = upper.llm.embed(jnp.zeros((1, 1), jnp.int32))
+    vectors = jnp.zeros((batch, blocks, block, width.shape[-1]), width.dtype)
 
     def encode(i, vectors):
         j, b = i // used, i % used
@@ -130,8 +140,8 @@ def sparse_vectors(upper, features, inputs: UpperInputs, queries) -> jax.Array:
 
 
 def ask_level(
-    llm, level: Level, size: int, prefix, sparse, questions: Questions, queries, shown, count, group_block: int,
-    decode_block: int,
+    upper, level: Level, grammar: Grammar, prefix, sparse, questions: Questions, queries, shown, count,
+    group_block: int, decode_block: int,
 ):  # fmt: skip
     """Asks all groups of one level.
 
@@ -143,11 +153,10 @@ def ask_level(
     Returns:
       scores `[q, U]` float32, -inf for windows that are not shown, and the answer tokens generated, `[q]`.
     """
-    batch, windows = shown.shape
+    (batch, windows), size = shown.shape, level.size
     in_time = jnp.argsort(~shown, axis=1, stable=True)  # the windows shown come first, in their order
     num_groups = -(-count // size)
     rows = min(batch * -(-windows // size), group_block)
-    head = llm.embed(prefix[None])
 
     def ask(i, carry):
         scores, decoded = carry
@@ -156,13 +165,12 @@ def ask_level(
         first = jnp.minimum(group * size, jnp.maximum(count - size, 0))
         place = jnp.minimum(first[:, None] + jnp.arange(size), count - 1)
         members = query[:, None], in_time[query[:, None], place]  # [R, n]
-        context = jnp.concatenate([jnp.broadcast_to(head, (rows, *head.shape[1:])), sparse[members]], axis=1)
-        cache = encode_behind(llm, context, questions.head)
+        cache = encode_behind(upper.llm, upper.embed_group(prefix, sparse[members]), questions.head)
         which = queries[query]
         answers, numbers = ask_groups(
-            llm, level, size, cache, questions.tokens[which], questions.lengths[which], asked, decode_block
+            upper.llm, level, grammar, cache, questions.tokens[which], questions.lengths[which], asked, decode_block
         )
-        span = level.grammar.answer[answers.state]
+        span = grammar.answer[answers.state]
         confidence = inverse_mean_entropy(answers.entropy_sum, answers.length)
         new = window_scores(numbers, span[:, 1] - span[:, 0], confidence)
         scores = scores.at[members].max(jnp.where(asked[:, None], new, -jnp.inf))
@@ -173,25 +181,24 @@ def ask_level(
 
 
 def ask_groups(
-    llm, level: Level, size: int, cache, tokens, lengths, asked, decode_block: int
+    llm, level: Level, grammar: Grammar, cache, tokens, lengths, asked, decode_block: int
 ) -> tuple[DecodeState, jax.Array]:
     """Asks R cached groups one question each, tokens `[R, T]`: greedy answers, and the first number's `[R, n]`."""
-    tree, num_tokens = level.tree, tokens.shape[1]
-    nodes, steps = len(tree.tokens), level.grammar.longest - 1
-    logits, suffix = read_questions(llm, cache, tokens[:, None], lengths[:, None], max(nodes, steps))
+    tree, (groups, num_tokens) = level.tree, tokens.shape
+    nodes = len(tree.tokens)
+    slots = max(nodes, level.answer_tokens - 1)  # the closing `</s>` is never fed back
+    logits, suffix = read_questions(llm, cache, tokens[:, None], lengths[:, None], slots)
     # All inner nodes at once: each sees the question and the tokens on its way.
     position = cache.length + lengths[:, None] + jnp.asarray(tree.depth) - 1
-    sees = (jnp.arange(num_tokens) < lengths[:, None])[:, None]  # [R, 1, T]
-    sees = jnp.concatenate([
-        jnp.broadcast_to(sees, (len(tokens), nodes, num_tokens)),
-        jnp.broadcast_to(jnp.asarray(tree.sees), (len(tokens), nodes, nodes)),
-    ], axis=2)  # fmt: skip
-    sees = jnp.pad(sees, ((0, 0), (0, 0), (0, suffix.length - sees.shape[2])))
-    fed = jnp.broadcast_to(llm.embed(jnp.asarray(tree.tokens)[None]), (len(tokens), nodes, cache_width(llm)))
-    hidden, _ = llm.extend(fed, position, cache, suffix, num_tokens, sees)
-    numbers = first_numbers(tree, jnp.concatenate([logits[:, None], llm.logits(hidden)], axis=1), size)
-    first = decode_step(level.grammar, DecodeState.start(len(tokens)), logits)
+    asks = (jnp.arange(num_tokens) < lengths[:, None])[:, None]  # [R, 1, T]
+    mask = [jnp.broadcast_to(x, (groups, nodes, x.shape[-1])) for x in (asks, jnp.asarray(tree.sees)[None])]
+    mask = jnp.pad(jnp.concatenate(mask, axis=2), ((0, 0), (0, 0), (0, slots - nodes)))
+    fed = llm.embed(jnp.asarray(tree.tokens)[None])
+    fed = jnp.broadcast_to(fed, (groups, *fed.shape[1:]))
+    hidden, _ = llm.extend(fed, position, cache, suffix, num_tokens, mask)
+    numbers = first_numbers(tree, jnp.concatenate([logits[:, None], llm.logits(hidden)], axis=1), level.size)
+    first = decode_step(grammar, DecodeState.start(groups), logits)
     answers = finish_answers(
-        llm, level.grammar, cache, suffix, first, lengths[:, None], num_tokens, asked[:, None], decode_block
+        llm, grammar, cache, suffix, first, lengths[:, None], num_tokens, asked[:, None], decode_block
     )
     return answers, numbers

@@ -66,3 +66,9 @@ class BottomUp:
 
 
 POLICIES = ("top_down", "bottom_up")
+
+
+def check_policy(name: str) -> None:
+    """Raises ValueError for a policy that does not exist."""
+    if name not in POLICIES:
+        raise ValueError(f"search.policy is {name!r}; expected one of {POLICIES}.")
