@@ -19,11 +19,15 @@ class Hierarchy:
       window_s: length of a window in seconds.
       num_frames: frames `F` the model sees of a window.
       stride: step between windows as a fraction of the window, in (0, 1].
+      upper_stride: the same at the upper levels.
+      levels: windows of a group at each upper level, coarse first.
     """
 
     window_s: float
     num_frames: int
     stride: float = 0.5
+    upper_stride: float = 0.2
+    levels: tuple[int, ...] = (100, 33)
 
     def __post_init__(self):
         if not self.window_s > 0:
