@@ -27,7 +27,12 @@ def defaults() -> ConfigDict:
     """Every field there is, with the values of `tiny`; a preset changes some."""
     return ConfigDict(
         dict(
-            seed=0,  # data order, LoRA's start and dropout
+            seed=0,  # data order, the start of what is drawn (LoRA, adapters), dropout
+            stage="dense",  # align | dense | sparse | long | unified; each has its file in configs/
+            init=dict(  # work folders of the runs that this stage goes on from; empty = none
+                dense="",  # its LoRA
+                sparse="",  # its sparse adapter
+            ),
             base=dict(  # pretrained, frozen here; `asset:` = shipped with the package
                 llm="asset:tiny/llm",  # Hugging Face directory of a LlamaForCausalLM with its tokenizer
                 clip="asset:tiny/clip",  # Hugging Face directory of a CLIPModel with its tokenizer
@@ -38,16 +43,21 @@ def defaults() -> ConfigDict:
                 param_dtype="float32",  # frozen weights; LoRA and adapter are always float32
                 remat="none",  # recomputed in the backward pass: none | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
+                window_chunk=64,  # windows whose sparse tokens are computed together
             ),
             lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=ATTENTION + MLP),  # scale = alpha / rank
+            sparse=dict(mlp_width=256, num_heads=4, num_layers=2, dropout=0.0),  # the sparse adapter
             hierarchy=dict(
                 window_s=64.0,  # seconds of a window
                 num_frames=64,  # frames of a window that the model sees
                 stride=0.5,  # step between searched windows, as a fraction of a window
+                upper_stride=0.5,  # the same for the upper levels
+                levels=(48, 16),  # windows of a group at each upper level, coarse first
             ),
             prompt=dict(
                 system="",  # text before `USER:`; may be empty
                 max_text_tokens=32,  # question and answer together, padded to this
+                query_tokens=16,  # CLIP's token features of a sentence that the sparse adapter sees
             ),
             data=dict(
                 name="shapes",  # shapes | mad | vidchapters | msrvtt | folder
@@ -61,6 +71,9 @@ def defaults() -> ConfigDict:
                 neg_factor=1.0,  # contrastive windows a positive one
                 near_miss_fraction=0.5,  # of the contrastive windows, show a near miss where there is one
                 questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
+                groups="windows",  # what stands in a group: windows of one video | videos (retrieval)
+                group_copies=(2, 3),  # adjacent windows of a group that show the event
+                group_near_misses=0.1,  # of a group's other windows, show a near miss where there is one
                 read_threads=4,
                 prefetch=8,  # batches read ahead
             ),
@@ -109,13 +122,20 @@ PAPER = {
     "model.dtype": "bfloat16",
     "model.param_dtype": "bfloat16",
     "model.remat": "names",
+    "sparse.mlp_width": 2048,
+    "sparse.num_heads": 8,
+    "sparse.dropout": 0.1,
+    "hierarchy.upper_stride": 0.2,
+    "hierarchy.levels": (100, 33),
     "lora.rank": 64,
     "lora.alpha": 128.0,
     "lora.dropout": 0.05,
     "prompt.system": "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "prompt.max_text_tokens": 96,
+    "prompt.query_tokens": 75,
     "data.near_miss_fraction": 0.0,
+    "data.group_near_misses": 0.0,
     "data.questions_per_window": 1,
     "data.read_threads": 8,
     "train.batch_size": 128,

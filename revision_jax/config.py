@@ -12,7 +12,7 @@ import json
 import os
 import re
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from revision_jax.config_rules import ConfigError, flatten, unknown_key, validat
 __all__ = [
     "ConfigError",
     "add_arguments",
+    "derive",
     "describe",
     "differences",
     "find_config",
@@ -53,12 +54,35 @@ def load(spec: str = DEFAULT, overrides: Iterable[str] | dict[str, Any] = ()) ->
     Raises:
       ConfigError: no such file or preset, an unknown key, a value of another type or outside its rule.
     """
+    return finish(_read(spec), overrides)
+
+
+def derive(spec: str, changes: Mapping[str, Any]) -> ConfigDict:
+    """The config of another file, changed: how a stage's file says only what it does differently.
+
+    Args:
+      spec: `path.py[:preset]`, as `load` takes it.
+      changes: dotted key -> value.
+
+    Raises:
+      ConfigError: no such file, preset or key.
+    """
+    config = _read(spec)
+    known = flatten(config)
+    for key in changes:
+        if key not in known:
+            raise ConfigError(unknown_key(key, known))
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def _read(spec: str) -> ConfigDict:
     path, _, preset = spec.partition(":")
     module = _run_file(find_config(path))
     preset = preset or presets(path)[0]
     if preset not in module["PRESETS"]:
         raise ConfigError(f"{path} has no preset {preset!r}; expected one of {', '.join(module['PRESETS'])}.")
-    return finish(module["get_config"](preset), overrides)
+    return module["get_config"](preset)
 
 
 def presets(path: str) -> list[str]:
@@ -140,7 +164,7 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
 def _literal(text: str, kind: type) -> Any:
     if kind is bool:
         return {"true": True, "false": False}[text.lower()]
-    if kind is tuple and re.fullmatch(r"\w+(,\w+)*,?", text):
+    if kind is tuple and re.fullmatch(r"[a-z]\w*(,[a-z]\w*)*,?", text, re.IGNORECASE):
         return tuple(text.strip(",").split(","))  # a,b,c without quotes
     return ast.literal_eval(text) if kind is tuple else kind(text)
 

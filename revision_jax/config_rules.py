@@ -33,7 +33,19 @@ _anything = (lambda v: True, "anything")
 _fraction = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
 _dtype = _one_of("float32", "bfloat16")
 _axis = (lambda v: v == -1 or v >= 1, "a number of devices, or -1 for the rest")
+# Stage -> the stages before it whose trained part it goes on from, as fields of `init`.
+STAGE_NEEDS = {
+    "align": (),
+    "dense": (),
+    "sparse": ("dense",),
+    "long": ("dense", "sparse"),
+    "unified": ("dense", "sparse"),
+}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _whole_numbers(low: int) -> Callable[[Any], bool]:
+    return lambda v: bool(v) and all(type(n) is int and n >= low for n in v)
 
 
 def _is_table(rows) -> bool:
@@ -47,6 +59,9 @@ def _is_table(rows) -> bool:
 # key -> (check, what is expected). Every field of every config has its row here.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _between(0, 2**31 - 1),
+    "stage": _one_of(*STAGE_NEEDS),
+    "init.dense": _anything,
+    "init.sparse": _anything,
     "base.llm": _anything,
     "base.clip": _anything,
     "base.projector": _anything,
@@ -54,16 +69,27 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.param_dtype": _dtype,
     "model.remat": _one_of("none", "names", "full"),
     "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
+    "model.window_chunk": _at_least(1),
     "lora.rank": _at_least(1),
     "lora.alpha": _positive,
     "lora.dropout": _fraction,
     "lora.targets": (lambda v: bool(v) and set(v) <= set(LORA_TARGETS), "some of " + ", ".join(LORA_TARGETS)),
+    "sparse.mlp_width": _at_least(1),
+    "sparse.num_heads": _at_least(1),
+    "sparse.num_layers": _at_least(1),
+    "sparse.dropout": _fraction,
     "hierarchy.window_s": _positive,
     "hierarchy.num_frames": _at_least(2),
     "hierarchy.stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
+    "hierarchy.upper_stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
+    "hierarchy.levels": (
+        lambda v: _whole_numbers(2)(v) and list(v) == sorted(set(v), reverse=True),
+        "sizes of groups of at least 2 windows, coarse first",
+    ),
     "prompt.system": _anything,
     "prompt.max_text_tokens": _at_least(8),
-    "data.name": _one_of("shapes", "mad", "vidchapters", "msrvtt", "folder"),
+    "prompt.query_tokens": _at_least(1),
+    "data.name": _one_of("shapes", "mad", "vidchapters", "msrvtt", "folder", "lcs"),
     "data.dir": _anything,
     "data.fps": _positive,
     "data.video_s": _positive,
@@ -74,6 +100,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.neg_factor": _at_least(0.0),
     "data.near_miss_fraction": _between(0.0, 1.0),
     "data.questions_per_window": _at_least(1),
+    "data.groups": _one_of("windows", "videos"),
+    "data.group_copies": (_whole_numbers(1), "numbers of windows of at least 1"),
+    "data.group_near_misses": _between(0.0, 1.0),
     "data.read_threads": _at_least(1),
     "data.prefetch": _at_least(1),
     "train.batch_size": _at_least(1),
@@ -133,8 +162,32 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"train.checkpoint_every is {train.checkpoint_every}; expected a multiple of train.log_every "
             f"({train.log_every}), so that only checked steps are saved."
         )
+    faults += _stage_conflicts(config)
     if sum(size == -1 for size in config.mesh.values()) > 1:
         faults.append(f"mesh is {config.mesh.to_dict()}; expected at most one axis of -1 (the rest).")
+    return faults
+
+
+def _stage_conflicts(config: ConfigDict) -> list[str]:
+    """What a stage cannot have."""
+    stage, data, faults = config.stage, config.data, []
+    for before, workdir in config.init.items():
+        if workdir and before not in STAGE_NEEDS[stage]:
+            faults.append(f"init.{before} is {workdir!r}; expected nothing: stage {stage!r} does not start from it.")
+    if stage not in ("dense", "unified") and data.questions_per_window > 1:
+        faults.append(
+            f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage!r} a video belongs "
+            "to one question."
+        )
+    if max(data.group_copies) >= min(config.hierarchy.levels):
+        faults.append(
+            f"data.group_copies is {data.group_copies}; expected less than the smallest group of hierarchy.levels, "
+            f"{min(config.hierarchy.levels)}."
+        )
+    captioned = ("shapes", "lcs")
+    if (stage == "align" and data.name not in captioned) or (stage != "align" and data.name == "lcs"):
+        expected = f"one of {', '.join(captioned)}, which have captions" if stage == "align" else "videos with queries"
+        faults.append(f"data.name is {data.name!r}; expected {expected}, in stage {stage!r}.")
     return faults
 
 

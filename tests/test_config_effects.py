@@ -179,7 +179,7 @@ def observe_search(config, place, monkeypatch):
 
 def observe_evaluation(config, place, monkeypatch):
     """A whole run whose training does nothing and whose answers are empty: what is scored, the files it leaves."""
-    unchanged = lambda config, workdir, task: loop.Result(task.model, make_mesh(), 0, 0, 1)
+    unchanged = lambda config, workdir, task: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
     empty = lambda split: ([methods.Prediction(q.query_id, methods.NOTHING) for q in split.all_queries], methods.Cost())
     monkeypatch.setattr(loop, "run", unchanged)
     monkeypatch.setattr(methods, "answer", lambda split, asks, *_: dict.fromkeys(asks, empty(split)))

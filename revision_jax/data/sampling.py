@@ -1,4 +1,4 @@
-"""Training clips: a positive window around an event, contrastive windows away from every occurrence of it.
+"""Training clips: a positive window around an event, contrastive windows away from every occurrence of it, groups.
 
 All times in seconds. Which windows are allowed is computed, never found by trial and error, so that a
 draw always succeeds where `can_*` says it can. REFERENCE: the paper's section on training (arXiv 2411.14901).
@@ -6,6 +6,7 @@ draw always succeeds where `can_*` says it can. REFERENCE: the paper's section o
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +25,21 @@ class Clip:
     video_id: str
     window_start_s: float
     answer: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupClip:
+    """Windows in the order in which the model sees them, with one question about all of them and its answer.
+
+    windows: (video id, start_s, end_s) of each.
+    answer: (a, b), the windows a..b - 1 show the event; None = none does.
+    level: what is asked, a key of `prompts.QUESTIONS`.
+    """
+
+    query_id: str
+    windows: tuple[tuple[str, float, float], ...]
+    answer: tuple[int, int] | None
+    level: str
 
 
 def positive_starts(query: Query, moment: int, window_s: float, duration_s: float) -> np.ndarray:
@@ -169,3 +185,52 @@ def _flat(spans: list[tuple[Interval, ...]]) -> tuple[np.ndarray, np.ndarray, np
     rows = [(owner, *span) for owner, many in enumerate(spans) for span in many]
     table = np.array(rows, np.float64).reshape(-1, 3)
     return table[:, 0].astype(np.int64), table[:, 1], table[:, 2]
+
+
+def alone(clip: Clip, window_s: float) -> GroupClip:
+    """A clip's window as a group of one, asked whether the event happens."""
+    window = (clip.video_id, clip.window_start_s, clip.window_start_s + window_s)
+    return GroupClip(clip.query_id, (window,), None if clip.answer is None else (0, 1), "sparse")
+
+
+def group(
+    query: Query,
+    moment: int,
+    rng: np.random.Generator,
+    hierarchy: Hierarchy,
+    duration_s: float,
+    *,
+    size: int,
+    copies: Sequence[int],
+    near_miss_fraction: float = 0.0,
+) -> GroupClip:
+    """`size` windows of a video, some adjacent ones around moment number `moment`, the others away from the event.
+
+    One of `copies` is drawn: so many positive windows, each at its own offset, stand together at a random place; the
+    contrastive windows before and after them are in time order. ValueError where there is no positive or contrastive
+    window.
+    """
+    count = int(rng.choice(copies))
+    around = [positive(query, moment, rng, hierarchy, duration_s) for _ in range(count)]
+    others = [contrastive(query, rng, hierarchy, duration_s, near_miss_fraction) for _ in range(size - count)]
+    around, others = (sorted(clip.window_start_s for clip in clips) for clips in (around, others))
+    place = int(rng.integers(size - count + 1))
+    starts = [*others[:place], *around, *others[place:]]
+    windows = tuple((query.video_id, start, start + hierarchy.window_s) for start in starts)
+    return GroupClip(query.query_id, windows, (place, place + count), "group")
+
+
+def video_group(
+    query: Query, others: Sequence[str], rng: np.random.Generator, durations: Mapping[str, float], *, size: int
+) -> GroupClip:
+    """The query's video at a random place among `size - 1` of the videos `others`, each whole: which is it?"""
+    if len(others) < size - 1:
+        raise ValueError(
+            f"query {query.query_id!r}: a group of {size} videos needs {size - 1} without the event, there are "
+            f"{len(others)}; use more videos or a smaller group (hierarchy.levels)"
+        )
+    chosen = [others[i] for i in rng.choice(len(others), size - 1, replace=False)]
+    place = int(rng.integers(size))
+    chosen.insert(place, query.video_id)
+    windows = tuple((video_id, 0.0, durations[video_id]) for video_id in chosen)
+    return GroupClip(query.query_id, windows, (place, place + 1), "retrieval")

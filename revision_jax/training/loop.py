@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import Checkpoints, Meta
 from revision_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
-from revision_jax.training.optimizer import make_optimizer, make_schedule
+from revision_jax.training.optimizer import describe_table, make_optimizer, make_schedule
 from revision_jax.training.progress import Progress
 from revision_jax.training.state import (
     Arrays,
@@ -53,7 +53,8 @@ class Result:
       model: with its trained parameters, on the mesh.
       mesh: the devices.
       first_step, last_step: updates done before and after this start.
-      compilations: of the train step: 1, or 0 when there was nothing left to do.
+      compilations: of the train step: one a kind of batch that was met, 0 when there was nothing left to do.
+      batch_shapes: kinds of batches that were met, by their shapes.
     """
 
     model: nnx.Module
@@ -61,6 +62,7 @@ class Result:
     first_step: int
     last_step: int
     compilations: int
+    batch_shapes: int
 
 
 def run(config: ConfigDict, workdir: str | Path, task: Task) -> Result:
@@ -88,11 +90,11 @@ def run(config: ConfigDict, workdir: str | Path, task: Task) -> Result:
             first = int(state.step)
 
             # ----------------------------------------------------------------- train
-            state = train(config, workdir, task, parts, state, iterator, checkpoints)
+            state, shapes = train(config, workdir, task, parts, state, iterator, checkpoints)
 
         # --------------------------------------------------------------------- done
         model = parts.module.merge(state.trainable, parts.frozen)
-    return Result(model, mesh, first, int(state.step), parts.step_fn._cache_size())
+    return Result(model, mesh, first, int(state.step), parts.step_fn._cache_size(), len(shapes))
 
 
 def total_steps(config: ConfigDict, task: Task) -> int:
@@ -109,8 +111,7 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Part
     optimizer = make_optimizer(config.train, schedule, multipliers)
     state, state_shardings = init_state(trainable, optimizer, shardings, mesh)
     program = Program(module, optimizer, schedule, np.asarray(task.prefix, np.int32), config.seed)
-    trained, kept = (sum(a.size for a in part.values()) / 1e6 for part in (trainable, frozen))
-    log.info("%.2f M parameters trained, %.2f M frozen, mesh %s", trained, kept, dict(mesh.shape))
+    log.info("%s\nmesh %s", describe_table(arrays, config.trainable), dict(mesh.shape))
     return Parts(module, place(frozen, shardings), compile_step(program, state_shardings), mesh), state
 
 
@@ -132,19 +133,22 @@ def train(
     state: TrainState,
     iterator: Iterator,
     checkpoints: Checkpoints,
-) -> TrainState:
-    """Steps until all are done. The host waits for the device only where it logs."""
+) -> tuple[TrainState, set[tuple]]:
+    """Steps until all are done; also the shapes of the batches met.
+
+    The host waits for the device only where it logs.
+    """
     first, last, every = int(state.step), total_steps(config, task), config.train
-    text_tokens = config.data.questions_per_window * config.prompt.max_text_tokens
-    row_tokens = len(task.prefix) + config.hierarchy.num_frames + text_tokens
-    metrics_log, progress = MetricsLog(workdir, first), Progress(first, last, every.batch_size, row_tokens)
-    sharding = batch_sharding(parts.mesh)
+    metrics_log, progress = MetricsLog(workdir, first), Progress(first, last)
+    sharding, shapes = batch_sharding(parts.mesh), set()
     pending = []  # (step, record ids, metrics still on the device) since the last log
     try:
         for step in range(first + 1, last + 1):
             with progress.waiting_for_data():
                 batch = next_batch(iterator, step)
             records = batch.pop("record_id")
+            shapes.add(tuple(sorted((name, array.shape) for name, array in batch.items())))
+            progress.count(*batch_size(batch, len(task.prefix)))
             state, metrics = parts.step_fn(state, jax.device_put(batch, sharding), parts.frozen)
             pending.append((step, records, metrics))
             if step % every.log_every == 0 or step == last:
@@ -158,7 +162,14 @@ def train(
     finally:
         progress.close()
         metrics_log.close()
-    return state
+    return state, shapes
+
+
+def batch_size(batch: dict[str, np.ndarray], prefix: int) -> tuple[int, int]:
+    """Windows of a batch, and its tokens through the language model: prefix, a frame or a window each, texts."""
+    rows, length = batch["video"].shape[:2]  # [B, F, D], or [B, n, F, D] for groups of n windows
+    windows = rows * (length if batch["video"].ndim == 4 else 1)
+    return windows, rows * (prefix + length) + batch["tokens"].size
 
 
 def next_batch(iterator: Iterator, step: int) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import optax
 from ml_collections import ConfigDict
@@ -21,9 +22,7 @@ def assign(paths: Iterable[str], table: Table) -> dict[str, float | str]:
       ValueError: parameters that no row matches, rows that are left without a parameter, or nothing to train.
     """
     paths = list(paths)
-    rows = [(re.compile(pattern), value) for pattern, value in table]
-    first = lambda path: next((i for i, (pattern, _) in enumerate(rows) if pattern.fullmatch(path)), None)
-    chosen = {path: first(path) for path in paths}
+    chosen = {path: _row(path, table) for path in paths}
     unmatched = [path for path, row in chosen.items() if row is None]
     if unmatched:
         raise ValueError(f"no row of `trainable` matches {unmatched}; add a row (multiplier or 'frozen').")
@@ -33,10 +32,33 @@ def assign(paths: Iterable[str], table: Table) -> dict[str, float | str]:
             f"rows of `trainable` that match no parameter (or come after a row that takes theirs): {idle}; "
             f"the parameters are {paths}."
         )
-    result = {path: rows[row][1] for path, row in chosen.items()}
+    result = {path: table[row][1] for path, row in chosen.items()}
     if all(value == FROZEN for value in result.values()):
         raise ValueError("`trainable` freezes every parameter; give at least one row a multiplier.")
     return result
+
+
+def _row(path: str, table: Table) -> int | None:
+    """The number of the row that a parameter belongs to, None if there is none."""
+    return next((i for i, (pattern, _) in enumerate(table) if re.fullmatch(pattern, path)), None)
+
+
+def describe_table(arrays: Mapping[str, Any], table: Table) -> str:
+    """The trainable table in lines of text: of each row what becomes of it, its arrays and their parameters.
+
+    Args:
+      arrays: path -> array, every parameter of the model.
+    """
+    rows = {path: _row(path, table) for path in arrays}
+    width = max(len(pattern) for pattern, _ in table)
+    lines = [f"{'parameters':{width}}  {'learning rate':>13}  {'arrays':>6}  {'count':>13}"]
+    trained = frozen = 0
+    for number, (pattern, value) in enumerate(table):
+        sizes = [array.size for path, array in arrays.items() if rows[path] == number]
+        trained, frozen = (trained, frozen + sum(sizes)) if value == FROZEN else (trained + sum(sizes), frozen)
+        rate = value if value == FROZEN else f"x {value:g}"
+        lines.append(f"{pattern:{width}}  {rate:>13}  {len(sizes):6}  {sum(sizes):13,}")
+    return "\n".join([*lines, f"{trained:,} trained, {frozen:,} frozen"])
 
 
 def make_schedule(train: ConfigDict, steps: int) -> optax.Schedule:

@@ -15,14 +15,12 @@ class Progress:
 
     Args:
       first, last: steps done already, and in all.
-      batch_size: windows a step.
-      row_tokens: tokens of a window with its prompt.
       console: where it goes; default is stderr.
     """
 
-    def __init__(self, first: int, last: int, batch_size: int, row_tokens: int, console=None):
+    def __init__(self, first: int, last: int, console=None):
         self.console = console or rich.console.Console(stderr=True)
-        self.last, self.windows, self.tokens = last, batch_size, batch_size * row_tokens
+        self.last, self._windows, self._tokens = last, 0, 0
         columns = [rich.progress.BarColumn(), *COLUMNS, rich.progress.TimeRemainingColumn()]
         self._bar = rich.progress.Progress(
             *columns, console=self.console, disable=not self.console.is_terminal, transient=True
@@ -37,6 +35,10 @@ class Progress:
         yield
         self._waited += time.perf_counter() - start
 
+    def count(self, windows: int, tokens: int) -> None:
+        """Takes a batch into account: its windows, and its tokens through the language model."""
+        self._windows, self._tokens = self._windows + windows, self._tokens + tokens
+
     def update(self, rows: list[dict[str, float]]) -> dict[str, float]:
         """Reports the steps since the last call; returns speeds and the share of time waited for data.
 
@@ -44,13 +46,13 @@ class Progress:
         """
         elapsed = time.perf_counter() - self._since
         timings = {
-            "windows_per_s": len(rows) * self.windows / elapsed,
-            "tokens_per_s": len(rows) * self.tokens / elapsed,
+            "windows_per_s": self._windows / elapsed,
+            "tokens_per_s": self._tokens / elapsed,
             "data_wait": self._waited / elapsed,
         }
         if rows:
             self._show(rows[-1], timings)
-        self._since, self._waited = time.perf_counter(), 0.0
+        self._since, self._waited, self._windows, self._tokens = time.perf_counter(), 0.0, 0, 0
         return timings
 
     def _show(self, row: dict[str, float], timings: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 """One update: loss on the answer's tokens, gradient of the trained part, AdamW.
 
-Letters: B batch, G questions a window (left out when 1), F frames a window, D visual width, T text tokens,
-V vocabulary, P prefix tokens.
+Letters: B batch, G questions a window (left out when 1), n windows a group, F frames a window, D visual width, Q query
+tokens, T text tokens, V vocabulary, P prefix tokens.
 """
 
 import dataclasses
@@ -56,16 +56,18 @@ def train_step(
     """Pure update `state, batch -> state, metrics`.
 
     Args:
-      batch: `video [B, F, D]` float, `tokens [B, (G,) T]` int32, `loss_mask [B, (G,) T]` bool.
+      batch: `tokens [B, (G,) T]` int32, `loss_mask [B, (G,) T]` bool, and what else the model takes by name:
+        `video [B, F, D]`; for groups of n windows `video [B, n, F, D]`, `query [B, Q, D]`, `query_mask [B, Q]`.
       frozen: path -> array, never changed.
     Returns:
       The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy.
     """
     dropout_key = jax.random.fold_in(jax.random.key(program.seed), state.step)
+    seen = {name: array for name, array in batch.items() if name != "loss_mask"}
 
     def loss_fn(trainable: Arrays):
         model = program.module.merge(trainable, frozen)
-        logits = model(program.prefix, batch["video"], batch["tokens"], dropout_key=dropout_key)  # [B, (G,) T, V]
+        logits = model(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, V]
         return answer_loss(logits, batch["tokens"], batch["loss_mask"])
 
     (loss, accuracy), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)

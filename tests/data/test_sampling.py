@@ -117,3 +117,50 @@ def test_a_video_with_too_few_queries_asks_the_clips_own_again():
     clip = sampling.Clip("red", "v", 96.0, (4, 14))
     lonely = sampling.Companions(companion_queries()[:1], HIERARCHY, 0.5)
     assert lonely.draw(clip, 2, np.random.default_rng(0)) == [clip, clip]
+
+
+def test_a_group_holds_adjacent_copies_and_contrastive_windows_in_time_order():
+    query = Query("q", "v", "s", ((100.0, 110.0), (300.0, 310.0)), ((200.0, 210.0),))
+    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=8, copies=(2, 3))
+    clips = draws(make)
+    assert clips[5] == make(np.random.default_rng(5))
+    for clip in clips:
+        first, end = clip.answer
+        starts = np.array([start for _, start, _ in clip.windows])
+        assert len(clip.windows) == 8 and all(stop - start == 64 for _, start, stop in clip.windows)
+        inside, outside = starts[first:end], np.delete(starts, np.arange(first, end))
+        assert ((inside <= 100) & (inside + 64 >= 110)).all()
+        assert not any(overlaps(start, moment) for start in outside for moment in query.moments)
+        assert (np.diff(outside) >= 0).all() and (np.diff(inside) >= 0).all()
+    assert {end - first for first, end in (clip.answer for clip in clips)} == {2, 3}
+    assert {first for first, _ in (clip.answer for clip in clips)} == set(range(7))  # 6 only with two copies
+    assert len({clip.windows[clip.answer[0]][1] for clip in clips}) > 20  # each copy at its own offset
+    assert clips[0].level == "group" and clips[0].query_id == "q"
+
+
+def test_near_misses_in_a_group_are_as_many_as_asked():
+    query = Query("q", "v", "s", ((100.0, 110.0),), ((300.0, 310.0),))
+    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=16, copies=(2,), near_miss_fraction=1.0)
+    clip = make(np.random.default_rng(0))
+    others = [start for i, (_, start, _) in enumerate(clip.windows) if not clip.answer[0] <= i < clip.answer[1]]
+    assert len(others) == 14 and all(start <= 300 and start + 64 >= 310 for start in others)
+
+
+def test_a_group_of_videos_holds_the_right_one_once():
+    query = Query("q", "v3", "s", ((1.0, 5.0),))
+    durations = {f"v{i}": 10.0 + i for i in range(9)}
+    others = [video_id for video_id in durations if video_id != "v3"]
+    clips = draws(lambda rng: sampling.video_group(query, others, rng, durations, size=5))
+    for clip in clips:
+        videos = [video_id for video_id, _, _ in clip.windows]
+        assert len(set(videos)) == 5 and videos[clip.answer[0]] == "v3" and clip.answer[1] == clip.answer[0] + 1
+        assert all((start, stop) == (0, durations[video_id]) for video_id, start, stop in clip.windows)
+    assert {clip.answer[0] for clip in clips} == set(range(5)) and clips[0].level == "retrieval"
+    with pytest.raises(ValueError, match="needs 9 without the event, there are 8"):
+        sampling.video_group(query, others, np.random.default_rng(0), durations, size=10)
+
+
+def test_a_window_alone_is_asked_for_presence():
+    present = sampling.alone(sampling.Clip("q", "v", 30.0, (4, 9)), 64.0)
+    assert present == sampling.GroupClip("q", (("v", 30.0, 94.0),), (0, 1), "sparse")
+    assert sampling.alone(sampling.Clip("q", "v", 30.0, None), 64.0).answer is None

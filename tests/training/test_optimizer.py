@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax.training.optimizer import FROZEN, assign, make_optimizer, make_schedule
+from revision_jax.training.optimizer import FROZEN, assign, describe_table, make_optimizer, make_schedule
 
 PATHS = ["llm/layers/mlp/up_proj/kernel", "llm/layers/mlp/up_proj/lora_a", "adapter/kernel"]
 
@@ -32,6 +32,19 @@ def test_first_matching_row_wins():
 def test_table_errors(table, message):
     with pytest.raises(ValueError, match=message):
         assign(PATHS, table)
+
+
+def test_the_table_is_told_with_counts():
+    table = (("llm/.*/lora_[ab]", 0.5), ("llm/.*", FROZEN), ("adapter/.*", 1.0))
+    arrays = dict(zip(PATHS, [np.zeros((40, 50)), np.zeros((40, 2)), np.zeros((6, 4))]))
+    heading, *rows, total = [line.split() for line in describe_table(arrays, table).splitlines()]
+    assert heading == ["parameters", "learning", "rate", "arrays", "count"]
+    assert rows == [
+        ["llm/.*/lora_[ab]", "x", "0.5", "1", "80"],
+        ["llm/.*", "frozen", "1", "2,000"],
+        ["adapter/.*", "x", "1", "1", "24"],
+    ]
+    assert " ".join(total) == "104 trained, 2,000 frozen"
 
 
 def test_schedule_warms_up_then_falls_to_zero():

@@ -12,9 +12,11 @@ def test_speeds_and_the_log_line(monkeypatch):
     clock = iter([0.0, 1.0, 2.0, 4.0, 4.0])  # start, wait from 1 to 2, log at 4
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     out = io.StringIO()
-    progress = Progress(5, 20, batch_size=8, row_tokens=100, console=rich.console.Console(file=out, width=40))
+    progress = Progress(5, 20, console=rich.console.Console(file=out, width=40))
     with progress.waiting_for_data():
         pass
+    progress.count(8, 800)
+    progress.count(8, 800)
     rows = [{"step": step, "loss": 1.5, "token_accuracy": 0.25} for step in (6, 7)]
     timings = progress.update(rows)
     progress.close()
@@ -25,7 +27,7 @@ def test_speeds_and_the_log_line(monkeypatch):
 
 def test_nothing_finite_nothing_shown():
     out = io.StringIO()
-    progress = Progress(0, 2, batch_size=1, row_tokens=1, console=rich.console.Console(file=out))
+    progress = Progress(0, 2, console=rich.console.Console(file=out))
     assert progress.update([])["windows_per_s"] == 0
     progress.close()
     assert out.getvalue() == ""
