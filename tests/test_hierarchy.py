@@ -89,5 +89,5 @@ def test_a_depth_goes_through_the_finest_levels():
     assert [MAD.levels_of(depth) for depth in (1, 2, 3)] == [(), (33,), (100, 33)] and MAD.max_depth == 3
     with pytest.raises(ValueError, match=r"depth 4 does not exist; hierarchy.levels \(100, 33\) allow 1 to 3"):
         MAD.levels_of(4)
-    with pytest.raises(ValueError, match="hierarchy.levels"):
+    with pytest.raises(ValueError, match=r"hierarchy.levels is \(16, 48\)"):
         Hierarchy(64.0, 64, levels=(16, 48))

@@ -304,7 +304,7 @@ class Searcher:
             videos=1, queries=count, windows=encoded, frames=encoded * frames,
             tokens_prefilled=encoded * (prefix + frames + len(video.questions.head)) + int((lengths * pairs).sum()),
             tokens_decoded=int(found.decoded.sum()), seconds=seconds,
-            pairs=int(pairs.sum()), all_pairs=count * len(windows.dense), levels=tuple(levels),
+            pairs=int(pairs.sum()), all_pairs=count * windows.all_dense, levels=tuple(levels),
         )  # fmt: skip
 
     def question(self, sentence: str, level: str = "dense") -> np.ndarray:

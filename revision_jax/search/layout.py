@@ -22,12 +22,14 @@ class VideoWindows(NamedTuple):
 
     Attributes:
       dense: `[W, 2]` float64 seconds; dense_frames: `[W, F]` int64.
+      all_dense: windows that a search of depth 1 asks.
       upper, upper_frames: likewise; None where the search has no upper levels.
       parents: `[W, P]` int32, the upper windows that send a dense one down.
     """
 
     dense: np.ndarray
     dense_frames: np.ndarray
+    all_dense: int
     upper: np.ndarray | None = None
     upper_frames: np.ndarray | None = None
     parents: np.ndarray | None = None
@@ -36,11 +38,14 @@ class VideoWindows(NamedTuple):
     def of(cls, hierarchy: Hierarchy, duration_s: float, fps: float, num_frames: int, depth: int) -> "VideoWindows":
         """Depth 0: the whole video as one window, however long it is."""
         frames = lambda windows: hierarchy.frame_indices(windows[:, 0], windows[:, 1], fps, num_frames)
-        dense = hierarchy.windows(duration_s) if depth else np.array([[0.0, duration_s]])
-        if depth < 2:
-            return cls(dense, frames(dense))
+        dense = hierarchy.windows(duration_s)
+        if depth == 0:
+            whole = np.array([[0.0, duration_s]])
+            return cls(whole, frames(whole), len(dense))
+        if depth == 1:
+            return cls(dense, frames(dense), len(dense))
         upper = hierarchy.upper_windows(duration_s)
-        return cls(dense, frames(dense), upper, frames(upper), hierarchy.parents(duration_s))
+        return cls(dense, frames(dense), len(dense), upper, frames(upper), hierarchy.parents(duration_s))
 
 
 def pack_windows(frames: np.ndarray, starts: np.ndarray, block: int, shards: int = 1) -> tuple[WindowTable, np.ndarray]:

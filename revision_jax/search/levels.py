@@ -104,15 +104,15 @@ def search_levels(
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
         sparse = sparse_vectors(upper, features, inputs, queries)
         total, trail, spent = jnp.zeros(shown.shape), [], []
-        for l, (level, grammar) in enumerate(zip(levels, grammars)):
+        for place, (level, grammar) in enumerate(zip(levels, grammars)):
             scores, decoded = ask_level(
-                upper, level, grammar, prefix, sparse, questions, queries, shown, inputs.counts[l], group_block,
+                upper, level, grammar, prefix, sparse, questions, queries, shown, inputs.counts[place], group_block,
                 decode_block,
             )  # fmt: skip
             total = total + scores / len(levels)
             trail.append(shown)
             spent.append(decoded)
-            shown = policy.survivors(total, shown, inputs.counts[l + 1])
+            shown = policy.survivors(total, shown, inputs.counts[place + 1])
         return LevelsFound(
             found.scores.at[queries].set(pass_down(total, inputs.parents), mode="drop"),
             found.shown.at[:, queries].set(jnp.stack(trail), mode="drop"),

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_search import (
-    GRAMMAR, PROMPTS, DigitPrompts, F, Oracle, UpperOracle, oracle_queries, oracle_video, tiny_grounder,
-)  # fmt: skip
+    GRAMMAR,
+    PROMPTS,
+    DigitPrompts,
+    F,
+    Oracle,
+    UpperOracle,
+    oracle_queries,
+    oracle_video,
+    tiny_grounder,
+)
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import AnswerGrammar, group_answers
@@ -61,13 +69,18 @@ def test_groups_equal_a_model_without_caches(prompts):
         upper.llm, level, Grammar.of(grammar), encode_behind(upper.llm, context, jnp.zeros(0, jnp.int32)),
         jnp.asarray(tokens), jnp.array([len(text) for text in texts]), jnp.ones(asked, bool), 2,
     )  # fmt: skip
-    logits_of = jax.jit(functools.partial(upper.text_logits))
-    for row, text in enumerate(texts):
-        behind = functools.cache(lambda said: _next_logits(logits_of, context[row : row + 1], [*text, *said]))
+    logits_of = jax.jit(upper.text_logits)
+
+    def behind(row, said):
+        padded = np.zeros((1, 20), np.int32)
+        padded[0, : len(texts[row]) + len(said)] = [*texts[row], *said]
+        return np.asarray(logits_of(context[row : row + 1], padded))[0, len(texts[row]) + len(said)]
+
+    for row in range(asked):
         # Greedy, the whole sequence anew for every token.
         state, said, entropies = 0, (), []
         while grammar.answer[state, 0] == -2:
-            logits, allowed = behind(said), grammar.tokens[state][grammar.tokens[state] >= 0]
+            logits, allowed = behind(row, said), grammar.tokens[state][grammar.tokens[state] >= 0]
             entropies.append(float(token_entropy(jnp.asarray(logits))))
             choice = int(np.argmax(logits[allowed]))
             state, said = grammar.next[state, choice], (*said, int(allowed[choice]))
@@ -75,16 +88,10 @@ def test_groups_equal_a_model_without_caches(prompts):
         sure = inverse_mean_entropy(jnp.float32(sum(entropies)), jnp.int32(len(entropies)))
         got = inverse_mean_entropy(found.entropy_sum[row], found.length[row])
         np.testing.assert_allclose(got, sure, rtol=2e-4)
-        np.testing.assert_allclose(numbers[row], _first_numbers(grammar, behind, size), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(numbers[row], _first_numbers(grammar, functools.partial(behind, row), size), rtol=1e-3, atol=1e-6)
 
 
-def _next_logits(logits_of, context, text):
-    padded = np.zeros((1, 20), np.int32)
-    padded[0, : len(text)] = text
-    return np.asarray(logits_of(context, padded))[0, len(text)]
-
-
-def _first_numbers(grammar, behind, size):
+def _first_numbers(grammar, functools.partial(behind, row), size):
     """Every first number's probability, along the grammar's own states."""
     total, below = np.zeros(size), {}
 
