@@ -88,10 +88,11 @@ def test_groups_equal_a_model_without_caches(prompts):
         sure = inverse_mean_entropy(jnp.float32(sum(entropies)), jnp.int32(len(entropies)))
         got = inverse_mean_entropy(found.entropy_sum[row], found.length[row])
         np.testing.assert_allclose(got, sure, rtol=2e-4)
-        np.testing.assert_allclose(numbers[row], _first_numbers(grammar, functools.partial(behind, row), size), rtol=1e-3, atol=1e-6)
+        expected = _first_numbers(grammar, functools.partial(behind, row), size)
+        np.testing.assert_allclose(numbers[row], expected, rtol=1e-3, atol=1e-6)
 
 
-def _first_numbers(grammar, functools.partial(behind, row), size):
+def _first_numbers(grammar, behind, size):
     """Every first number's probability, along the grammar's own states."""
     total, below = np.zeros(size), {}
 
