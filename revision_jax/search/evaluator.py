@@ -22,7 +22,15 @@ from revision_jax.metrics.cost import Cost, LevelCost
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.prompts import AnswerGrammar, group_answers, video_answers
 from revision_jax.search.decoding import Grammar
-from revision_jax.search.layout import VideoWindows, common_start, pack_questions, pack_rows, pack_windows, pad_frames
+from revision_jax.search.layout import (
+    VideoWindows,
+    chosen_shape,
+    common_start,
+    pack_questions,
+    pack_rows,
+    pack_windows,
+    pad_frames,
+)
 from revision_jax.search.levels import Level, UpperInputs
 from revision_jax.search.policies import BottomUp, TopDown, check_policy
 from revision_jax.search.program import Found, Plan, VideoInputs, search_program
@@ -254,19 +262,21 @@ class Searcher:
     ) -> Found:  # fmt: skip
         """Everything a search finds in given windows, on the host; see `search`. Sets `cost`."""
         started = time.perf_counter()
-        block = self.settings.window_block
+        block, batch, upper = self.settings.window_block, self.settings.query_batch, None
+        if plan.levels:
+            block, batch = chosen_shape(block, batch, self._shards, len(sentences))
+        plan = dataclasses.replace(plan, dense_batch=batch, upper_batch=max(batch // self._shards, 1))
         table, starts = pack_windows(windows.dense_frames, windows.dense[:, 0], block, self._shards)
-        questions, upper, counts = self._questions(sentences, "dense"), None, None
+        questions = self._questions(sentences, "dense", batch)
         if plan.levels:
             if query_tokens is None:
                 raise ValueError("upper levels need query_tokens, CLIP's token features of the sentences; found none.")
-            counts = plan.policy.counts(len(windows.upper), len(windows.dense))
             rows = len(questions.tokens)
             upper = UpperInputs(
-                table=pack_windows(windows.upper_frames, windows.upper[:, 0], block)[0],
+                table=pack_windows(windows.upper_frames, windows.upper[:, 0], self.settings.window_block)[0],
                 parents=pack_rows(windows.parents, table.valid.size),
-                counts=counts,
-                questions=self._questions(sentences, self.upper_question),
+                counts=plan.policy.counts(len(windows.upper), len(windows.dense)),
+                questions=self._questions(sentences, self.upper_question, batch),
                 query=pack_rows(np.asarray(query_tokens[0]), rows),
                 query_mask=pack_rows(np.asarray(query_tokens[1], bool), rows),
             )
@@ -328,9 +338,9 @@ class Searcher:
             length = max(self._questions(sentences, level).tokens.shape[1] for level in self._heads)
             self.settings = dataclasses.replace(self.settings, question_tokens=length)
 
-    def _questions(self, sentences: Sequence[str], level: str) -> Questions:
+    def _questions(self, sentences: Sequence[str], level: str, batch: int = 1) -> Questions:
         asked = [self.question(sentence, level) for sentence in sentences]
-        return pack_questions(asked, self._heads[level], self.settings.question_tokens, self.settings.query_batch)
+        return pack_questions(asked, self._heads[level], self.settings.question_tokens, batch)
 
 
 def _sent_down(found: Found, windows: VideoWindows, plan: Plan, count: int) -> list[list[np.ndarray]]:

@@ -48,6 +48,16 @@ class VideoWindows(NamedTuple):
         return cls(dense, frames(dense), len(dense), upper, frames(upper), hierarchy.parents(duration_s))
 
 
+def chosen_shape(window_block: int, query_batch: int, shards: int, count: int) -> tuple[int, int]:
+    """Windows of a block and queries asked together of it, where each query has windows of its own.
+
+    Few windows and many queries: then the windows of a block, sorted by how many queries ask them, are asked about
+    equally often, and few pairs of a turn are idle. As many pairs in all as `window_block * query_batch`.
+    """
+    block = min(window_block, WINDOW_STEP * shards)
+    return block, min(query_batch * window_block // block, 1 << (count - 1).bit_length())
+
+
 def pack_windows(frames: np.ndarray, starts: np.ndarray, block: int, shards: int = 1) -> tuple[WindowTable, np.ndarray]:
     """Windows in blocks of equal size.
 

@@ -27,10 +27,13 @@ class Plan:
     Attributes:
       levels: upper levels, coarse first; none at depths 0 and 1.
       policy: of `policies.py`; None without levels.
+      dense_batch, upper_batch: queries asked together of a window, and of the upper levels.
     """
 
     levels: tuple[Level, ...] = ()
     policy: object | None = None
+    dense_batch: int = 1
+    upper_batch: int = 1
 
 
 class VideoInputs(NamedTuple):
@@ -85,7 +88,7 @@ def search_program(
         scores = jnp.where(chosen, found.scores, -jnp.inf)
         chosen = keep_best(scores, video.upper.counts[-1])
     spans, confidence, decoded = _dense_windows(
-        structures[0], settings, answer_tokens, mesh, models[0], constants, video, chosen
+        structures[0], settings, answer_tokens, mesh, plan, models[0], constants, video, chosen
     )
     if plan.levels:
         confidence = plan.policy.rescale(confidence, found.scores)
@@ -106,7 +109,7 @@ def _upper_levels(structure, settings, mesh, plan, model, constants, video) -> L
         prefix, _, grammars = constants
         found = search_levels(
             nnx.merge(structure, model), plan.levels, grammars, plan.policy, prefix, features, inputs,
-            query_batch=settings.query_batch, group_block=settings.window_block // shards,
+            query_batch=plan.upper_batch, group_block=settings.window_block // shards,
             decode_block=settings.decode_block, part=(0 if mesh is None else jax.lax.axis_index("data"), shards),
         )  # fmt: skip
         return found if mesh is None else jax.tree.map(_joined, found)
@@ -123,7 +126,7 @@ def _joined(x):
     return jax.lax.psum(x.astype(jnp.int32), "data").astype(bool) if x.dtype == bool else jax.lax.psum(x, "data")
 
 
-def _dense_windows(structure, settings, answer_tokens, mesh, model, constants, video, chosen):
+def _dense_windows(structure, settings, answer_tokens, mesh, plan, model, constants, video, chosen):
     """Asks the chosen pairs `[Q, W]`: -> spans `[Q, W, 2]`, confidence `[Q, W]`, answer tokens `[Q]`."""
     num_queries, (blocks, block) = len(chosen), video.table.valid.shape
 
@@ -131,7 +134,7 @@ def _dense_windows(structure, settings, answer_tokens, mesh, model, constants, v
         prefix, grammar, _ = constants
         state = search_windows(
             nnx.merge(structure, model), grammar, prefix, features, table, chosen, questions,
-            answer_tokens=answer_tokens, query_batch=settings.query_batch, decode_block=settings.decode_block,
+            answer_tokens=answer_tokens, query_batch=plan.dense_batch, decode_block=settings.decode_block,
         )  # fmt: skip
         decoded = state.decoded if mesh is None else jax.lax.psum(state.decoded, "data")
         shape = num_queries, blocks, -1
