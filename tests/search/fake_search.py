@@ -19,6 +19,7 @@ PAD, BOS, EOS, NOT, PRESENT, FROM, TO, STOP = range(8)
 NUMBER = 10  # token of frame 0
 EVENT = 40  # token of event 0
 VOCABULARY = 64
+HEAD = 2  # tokens with which all questions begin
 EVENTS = 8  # feature channels of an oracle's video, one an event
 
 
@@ -105,11 +106,11 @@ class GroupOracleLLM(OracleLLM):
         k = jax.lax.dynamic_update_slice_in_dim(suffix.k, embeddings[None, :, :, None], write_at, axis=2)
         written = jnp.sum(suffix_mask[:, :, 1 - GRAMMAR.max_length :], axis=2)  # [R, T] answer tokens so far
         start = len(PROMPTS.prefix)
-        height = prefix.k[0, :, start:, 0, 0]  # [R, n + h], the head's at the end
+        height = prefix.k[0, :, start:-HEAD, 0, 0]  # [R, n]
         numbers = jax.nn.one_hot(jnp.arange(height.shape[1]) + NUMBER, VOCABULARY) * (height > 0)[..., None]
         first = jnp.einsum("rn,rnv->rv", height, numbers)[:, None]
         fixed = lambda token: jnp.broadcast_to(9.0 * jax.nn.one_hot(token, VOCABULARY), first.shape)
-        last = 9.0 * jax.nn.one_hot(jnp.argmax(height[:, :-2], axis=1)[:, None] + 1 + NUMBER, VOCABULARY)
+        last = 9.0 * jax.nn.one_hot(jnp.argmax(height, axis=1)[:, None] + 1 + NUMBER, VOCABULARY)
         says = jnp.stack([fixed(FROM), first, fixed(TO), last, fixed(STOP), fixed(EOS)], axis=1)[:, :, 0]  # [R, 6, V]
         return jnp.take_along_axis(says, written[..., None], axis=1), KVCache(k, suffix.v)
 
