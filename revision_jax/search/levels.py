@@ -127,6 +127,7 @@ def sparse_vectors(upper, features, inputs: UpperInputs, queries) -> jax.Array:
     table, batch = inputs.table, len(queries)
     blocks, block = table.valid.shape
     used = jnp.sum(jnp.any(table.valid, axis=1))
+    real = jnp.clip(inputs.questions.count - queries[0], 0, batch)
     width = upper.llm.embed(jnp.zeros((1, 1), jnp.int32))
     vectors = jnp.zeros((batch, blocks, block, width.shape[-1]), width.dtype)
 
@@ -136,7 +137,7 @@ def sparse_vectors(upper, features, inputs: UpperInputs, queries) -> jax.Array:
         new = upper.sparse_tokens(features[table.frames[b]], each(inputs.query), each(inputs.query_mask))
         return vectors.at[j, b].set(new.astype(vectors.dtype))
 
-    return jax.lax.fori_loop(0, batch * used, encode, vectors).reshape(batch, blocks * block, -1)
+    return jax.lax.fori_loop(0, real * used, encode, vectors).reshape(batch, blocks * block, -1)
 
 
 def ask_level(
