@@ -191,9 +191,15 @@ def evaluate_run(workdir: str | Path, split: str = "") -> dict:
 
     config = configs.load_json(Path(workdir) / "config.json")
     mesh = make_mesh(**config.mesh)
-    grounder, _ = restore_grounder(config, workdir, mesh)
+    grounder, steps = restore_grounder(config, workdir, mesh)
     directories = prepare_data(config, mesh, splits=tuple(sorted({"val", split or config.eval.split})))
     before = load_grounder(config, mesh) if config.eval.before else None
+    if config.stage != "dense":
+        from revision_jax.evaluation.held_out import evaluate_held_out
+
+        return evaluate_held_out(
+            config, workdir, grounder, directories=directories, mesh=mesh, before=before, steps=steps
+        )
     return evaluate(config, workdir, grounder, directories=directories, mesh=mesh, before=before, split=split)
 
 

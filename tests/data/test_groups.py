@@ -161,13 +161,14 @@ def all_queries(stream):
 
 @pytest.mark.parametrize("kind", ["presence", "long", "unified"])
 def test_restored_at_every_step(load, kind):
+    once = SETTINGS | {"num_epochs": 1}
     if kind == "presence":
-        pipeline = read([presence_stream(load, QUERIES, **SETTINGS)])
+        pipeline = read([presence_stream(load, QUERIES, **once)])
     elif kind == "long":
-        pipeline = read(long(load, num_epochs=2))
+        pipeline = read(long(load, **once))
     else:
-        dense = clip_stream(load.store, QUERIES, HIERARCHY, PROMPTS, **SETTINGS, places=3)
-        pipeline = read([dense], long(load, num_epochs=2, place=1, places=3))
+        dense = clip_stream(load.store, QUERIES, HIERARCHY, PROMPTS, **once, places=3)
+        pipeline = read([dense], long(load, **once, place=1, places=3))
     grain.experimental.assert_equal_output_after_checkpoint(pipeline.batches)
 
 
