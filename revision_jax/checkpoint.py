@@ -50,6 +50,24 @@ def fingerprint(path: str | Path) -> str:
     return total.hexdigest()
 
 
+def fingerprint_trained(directory: str | Path) -> str:
+    """sha256 over the trained parameters of the newest step in a run's checkpoints.
+
+    Raises:
+      FileNotFoundError: there is no finished step.
+    """
+    steps = [path for path in Path(directory).glob("*") if path.name.isdigit()]
+    if not steps:
+        raise FileNotFoundError(f"no checkpoint in {directory}; expected those of a trained run.")
+    params = max(steps, key=lambda path: int(path.name)) / "params"
+    total = hashlib.sha256()
+    for file in sorted(path for path in params.rglob("*") if path.is_file()):
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{file.relative_to(params)}:{sha256}\n".encode())
+    return total.hexdigest()
+
+
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for the last write.
 

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 USAGE = """
 Three methods answer the same queries: the model on all windows (depth 1), the model in one pass over the whole
 video (depth 0), and CLIP frame retrieval. With --upper, a run of configs/stage2.py whose model chooses among windows,
-there are also depths 2 and 3, each top-down and bottom-up; a second table says what each level sent down. The
+there are also depths 2 and 3, each top-down and bottom-up; a second table says what each level sent down. If that run
+chooses among short videos (stage2.py:retrieval), its own videos are ranked: RUN/eval/retrieval.json of that run. The
 confidence below which an event counts as absent, and the variant of CLIP retrieval, are chosen on the validation split.
 
 Examples:
@@ -26,6 +27,7 @@ RUN/eval holds metrics.json, predictions.jsonl, calibration.json (which `ground`
 pictures; for another split than test with its name (metrics_val.json). The same command continues a stopped
 evaluation, video by video.
 """
+DENSE_STAGES, UPPER_STAGES = ("dense", "unified"), ("long", "unified")  # runs that answer about frames, about windows
 FORMAT = 2  # of the predictions; another one starts the files anew
 log = logging.getLogger(__name__)
 
@@ -201,23 +203,38 @@ def evaluate_run(workdir: str | Path, split: str = "", upper: str | Path | None 
 
     config = configs.load_json(Path(workdir) / "config.json")
     mesh = make_mesh(**config.mesh)
-    grounder, _ = restore_grounder(config, workdir, mesh)
+    grounder, steps = restore_grounder(config, workdir, mesh)
     chooser = None
     if upper is not None:
         upper_config = configs.load_json(Path(upper) / "config.json")
         check_same(config, upper_config, upper)
         chooser, _ = restore_grounder(upper_config, upper, mesh)
+        if upper_config.data.groups == "videos":
+            from revision_jax.evaluation.clips import evaluate_clips
+
+            split = split or upper_config.eval.split
+            directory = prepare_data(upper_config, mesh, splits=(split,))[split]
+            return evaluate_clips(upper_config, upper, grounder, chooser, directory=directory, mesh=mesh, split=split)
     directories = prepare_data(config, mesh, splits=tuple(sorted({"val", split or config.eval.split})))
     before = load_grounder(config, mesh) if config.eval.before else None
+    if config.stage != "dense" and upper is None:
+        from revision_jax.evaluation.held_out import evaluate_held_out
+
+        return evaluate_held_out(
+            config, workdir, grounder, directories=directories, mesh=mesh, before=before, steps=steps
+        )
     return evaluate(
         config, workdir, grounder, directories=directories, mesh=mesh, before=before, split=split, upper=chooser
     )
 
 
 def check_same(config: ConfigDict, upper: ConfigDict, folder: str | Path) -> None:
-    """Raises ConfigError if a run of upper levels does not look at the same windows with the same parts."""
+    """Raises ConfigError if two runs cannot search together: their stages, windows or parts do not fit."""
     from revision_jax.config import ConfigError, flatten
 
+    for name, stage, able in (("--workdir", config.stage, DENSE_STAGES), ("--upper", upper.stage, UPPER_STAGES)):
+        if stage not in able:
+            raise ConfigError(f"{name} is a run of stage {stage!r}; expected one of {', '.join(able)}.")
     ours, theirs = flatten(config), flatten(upper)
     shared = [key for key in ours if key.partition(".")[0] in ("base", "hierarchy", "prompt") or key == "data.fps"]
     differing = [f"{key}: {ours[key]!r} and {theirs[key]!r}" for key in shared if ours[key] != theirs[key]]

@@ -9,10 +9,13 @@ from ml_collections import ConfigDict
 
 from revision_jax import config as configs
 
+log = logging.getLogger("revision_jax.train")  # `__name__` is `__main__` for the verb
+PROJECTOR = "projector.safetensors"  # what the align stage leaves in its work folder
 USAGE = """
 Examples:
   python -m revision_jax.train                                        the embedded default (tiny), no download
   python -m revision_jax.train --workdir runs/short --config.train.steps=50
+  python -m revision_jax.train --config configs/stage1_sparse.py      the next stage, then configs/stage2.py
   python -m revision_jax.train --config configs/stage1.py:mad ...     says which files the 7B run needs
 
 The same command again resumes a stopped run from its newest checkpoint. The work folder holds config.json,
@@ -70,11 +73,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
     """One run, from data to the evaluation's metrics."""
     # Slow to import, and `--help` must be quick.
     from revision_jax.evaluate import evaluate
+    from revision_jax.evaluation.held_out import evaluate_held_out
+    from revision_jax.interop.adapter import save_projector
     from revision_jax.parallel import multihost
     from revision_jax.parallel.mesh import make_mesh
     from revision_jax.training import loop
     from revision_jax.training.datasets import check_files, prepare_data
-    from revision_jax.training.stages import dense_windows
+    from revision_jax.training.stages import make_task
     from revision_jax.training.workdir import check_workdir
 
     # ------------------------------------------------------------------------------- what can go wrong early
@@ -87,11 +92,25 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
     directories = prepare_data(config, mesh, on_video=report_video)
 
     # ------------------------------------------------------------------------------- train
-    task = dense_windows(config, directories["train"], mesh)
+    task = make_task(config, directories["train"], mesh)
     result = loop.run(config, workdir, task)
 
     # ------------------------------------------------------------------------------- evaluate
     before = task.model if config.eval.before else None
+    if config.stage != "dense":
+        if config.stage == "align":
+            save_projector(result.model.adapter, Path(workdir) / PROJECTOR)
+            log.info("give it to the next stage: --config.base.projector=%s", Path(workdir) / PROJECTOR)
+        return evaluate_held_out(
+            config,
+            workdir,
+            result.model,
+            directories=directories,
+            mesh=mesh,
+            before=before,
+            steps=result.last_step,
+            compilations={"programs": result.compilations, "shapes": result.batch_shapes},
+        )
     return evaluate(
         config,
         workdir,
@@ -104,7 +123,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def report_video(split: str, done: int, total: int) -> None:
-    logging.getLogger(__name__).info("prepares %s: %d of %d videos", split, done, total)
+    log.info("prepares %s: %d of %d videos", split, done, total)
 
 
 if __name__ == "__main__":

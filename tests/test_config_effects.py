@@ -21,7 +21,7 @@ import tiny_base
 
 from revision_jax import config as configs
 from revision_jax import train
-from revision_jax.data import pipeline
+from revision_jax.data import streams
 from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training import loop
@@ -133,8 +133,8 @@ def observe_batch(config, place, monkeypatch):
 
 def observe_reading(config, place, monkeypatch):
     """What Grain is asked to do."""
-    asked, options = [], pipeline.grain.ReadOptions
-    monkeypatch.setattr(pipeline.grain, "ReadOptions", lambda **o: asked.append(sorted(o.items())) or options(**o))
+    asked, options = [], streams.grain.ReadOptions
+    monkeypatch.setattr(streams.grain, "ReadOptions", lambda **o: asked.append(sorted(o.items())) or options(**o))
     dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
     return asked
 

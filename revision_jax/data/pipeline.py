@@ -1,51 +1,28 @@
-"""Clips for training as a Grain data set: deterministic by (seed, index), the same for any number of hosts.
+"""Clips for training: single windows, positive and contrastive, with one question or several about each.
 
-    rows (positives, then contrastive)            int
-    -> shuffle, repeat                            every epoch in another order
-    -> clip at random                             Clip (sampling.py), random by (seed, global index)
-    -> shard                                      every `count`-th clip from `index` on
-    -> features and tokens                        dict of arrays
-    -> batch -> iterator                          read ahead in threads
+    row number -> clip at random (sampling.py) -> features and tokens; streams.py makes batches of them.
 
-Letters: B batch, F frames a window, D feature width, T text tokens.
+Letters: F frames a window, D feature width, T text tokens, G questions a window.
 """
 
 import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import grain
 import numpy as np
 
 from revision_jax.data import sampling
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query, check_queries
 from revision_jax.data.sampling import Clip
+from revision_jax.data.streams import Pipeline, Stream, join, make_stream
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import NOT_PRESENT, PromptEncoder, span_answer
 
 TOO_LONG = "longer than the window"
 TOO_NEAR = "another occurrence too near"
 NO_ROOM = "no window without the event"
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """Batches and what is known about them.
-
-    batches: data set of dicts: `video [B, F, D]` in the stored dtype, `tokens [B, T]` int32, `loss_mask` bool
-      `[B, T]`, `record_id [B]` int32, the clip's place in the stream over all epochs and hosts. With G > 1 questions
-      a window, tokens and mask are `[B, G, T]`.
-    epoch_batches: whole batches in one epoch of this shard.
-    skipped: reason -> number of moments or queries that give no clips.
-    describe_record: record id -> one line about that clip.
-    """
-
-    batches: grain.IterDataset
-    epoch_batches: int
-    skipped: Mapping[str, int]
-    describe_record: Callable[[int], str]
 
 
 class ClipDrawer:
@@ -135,9 +112,14 @@ class LoadClip:
             "record_id": np.int32(record_id),
         }
 
-
-def _numbered(record_id: int, clips: tuple[Clip, ...]) -> tuple[int, tuple[Clip, ...]]:
-    return record_id, clips
+    def describe(self, clips: tuple[Clip, ...]) -> str:
+        """`query ... in video ..., 10.0 to 74.0 s: From 07 to 13.`"""
+        clip = clips[0]
+        end_s = clip.window_start_s + self.hierarchy.window_s
+        return (
+            f"query {clip.query_id} {self.sentences[clip.query_id]!r} in video {clip.video_id}, "
+            f"{clip.window_start_s:.1f} to {end_s:.1f} s: {answer_text(clip)}"
+        )
 
 
 def answer_text(clip: Clip) -> str:
@@ -145,7 +127,12 @@ def answer_text(clip: Clip) -> str:
     return NOT_PRESENT if clip.answer is None else span_answer(*clip.answer)
 
 
-def make_pipeline(
+def make_pipeline(*data, read_threads: int = 4, prefetch: int = 8, **options) -> Pipeline:
+    """Training batches of positive and contrastive windows alone; the other arguments are those of `clip_stream`."""
+    return join([[clip_stream(*data, **options)]], read_threads=read_threads, prefetch=prefetch)
+
+
+def clip_stream(
     store: FeatureStore,
     queries: Sequence[Query],
     hierarchy: Hierarchy,
@@ -156,29 +143,31 @@ def make_pipeline(
     neg_factor: float = 1.0,
     near_miss_fraction: float = 0.0,
     questions_per_window: int = 1,
-    num_epochs: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-    read_threads: int = 4,
-    prefetch: int = 8,
-) -> Pipeline:
-    """Training batches of positive and contrastive windows (see the module's picture).
+    **where,
+) -> Stream:
+    """Batches of positive and contrastive windows: `video [B, F, D]`, `tokens` and `loss_mask [B, (G,) T]`.
 
     Args:
       batch_size: clips a batch, over all shards.
       neg_factor: contrastive clips for each positive one.
       near_miss_fraction: of the contrastive clips, those made to show a near miss, where there is one.
       questions_per_window: questions asked of a window at once; the paper's is 1. See `sampling.Companions`.
-      num_epochs: None = without end. A batch may span two epochs; the last incomplete one is dropped.
-      shard: (index, count) of this host.
-      read_threads, prefetch: threads that load batches, and how many batches they may be ahead.
+      where: `num_epochs`, `shard`, `place` and `places` of `streams.make_stream`.
 
     Raises ValueError for queries that do not fit the store, the window or the prompt.
     """
     queries = check_queries(queries, store.durations)
-    index, count = shard
-    if batch_size % count or not 0 <= index < count:
-        raise ValueError(f"shard {index} of {count}, batch_size {batch_size}; expected equal parts, index < count")
-    check_prompts(queries, hierarchy, prompts)
+    longest = span_answer(hierarchy.num_frames - 1, hierarchy.num_frames - 1)
+    check_prompts(queries, prompts, longest, "dense")
+    drawer = make_drawer(store, queries, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window)
+    load = LoadClip(store, hierarchy, prompts, {query.query_id: query.sentence for query in queries})
+    return make_stream(drawer, load, batch_size, seed, **where)
+
+
+def make_drawer(
+    store, queries, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window=1
+) -> ClipDrawer:
+    """A `ClipDrawer` that fills at least a batch; ValueError if the queries give too few clips."""
     drawer = ClipDrawer(queries, hierarchy, store.durations, neg_factor, near_miss_fraction, questions_per_window)
     if drawer.skipped:
         logging.warning("of %d queries some give no clips: %s", len(queries), drawer.skipped)
@@ -188,38 +177,13 @@ def make_pipeline(
             f"clips (skipped: {drawer.skipped}); expected at least one positive and a batch of {batch_size}. "
             "Use a longer window, more videos or a smaller batch"
         )
-    clips = grain.MapDataset.range(len(drawer)).seed(seed).shuffle().repeat(num_epochs).random_map(drawer.draw)
-    load = LoadClip(store, hierarchy, prompts, {query.query_id: query.sentence for query in queries})
-    batches = (
-        clips.map_with_index(_numbered)[index::count]
-        .map(load)
-        .batch(batch_size // count, drop_remainder=True)
-        .to_iter_dataset(grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=prefetch))
-    )
-    return Pipeline(batches, len(drawer) // batch_size, drawer.skipped, Describe(clips, load))
+    return drawer
 
 
-def check_prompts(queries: Sequence[Query], hierarchy: Hierarchy, prompts: PromptEncoder) -> None:
-    """Raises ValueError now, not in mid-run, if a question with its longest answer is too long."""
-    longest = span_answer(hierarchy.num_frames - 1, hierarchy.num_frames - 1)
+def check_prompts(queries: Sequence[Query], prompts: PromptEncoder, longest: str, level: str) -> None:
+    """Raises ValueError now, not in mid-run, if a question of a level with its longest answer is too long."""
     for query in queries:
         try:
-            prompts.encode_example(query.sentence, longest)
+            prompts.encode_example(query.sentence, longest, level)
         except ValueError as error:
             raise ValueError(f"query {query.query_id!r}: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Describe:
-    """record id -> `query ... in video ..., 10.0 to 74.0 s: From 07 to 13.`"""
-
-    clips: grain.MapDataset
-    load: LoadClip
-
-    def __call__(self, record_id: int) -> str:
-        clip = self.clips[record_id][0]
-        end_s = clip.window_start_s + self.load.hierarchy.window_s
-        return (
-            f"query {clip.query_id} {self.load.sentences[clip.query_id]!r} in video {clip.video_id}, "
-            f"{clip.window_start_s:.1f} to {end_s:.1f} s: {answer_text(clip)}"
-        )

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query
+from revision_jax.data.query_tokens import QueryTokens
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
@@ -59,11 +60,14 @@ class Split:
 def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] = (), upper=None) -> Searcher:
     """The search as a run's config has it; one question length for all `queries`, so that it compiles once.
 
-    `upper` is the grounder of the upper levels, if there are any.
+    `upper` is the grounder of the upper levels, if there are any: with `data.groups` of videos, of retrieval.
     """
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
+    level = "retrieval" if config.data.groups == "videos" else "group"
     grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    searcher = Searcher(grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh, upper=upper)
+    searcher = Searcher(
+        grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh, upper=upper, upper_question=level
+    )
     sound = [query.sentence for query in queries if _fault(searcher, query) is None]
     if sound:
         searcher.fit_questions(sound)
@@ -80,9 +84,10 @@ def _fault(searcher: Searcher, query: Query) -> str | None:
 
 
 def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the sparse adapter sees of sentences: token features `[Q, length, D]` and their mask `[Q, length]`."""
-    features, mask = extractor.encode_query_tokens(sentences)
-    return features[:, :length], mask[:, :length]
+    """What the sparse adapter sees of sentences: token features `[Q, length, D]` float16 and their mask `[Q, length]`."""
+    tokens = QueryTokens(extractor, sentences, length)
+    rows = [tokens(sentence) for sentence in sentences]
+    return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])
 
 
 def search_at(searcher: Searcher, depth: int, policy: str = "top_down", encode: Encode | None = None) -> Ask:

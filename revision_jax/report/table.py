@@ -81,20 +81,18 @@ def level_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
 
 def print_table(metrics: Mapping) -> None:
     """Prints the tables to the terminal."""
-    from rich.console import Console
-
     counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
     note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
-    # A pipe has no width; the table keeps its own.
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(_table(f"{metrics['split']}: {counts}", note, *table_rows(metrics), method_name("depth1")))
+    print_rows(f"{metrics['split']}: {counts}", note, *table_rows(metrics), method_name("depth1"))
     headings, rows = level_rows(metrics)
     if rows:
         note = "Percent. An event is among the windows if one of them holds more than half of it."
-        console.print(_table("where the search goes", note, headings, rows))
+        print_rows("where the search goes", note, headings, rows)
 
 
-def _table(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = ""):
+def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = "") -> None:
+    """Prints one table; the row that begins with `main` is bold."""
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, caption=note)
@@ -102,4 +100,6 @@ def _table(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequen
         table.add_column(heading, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == main else None)
-    return table
+    # A pipe has no width; the table keeps its own.
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)

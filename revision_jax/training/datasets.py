@@ -9,10 +9,12 @@ from ml_collections import ConfigDict
 from revision_jax.config import ConfigError, resolve_data_dir, resolve_path
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.builders.shapes import prepare_shapes
+from revision_jax.data.captions import LCS_CAPTIONS, LCS_IMAGES, Captions, lcs_captions, shapes_captions
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import MANIFEST, FeatureStore
 from revision_jax.data.moments import Query, load_queries
 from revision_jax.training.parts import check_base, missing_base, report_missing
+from revision_jax.training.predecessors import missing_predecessors
 
 SPLITS = ("train", "val", "test")
 
@@ -26,6 +28,10 @@ def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
 def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[str]:
     """A line on the splits that are missing and cannot be made here, with what is expected of them."""
     folder = resolve_data_dir(config)
+    if config.data.name == "lcs":
+        lacking = [name for name in (LCS_CAPTIONS, LCS_IMAGES) if not (folder / name).exists()]
+        expected = "LCS-558K's captions and images: download liuhaotian/LLaVA-Pretrain and unpack its images.zip"
+        return [f"data.dir: no {', '.join(lacking)} under {folder}; expected {expected}"] if lacking else []
     missing = [split for split in splits if not (folder / split / MANIFEST).is_file()]
     if config.data.name == "shapes" or not missing:
         return []
@@ -38,7 +44,7 @@ def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[s
 
 def check_files(config: ConfigDict) -> None:
     """Raises ConfigError that lists all files a run needs and does not find, and how they are made."""
-    report_missing(missing_base(config) + missing_data(config))
+    report_missing(missing_base(config) + missing_predecessors(config) + missing_data(config))
 
 
 def prepare_data(
@@ -65,6 +71,8 @@ def prepare_data(
             on_video=on_video,
         )
     report_missing(missing_data(config, splits))
+    if config.data.name == "lcs":
+        return {"train": folder}
     return {split: folder / split for split in splits}
 
 
@@ -90,3 +98,22 @@ def open_split(config: ConfigDict, directory: Path, width: int) -> tuple[Feature
             f"{config.data.fps}. Set data.fps to the data's."
         )
     return store, load_queries(directory / QUERIES, store.durations)
+
+
+def open_captions(config: ConfigDict, directory: Path, split: str, width: int) -> Captions:
+    """The captions of a split for the align stage, their features checked against the run.
+
+    Args:
+      width: `D` of the adapter.
+
+    Raises:
+      ConfigError: features of another width.
+    """
+    if config.data.name == "lcs":
+        captions = lcs_captions(directory, make_extractor(config))
+    else:
+        captions = shapes_captions(directory, split)
+    found = len(captions.read(0))
+    if found != width:
+        raise ConfigError(f"the features in {directory} are {found} wide; the projector expects {width}.")
+    return captions

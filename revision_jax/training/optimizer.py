@@ -43,6 +43,12 @@ def _row(path: str, table: Table) -> int | None:
     return next((i for i, (pattern, _) in enumerate(table) if re.fullmatch(pattern, path)), None)
 
 
+def trained_by(table: Table, paths: Iterable[str]) -> list[str]:
+    """Those of `paths` that a table trains; paths that it does not name are not."""
+    rows = {path: _row(path, table) for path in paths}
+    return [path for path, row in rows.items() if row is not None and table[row][1] != FROZEN]
+
+
 def describe_table(arrays: Mapping[str, Any], table: Table) -> str:
     """The trainable table in lines of text: of each row what becomes of it, its arrays and their parameters.
 

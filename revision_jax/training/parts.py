@@ -1,5 +1,6 @@
 """From a config to the parts it names: hierarchy, prompts, and the grounder with its frozen files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -10,14 +11,18 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import Checkpoints, Meta, fingerprint
 from revision_jax.config import ConfigError, resolve_path
+from revision_jax.config_rules import STAGE_NEEDS
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.interop.adapter import load_dense_adapter
+from revision_jax.interop.clip import read_clip_config
 from revision_jax.interop.llama import load_llama
+from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
-from revision_jax.training.state import place, split_by_table, take_apart
+from revision_jax.training.predecessors import missing_predecessors, predecessor_prints, trained_before
+from revision_jax.training.state import Arrays, place, split_by_table, take_apart
 
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors): download "
@@ -44,10 +49,17 @@ def missing_base(config: ConfigDict) -> list[str]:
     """A line for every pretrained part that is missing, with how it is made."""
     missing = []
     for role, path in config.base.items():
+        if not path and _drawn(config, role):
+            continue
         if not path or not resolve_path(path).exists():
             found = f"no file at {resolve_path(path)}" if path else "not given"
             missing.append(f"base.{role}: {found}; expected {HOW_TO_MAKE[role]}")
     return missing
+
+
+def _drawn(config: ConfigDict, role: str) -> bool:
+    """Whether a part without a file starts at random: only the projector, where it is what is trained."""
+    return role == "projector" and config.stage == "align"
 
 
 def check_base(config: ConfigDict) -> None:
@@ -58,22 +70,26 @@ def check_base(config: ConfigDict) -> None:
 def report_missing(missing: list[str]) -> None:
     if missing:
         listed = "\n".join(f"  {line}" for line in missing)
-        raise ConfigError(f"files are missing; give each as --config.KEY=PATH:\n{listed}")
+        raise ConfigError(f"files are missing; make them, or give each as --config.KEY=PATH:\n{listed}")
 
 
 def fingerprints(config: ConfigDict) -> dict[str, dict[str, str]]:
-    """Role -> path and content hash of each pretrained part, for checkpoints."""
+    """Role -> path and content hash of each part that was made before this run, for checkpoints."""
     sha256 = lambda path: fingerprint(resolve_path(path))
-    return {role: {"path": path, "sha256": sha256(path)} for role, path in config.base.items()}
+    given = {role: path for role, path in config.base.items() if path}
+    return {role: {"path": path, "sha256": sha256(path)} for role, path in given.items()} | predecessor_prints(config)
 
 
 def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
-    """The pretrained parts joined, with a fresh LoRA drawn from `seed`; each parameter in its place.
+    """The grounder as its stage starts: pretrained parts, what stages before it trained, the rest drawn from `seed`.
+
+    Each parameter is in its place on the mesh.
 
     Raises:
-      ConfigError: missing parts, or a prompt and window that exceed the LLM's positions.
+      ConfigError: missing parts, predecessors that do not fit, or a prompt and video that exceed the LLM's positions.
+      CheckpointError: a predecessor that stands on other files.
     """
-    check_base(config)
+    report_missing(missing_base(config) + missing_predecessors(config))
     llm = load_llama(
         resolve_path(config.base.llm),
         lora=LoRAConfig(**config.lora),
@@ -85,25 +101,58 @@ def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
         place=lambda path, param, array: jax.device_put(array, sharding_for(path, param, mesh)),
     )
     check_length(config, llm.config.max_position_embeddings)
+    adapter = _make_adapter(config, llm.config.hidden_size)
+    sparse = None
+    if sees_groups(config):
+        sparse = SparseAdapter(*adapter.kernel.shape, rngs=_rngs(config, 1), **config.sparse)
     # Placed as the train step leaves them, so that one compiled search serves the model before and after.
-    module, arrays = take_apart(Grounder(llm, load_dense_adapter(resolve_path(config.base.projector))))
-    return module.merge(place(arrays, module.shardings(mesh)))
+    module, arrays = take_apart(Grounder(llm, adapter, sparse, window_chunk=config.model.window_chunk))
+    arrays = place(arrays, module.shardings(mesh))
+    return module.merge(arrays | _trained(config, arrays))
+
+
+def sees_groups(config: ConfigDict) -> bool:
+    """Whether the stage's model has the sparse adapter."""
+    return config.stage in ("sparse", "long", "unified")
+
+
+def _make_adapter(config: ConfigDict, hidden_size: int) -> DenseAdapter:
+    """`base.projector`, or a fresh one where that is what is trained."""
+    if config.base.projector:
+        return load_dense_adapter(resolve_path(config.base.projector))
+    width = read_clip_config(resolve_path(config.base.clip)).projection_dim
+    return DenseAdapter(width, hidden_size, rngs=_rngs(config, 2))
+
+
+def _rngs(config: ConfigDict, part: int) -> nnx.Rngs:
+    """The random numbers of a part other than LoRA, which has those of `seed` itself."""
+    return nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), part))
+
+
+def _trained(config: ConfigDict, arrays: Mapping[str, jax.Array]) -> Arrays:
+    """What the stages before this one trained, path -> array."""
+    trained = {}
+    for before in STAGE_NEEDS[config.stage]:
+        trained |= trained_before(config, before, arrays, fingerprints(config))
+    return trained
 
 
 def check_length(config: ConfigDict, positions: int) -> None:
-    """Raises ConfigError when a window with its prompt is longer than the LLM was made for."""
-    prefix, frames, text = sequence_parts(config)
-    if prefix + frames + text > positions:
+    """Raises ConfigError when a video with its prompt is longer than the LLM was made for."""
+    prefix, video, text = sequence_parts(config)
+    if prefix + video + text > positions:
+        longest = "hierarchy.num_frames" if video == config.hierarchy.num_frames else "hierarchy.levels"
         raise ConfigError(
-            f"a window takes {prefix} (prompt.system) + {frames} (hierarchy.num_frames) + {text} "
+            f"a window takes {prefix} (prompt.system) + {video} ({longest}) + {text} "
             f"(prompt.max_text_tokens) positions; {config.base.llm} has {positions}. Lower one of them."
         )
 
 
 def sequence_parts(config: ConfigDict) -> tuple[int, int, int]:
-    """Tokens of a window's sequence: prefix P, frames F, text T."""
-    prefix = len(make_prompt_encoder(config).prefix)
-    return prefix, config.hierarchy.num_frames, config.prompt.max_text_tokens
+    """Tokens of the longest sequence of a stage: prefix P, video (a frame or a window each), text T."""
+    frames, windows = config.hierarchy.num_frames, max(config.hierarchy.levels)
+    video = {"align": 1, "dense": frames, "sparse": 1, "long": windows, "unified": max(frames, windows)}[config.stage]
+    return len(make_prompt_encoder(config).prefix), video, config.prompt.max_text_tokens
 
 
 def restore_grounder(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> tuple[Grounder, int]:

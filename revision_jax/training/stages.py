@@ -1,5 +1,6 @@
 """The stages: each puts together the model, data and files of one `Task` for the loop."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -7,18 +8,94 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import fingerprint
 from revision_jax.data.builders.base import QUERIES
-from revision_jax.data.features import MANIFEST
-from revision_jax.data.pipeline import make_pipeline
-from revision_jax.training.datasets import open_split
+from revision_jax.data.captions import caption_stream
+from revision_jax.data.features import MANIFEST, FeatureStore
+from revision_jax.data.groups import LoadGroup, group_streams, presence_stream
+from revision_jax.data.moments import Query
+from revision_jax.data.pipeline import clip_stream
+from revision_jax.data.query_tokens import QueryTokens
+from revision_jax.data.streams import Stream, join
+from revision_jax.prompts import PromptEncoder
+from revision_jax.training.datasets import make_extractor, open_captions, open_split
 from revision_jax.training.parts import fingerprints, load_grounder, make_hierarchy, make_prompt_encoder
 from revision_jax.training.task import Task
+
+
+def make_task(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
+    """The task of the config's stage on the train split."""
+    return STAGES[config.stage](config, train_directory, mesh)
+
+
+def frame_captions(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
+    """Align: the dense adapter on captions of single frames."""
+    grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
+    source = open_captions(config, train_directory, "train", grounder.visual_width)
+    stream = caption_stream(source, prompts, batch_size=config.train.batch_size, seed=config.seed)
+    return _task(config, grounder, prompts, [[stream]], source.files)
 
 
 def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 1: the dense grounder on positive and contrastive windows of the train split."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
-    store, queries = open_split(config, train_directory, width=grounder.adapter.kernel.shape[0])
-    pipeline = make_pipeline(
+    store, queries = open_split(config, train_directory, width=grounder.visual_width)
+    stream = _dense_stream(config, store, queries, prompts)
+    return _task(config, grounder, prompts, [[stream]], _files(train_directory))
+
+
+def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
+    """Stage 1 sparse: the sparse adapter on the windows of stage 1, each asked whether the event happens in it."""
+    grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
+    store, queries = open_split(config, train_directory, width=grounder.visual_width)
+    stream = presence_stream(
+        make_loader(config, store, queries, prompts, mesh),
+        queries,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        neg_factor=config.data.neg_factor,
+        near_miss_fraction=config.data.near_miss_fraction,
+    )
+    return _task(config, grounder, prompts, [[stream]], _files(train_directory))
+
+
+def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
+    """Stage 2: a second LoRA on groups of windows, the sizes in turn batch by batch."""
+    grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
+    store, queries = open_split(config, train_directory, width=grounder.visual_width)
+    groups = _group_streams(config, make_loader(config, store, queries, prompts, mesh), queries)
+    return _task(config, grounder, prompts, [groups], _files(train_directory))
+
+
+def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
+    """Variant U: one LoRA for all levels; batches of dense windows and of groups alternate."""
+    grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
+    store, queries = open_split(config, train_directory, width=grounder.visual_width)
+    places = 1 + len(config.hierarchy.levels)
+    dense = _dense_stream(config, store, queries, prompts, places=places)
+    loader = make_loader(config, store, queries, prompts, mesh)
+    groups = _group_streams(config, loader, queries, place=1, places=places)
+    return _task(config, grounder, prompts, [[dense], groups], _files(train_directory))
+
+
+STAGES = {
+    "align": frame_captions,
+    "dense": dense_windows,
+    "sparse": present_windows,
+    "long": long_groups,
+    "unified": all_levels,
+}
+
+
+def make_loader(
+    config: ConfigDict, store: FeatureStore, queries: Iterable[Query], prompts: PromptEncoder, mesh: Mesh
+) -> LoadGroup:
+    """Reads groups of a split's windows; encodes the split's sentences."""
+    sentences = {query.query_id: query.sentence for query in queries}
+    tokens = QueryTokens(make_extractor(config, mesh), sentences.values(), config.prompt.query_tokens)
+    return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
+
+
+def _dense_stream(config, store, queries, prompts, **place) -> Stream:
+    return clip_stream(
         store,
         queries,
         make_hierarchy(config),
@@ -28,11 +105,37 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
         neg_factor=config.data.neg_factor,
         near_miss_fraction=config.data.near_miss_fraction,
         questions_per_window=config.data.questions_per_window,
-        read_threads=config.data.read_threads,
-        prefetch=config.data.prefetch,
+        **place,
     )
-    data = {file: train_directory / file for file in (MANIFEST, QUERIES)}
-    base = fingerprints(config) | {
-        file: {"path": str(path), "sha256": fingerprint(path)} for file, path in data.items()
-    }
-    return Task(grounder, prompts.prefix, pipeline.batches, pipeline.epoch_batches, pipeline.describe_record, base)
+
+
+def _group_streams(config, loader, queries, **place) -> list[Stream]:
+    return group_streams(
+        loader,
+        queries,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        sizes=config.hierarchy.levels,
+        kind=config.data.groups,
+        copies=config.data.group_copies,
+        near_miss_fraction=config.data.group_near_misses,
+        **place,
+    )
+
+
+def _files(directory: Path) -> list[Path]:
+    """What a data set directory's content is known by."""
+    return [directory / MANIFEST, directory / QUERIES]
+
+
+def _task(config, grounder, prompts, kinds: list[list[Stream]], files: Iterable[Path]) -> Task:
+    pipeline = join(kinds, read_threads=config.data.read_threads, prefetch=config.data.prefetch)
+    data = {path.name: {"path": str(path), "sha256": fingerprint(path)} for path in files}
+    return Task(
+        grounder,
+        prompts.prefix,
+        pipeline.batches,
+        pipeline.epoch_batches,
+        pipeline.describe_record,
+        fingerprints(config) | data,
+    )

@@ -1,5 +1,6 @@
 """From a config to data and a stage, on a few minutes of Shapes with random parts."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from revision_jax.config import ConfigError
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training import loop
 from revision_jax.training.datasets import open_split, prepare_data
-from revision_jax.training.stages import dense_windows
+from revision_jax.training.parts import restore_grounder
+from revision_jax.training.stages import dense_windows, make_task
 from revision_jax.training.state import take_apart
 
 
@@ -81,3 +83,68 @@ def test_the_dense_stage_trains_and_stands_on_its_files(prepared, mesh, tmp_path
     again = loop.run(config, tmp_path / "run", dense_windows(config, directories["train"], mesh))
     assert again.first_step == 2 and (tmp_path / "run/metrics.jsonl").read_text() == losses
     np.testing.assert_array_equal(again.model.llm.layers.self_attn.q_proj.lora_b[...], after)
+
+
+# Stage -> (its config, what trains, shapes of the batches that come in turn: video, and tokens where there are several).
+STAGES = {
+    "align": ("configs/align.py", r"adapter/", [(2, 1, 16)]),
+    "sparse": ("configs/stage1_sparse.py", r"sparse/", [(2, 1, 8, 16)]),
+    "long": ("configs/stage2.py", r"llm/.*lora_[ab]", [(2, 5, 8, 16), (2, 4, 8, 16)]),
+    "unified": (
+        "configs/stage2.py:unified",
+        r"llm/.*lora_[ab]",
+        [(2, 8, 16), (2, 5, 8, 16), (2, 8, 16), (2, 4, 8, 16)],
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_trains_its_part_alone_and_resumes_to_the_bit(chain, mesh, tmp_path, stage, caplog):
+    spec, trains, shapes = STAGES[stage]
+    config = chain.config(spec, train__learning_rate=1e-2)
+    build = lambda: make_task(config, chain.directories["train"], mesh)
+    task = build()
+    iterator = iter(task.batches)
+    assert [next(iterator)["video"].shape for _ in shapes] == shapes
+    with caplog.at_level("INFO", "revision_jax"):
+        result = loop.run(config, tmp_path / "run", task)
+    assert result.compilations == result.batch_shapes == len(set(shapes))
+    before, after = (take_apart(model)[1] for model in (task.model, result.model))
+    for path, array in after.items():
+        trained = re.match(trains, path) is not None
+        assert np.any(array != before[path]) == trained or path.endswith("in_proj/bias"), path
+    table = next(text for text in caplog.messages if "trained, " in text)
+    counts = {path: array.size for path, array in after.items() if re.match(trains, path)}
+    assert f"{sum(counts.values()):,} trained" in table
+    # Resumed in the middle: the same losses and weights to the bit.
+    losses = (tmp_path / "run/metrics.jsonl").read_text()
+    shutil.rmtree(tmp_path / "run/checkpoints/4")
+    again = loop.run(config, tmp_path / "run", build())
+    assert again.first_step == 2 and (tmp_path / "run/metrics.jsonl").read_text() == losses
+    for path, array in take_apart(again.model)[1].items():
+        np.testing.assert_array_equal(array, after[path])
+    # Restored for a search: the same grounder, predecessors' parts included.
+    restored, step = restore_grounder(config, tmp_path / "run", mesh)
+    assert step == 4
+    for path, array in take_apart(restored)[1].items():
+        np.testing.assert_array_equal(array, after[path])
+
+
+def test_a_stage_starts_from_what_was_trained_before(chain, mesh):
+    dense, _ = restore_grounder(chain.config("configs/stage1.py"), chain.folder / "dense", mesh)
+    sparse, _ = restore_grounder(chain.config("configs/stage1_sparse.py"), chain.folder / "sparse", mesh)
+    long = make_task(chain.config("configs/stage2.py"), chain.directories["train"], mesh).model
+    arrays = take_apart(long)[1]
+    for path, array in take_apart(dense)[1].items():
+        np.testing.assert_array_equal(arrays[path], array)
+    assert np.any(arrays["llm/layers/self_attn/q_proj/lora_b"] != 0)
+    for path, array in take_apart(sparse)[1].items():
+        np.testing.assert_array_equal(arrays[path], array)
+    assert {path.partition("/")[0] for path in arrays} == {"llm", "adapter", "sparse"}
+
+
+def test_groups_of_videos_are_a_stage_too(chain, mesh):
+    config = chain.config("configs/stage2.py", data__groups="videos", hierarchy__levels=(2,), data__group_copies=(1,))
+    task = make_task(config, chain.directories["train"], mesh)
+    assert next(iter(task.batches))["video"].shape == (2, 2, 8, 16)
+    assert "of 2 videos" in task.describe_record(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from flax import nnx
 
 from revision_jax import config as configs
+from revision_jax.config_rules import STAGE_NEEDS
 from revision_jax.interop.adapter import save_projector
 from revision_jax.interop.clip import save_clip
 from revision_jax.interop.llama import save_llama
@@ -65,6 +66,29 @@ def overrides_of(base: Path, data_dir: Path | None = None, **changes) -> dict:
     if data_dir is not None:
         overrides["data.dir"] = str(data_dir)
     return overrides | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+# For the stages after the first one: groups small enough for two minutes of video.
+GROUPS = {
+    "hierarchy.levels": (5, 4),
+    "train.batch_size": 2,
+    "train.epochs": 0,
+    "prompt.query_tokens": 6,
+    "sparse.mlp_width": 16,
+    "sparse.num_heads": 2,
+    "data.group_near_misses": 0.5,
+    "mesh.data": 1,
+}
+
+
+def chain_config(spec: str, folder: Path, **changes):
+    """A tiny config of any stage over `folder/base`, `folder/data` and the runs `folder/dense` and `folder/sparse`."""
+    config = configs.load(spec)
+    overrides = overrides_of(folder / "base", folder / "data") | GROUPS
+    overrides |= {f"init.{before}": str(folder / before) for before in STAGE_NEEDS[config.stage]}
+    if config.stage == "align":
+        overrides["base.projector"] = ""
+    return configs.load(spec, overrides | {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def config_of(base: Path, data_dir: Path | None = None, **changes):

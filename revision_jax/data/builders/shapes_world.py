@@ -253,6 +253,18 @@ class ShapesVideo:
         pick = (np.round(times * FPS).astype(np.int64) * 7919 + self.seed) % len(noise)
         return np.clip(canvas + noise[pick], 0, 255).astype(np.uint8)
 
+    def captions(self, times: np.ndarray) -> list[str]:
+        """What is on screen at each of `times [n]` s: `a red circle at the top left`, `nothing`, joined by `and`."""
+        shown: list[list[str]] = [[] for _ in times]
+        for track in self.tracks:
+            for number in np.flatnonzero((times >= track.times[0]) & (times < track.times[-1])):
+                x, y = track.at(times[number : number + 1])[0, :2]
+                where = (
+                    f"{('top', 'middle', 'bottom')[int(3 * y / SIZE)]} {('left', 'center', 'right')[int(3 * x / SIZE)]}"
+                )
+                shown[number].append(f"{noun_phrase(track.color, track.shape)} at the {where}")
+        return [" and ".join(words) or "nothing" for words in shown]
+
     def _near(self, start, end):
         return [track for track in self.tracks if track.times[0] <= end and track.times[-1] > start]
 
