@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from revision_jax.evaluation.clips import best_frame, evaluate_clips
 from revision_jax.models.adapter import SparseAdapter
@@ -21,8 +22,7 @@ def test_the_most_similar_frame_ranks_a_clip():
 
 
 def test_short_videos_are_ranked(trained_run, tmp_path, capsys):
-    config = trained_run.config.copy_and_resolve_references()
-    config.unlock()
+    config = ConfigDict(trained_run.config.to_dict())
     config.data.update(dir=str(tmp_path / "clips"), video_s=40.0, test_videos=6, groups="videos")
     config.hierarchy.window_s = 40.0
     mesh = make_mesh(**config.mesh)

@@ -17,7 +17,8 @@ SCORES = {
 }  # fmt: skip
 METRICS = {
     "split": "test", "videos": 3, "present": 5, "absent": 2, "seconds": 12.0, "device": {"kind": "cpu", "count": 1},
-    "levels": [48, 16], "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
+    "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
+    "levels": [48, 16],
 }  # fmt: skip
 CASES = [
     plots.Timeline("a <b>red</b> ball", 3600.0, [(100.0, 110.0)], [[99.0, 111.0, 2.0], [5.0, 9.0, 0.1]], 1.0),
