@@ -85,7 +85,7 @@ def test_the_dense_stage_trains_and_stands_on_its_files(prepared, mesh, tmp_path
     np.testing.assert_array_equal(again.model.llm.layers.self_attn.q_proj.lora_b[...], after)
 
 
-# Stage -> (its config, what trains, shapes of the batches that come in turn: video, and tokens where there are several).
+# Stage -> (its config, what trains, shapes of the videos of the batches that come in turn).
 STAGES = {
     "align": ("configs/align.py", r"adapter/", [(2, 1, 16)]),
     "sparse": ("configs/stage1_sparse.py", r"sparse/", [(2, 1, 8, 16)]),
