@@ -48,6 +48,10 @@ def _whole_numbers(low: int) -> Callable[[Any], bool]:
     return lambda v: bool(v) and all(type(n) is int and n >= low for n in v)
 
 
+def _are_shares(values) -> bool:
+    return bool(values) and all(isinstance(v, float | int) and 0 < v <= 1 for v in values)
+
+
 def _is_table(rows) -> bool:
     """An ordered trainable table: (regular expression, multiplier > 0 or 'frozen') rows."""
     try:
@@ -122,6 +126,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.data": _axis,
     "mesh.fsdp": _axis,
     "mesh.tensor": _axis,
+    "search.depth": _at_least(0),
+    "search.policy": _one_of("top_down", "bottom_up"),
+    "search.keep": (_are_shares, "shares of the windows, in (0, 1]"),
+    "search.rescale": _at_least(0.0),
     "search.top_k": _at_least(1),
     "search.nms_iou": _between(0.0, 1.0),
     "search.query_batch": _at_least(1),
@@ -163,6 +171,16 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"({train.log_every}), so that only checked steps are saved."
         )
     faults += _stage_conflicts(config)
+    if len(config.search.keep) != len(config.hierarchy.levels):
+        faults.append(
+            f"search.keep is {config.search.keep}, hierarchy.levels {config.hierarchy.levels}; expected a share for "
+            "each level."
+        )
+    if config.search.depth > 1 + len(config.hierarchy.levels):
+        faults.append(
+            f"search.depth is {config.search.depth}; hierarchy.levels {config.hierarchy.levels} allow at most "
+            f"{1 + len(config.hierarchy.levels)}."
+        )
     if sum(size == -1 for size in config.mesh.values()) > 1:
         faults.append(f"mesh is {config.mesh.to_dict()}; expected at most one axis of -1 (the rest).")
     return faults

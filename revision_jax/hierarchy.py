@@ -4,6 +4,12 @@ One object says which clips are sampled in training, which segments are searched
 seconds, so that training, search and cost accounting can never disagree. Source: ReVisionLLM (arXiv
 2411.14901) section 3; REFERENCE section 1 of the project: a window of `window_s` seconds is represented by
 `num_frames` frames, and an answer names frames of its window.
+
+There are two rows of windows. *Dense* windows are asked at which frames the event is. *Upper* windows, closer
+together, are looked at in groups, a level at a time, from large groups to small ones; an answer names windows of
+its group, and each of these passes on to the dense windows that it shares most of its time with.
+
+Letters: W dense windows, U upper windows, P upper windows of a dense one.
 """
 
 import dataclasses
@@ -18,9 +24,9 @@ class Hierarchy:
     Attributes:
       window_s: length of a window in seconds.
       num_frames: frames `F` the model sees of a window.
-      stride: step between windows as a fraction of the window, in (0, 1].
-      upper_stride: the same at the upper levels.
-      levels: windows of a group at each upper level, coarse first.
+      stride: step between dense windows as a fraction of the window, in (0, 1].
+      upper_stride: step between upper windows, likewise.
+      levels: upper windows a group has at each upper level, the largest groups first.
     """
 
     window_s: float
@@ -34,21 +40,70 @@ class Hierarchy:
             raise ValueError(f"hierarchy.window_s is {self.window_s}; expected seconds > 0.")
         if self.num_frames < 2:
             raise ValueError(f"hierarchy.num_frames is {self.num_frames}; expected at least 2 frames a window.")
-        if not 0 < self.stride <= 1:
-            raise ValueError(f"hierarchy.stride is {self.stride}; expected a fraction of the window in (0, 1].")
+        for name in ("stride", "upper_stride"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"hierarchy.{name} is {getattr(self, name)}; expected a fraction of the window in (0, 1]."
+                )
+        if any(size < 2 for size in self.levels) or any(a <= b for a, b in zip(self.levels, self.levels[1:])):
+            raise ValueError(
+                f"hierarchy.levels is {self.levels}; expected windows a group, at least 2, each level fewer than the "
+                f"one before."
+            )
+
+    @property
+    def max_depth(self) -> int:
+        """Depth of a search through all levels: 1 for the dense windows, and one for each upper level."""
+        return 1 + len(self.levels)
+
+    def levels_of(self, depth: int) -> tuple[int, ...]:
+        """Group sizes of the upper levels that a search of this depth goes through: the finest of them.
+
+        Raises:
+          ValueError: there are not so many levels.
+        """
+        if not 1 <= depth <= self.max_depth:
+            raise ValueError(
+                f"search depth {depth!r} does not exist; hierarchy.levels {self.levels} allow 1 to {self.max_depth}."
+            )
+        return self.levels[self.max_depth - depth :]
 
     def windows(self, duration_s: float) -> np.ndarray:
-        """Windows that cover a video, `[W, 2]` float64 (start, end) in seconds.
+        """Dense windows that cover a video, `[W, 2]` float64 (start, end) in seconds.
 
         The last window is moved left so that it is whole; a video shorter than a window gets one window that
         starts at 0 (its frames past the end repeat the last frame).
         """
+        return self._cover(duration_s, self.stride)
+
+    def upper_windows(self, duration_s: float) -> np.ndarray:
+        """Upper windows that cover a video, `[U, 2]`, as `windows`."""
+        return self._cover(duration_s, self.upper_stride)
+
+    def _cover(self, duration_s: float, stride: float) -> np.ndarray:
         if not duration_s > 0:
             raise ValueError(f"a video of {duration_s} s has no windows; expected a duration > 0.")
         last = max(duration_s - self.window_s, 0.0)
-        starts = np.arange(0.0, last, self.window_s * self.stride)
+        starts = np.arange(0.0, last, self.window_s * stride)
         starts = np.append(starts, last)
         return np.stack([starts, starts + self.window_s], axis=1)
+
+    def parents(self, duration_s: float) -> np.ndarray:
+        """Which upper windows send each dense window down: `[W, P]` int32, filled up with repetitions.
+
+        Those that it overlaps by more than half; and so that no window stays without a parent or without a child,
+        a window is also joined to those that it overlaps most. P depends on the strides alone.
+        """
+        dense, upper = self.windows(duration_s)[:, :1], self.upper_windows(duration_s)[:, 0]
+        distance = np.round(np.abs(dense - upper) / self.window_s, 6)  # [W, U], windows; 0.5 shares half
+        joined = distance < 0.5
+        joined |= distance == distance.min(axis=0)
+        joined |= distance == distance.min(axis=1, keepdims=True)
+        # Starts less than half a window away on both sides, the last window, which was moved, and ties.
+        most = int(1 / self.upper_stride) + 4
+        order = np.argsort(~joined, axis=1, kind="stable")[:, :most]
+        parents = np.where(np.take_along_axis(joined, order, axis=1), order, order[:, :1])
+        return np.pad(parents, ((0, 0), (0, most - parents.shape[1])), mode="edge").astype(np.int32)
 
     def frame_indices(self, start_s, end_s, fps: float, total_frames: int) -> np.ndarray:
         """Stored frames that represent a span: `[..., F]` int64, `linspace(start, end, F)` truncated, as published.

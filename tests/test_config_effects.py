@@ -80,6 +80,10 @@ CHANGES = {
     "mesh.data": (RAISES, {"mesh.data": 3}),
     "mesh.fsdp": (RAISES, {"mesh.fsdp": 3}),
     "mesh.tensor": (RAISES, {"mesh.tensor": 3}),
+    "search.depth": ("levels", {"search.depth": 0}),
+    "search.policy": ("levels", {"search.policy": "bottom_up"}),
+    "search.keep": ("levels", {"search.keep": (0.9, 0.2)}),
+    "search.rescale": ("levels", {"search.rescale": 0.25}),
     "search.top_k": ("search", {"search.top_k": 1}),
     "search.nms_iou": ("search", {"search.nms_iou": 0.0}),
     "search.query_batch": ("search", {"search.query_batch": 2}),
@@ -177,6 +181,24 @@ def observe_search(config, place, monkeypatch):
     return seen
 
 
+def observe_levels(config, place, monkeypatch):
+    """The windows and the plan of a search by default, and through upper levels by either policy."""
+    searcher = methods.make_searcher(config, load_grounder(config, make_mesh(devices=ONE)), None)
+    searcher._levels = list(config.hierarchy.levels)  # as if there were a grounder for them
+    choices = ({}, {"depth": 3}, {"depth": 2, "policy": "bottom_up"}, {"depth": 2, "policy": None})
+    seen = []
+
+    def stop(windows, features, duration_s, sentences, plan, query_tokens):
+        seen.append((len(windows.dense), str(plan)))
+        raise StopIteration
+
+    monkeypatch.setattr(searcher, "search_windows", stop)
+    for options in choices:
+        with pytest.raises(StopIteration):
+            searcher.search(np.zeros((130, 12), np.float16), 1.0, 130.0, ["a red circle"], **options)
+    return seen
+
+
 def observe_evaluation(config, place, monkeypatch):
     """A whole run whose training does nothing and whose answers are empty: what is scored, the files it leaves."""
     unchanged = lambda config, workdir, task: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
@@ -197,6 +219,7 @@ OBSERVERS = {
     "steps": observe_steps,
     "files": observe_files,
     "search": observe_search,
+    "levels": observe_levels,
     "evaluation": observe_evaluation,
 }
 STAND_IN = ("steps", "files")  # observed on the stand-in for model and data, the others on tiny real parts

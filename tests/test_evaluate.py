@@ -10,10 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 from revision_jax import evaluate
+from revision_jax.models.adapter import SparseAdapter
+from revision_jax.models.grounder import Grounder
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.report.table import level_rows, print_table
 from revision_jax.search.clip_baseline import ClipRetrieval
 from revision_jax.search.evaluator import Searcher
+from revision_jax.training.parts import restore_grounder
 
 SCORES = ("recall", "mean_iou", "rejection", "threshold", "failed", "queries", "present", "absent")
 
@@ -149,6 +155,66 @@ def test_help_teaches_and_is_quick(tmp_path):
     for word in ("Examples:", "--workdir runs/", "calibration.json", "continues"):
         assert word in done.stdout
     assert time.perf_counter() - start < 30
+
+
+@pytest.fixture(scope="module")
+def with_upper(trained_run, tmp_path_factory):
+    """The run evaluated once more, with random upper levels."""
+    workdir = _copy(trained_run, tmp_path_factory.mktemp("upper"))
+    config, mesh = trained_run.config, make_mesh(**trained_run.config.mesh)
+    grounder, _ = restore_grounder(config, workdir, mesh)
+    sparse = SparseAdapter(12, 16, rngs=nnx.Rngs(5), mlp_width=8, num_heads=2, num_layers=1)
+    upper = Grounder(grounder.llm, sparse=sparse)
+    return workdir, evaluate.evaluate(
+        config, workdir, grounder, directories=trained_run.directories, mesh=mesh, upper=upper
+    )
+
+
+def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys):
+    workdir, metrics = with_upper
+    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up"}
+    assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
+    # What was searched before is neither searched again nor changed.
+    for method in ("depth1", "depth0"):
+        assert metrics["methods"][method]["recall"] == trained_run.metrics["methods"][method]["recall"]
+    assert metrics["methods"]["depth1"]["cost"]["frame_share"] == 100.0
+    assert metrics["methods"]["depth1"]["search"] == []
+    for method in deeper:
+        scores = metrics["methods"][method]
+        levels = scores["search"]
+        assert len(levels) == len(scores["cost"]["levels"]) == int(method[5]) - 1
+        assert all(0 <= level["recall"] <= 100 and 0 < level["sent"] <= 100 for level in levels)
+        if "bottom_up" in method:
+            assert scores["cost"]["frame_share"] == levels[-1]["sent"] == 100.0
+        else:
+            assert levels[-1]["sent"] == scores["cost"]["frame_share"] < 75.0
+    assert metrics["compilations"]["search"]["programs"] == metrics["compilations"]["search"]["shapes"]
+    headings, rows = level_rows(metrics)
+    assert len(rows) == 2 * (1 + 2) and all(len(row) == len(headings) for row in rows)
+    page = (workdir / "eval/report.html").read_text()
+    assert "Where the search goes" in page and "depth 3, bottom-up" in page
+    print_table(metrics)
+    assert "events among them" in capsys.readouterr().out
+
+
+def test_a_finished_search_of_upper_levels_is_kept(with_upper):
+    workdir, metrics = with_upper
+    rows = [json.loads(line) for line in (workdir / "eval/predictions_upper.jsonl").read_text().splitlines()]
+    held = [row["held"] for row in rows if row.get("method") == "depth3" and "held" in row]
+    assert len(held) == metrics["present"] and all(len(levels) == 2 for levels in held)
+    recall = 100 * sum(levels[-1] for levels in held) / len(held)
+    assert recall == pytest.approx(metrics["methods"]["depth3"]["search"][-1]["recall"])
+
+
+def test_upper_levels_must_look_at_the_same_windows(trained_run):
+    other = trained_run.config.copy_and_resolve_references()
+    other.unlock()
+    other.hierarchy.window_s = 32.0
+    evaluate.check_same(trained_run.config, trained_run.config, "there")
+    with pytest.raises(
+        ValueError, match=r"--upper there differ; expected the same:\n  hierarchy.window_s: 16.0 and 32.0"
+    ):
+        evaluate.check_same(trained_run.config, other, "there")
 
 
 def test_no_run_is_one_clear_line(tmp_path, capsys):

@@ -63,3 +63,31 @@ def test_bad_sizes_name_the_field(bad):
 def test_a_video_without_length_is_refused():
     with pytest.raises(ValueError, match="no windows"):
         MAD.windows(0.0)
+
+
+@pytest.mark.parametrize("stride, upper_stride", [(0.5, 0.2), (0.5, 0.5), (1.0, 0.5), (0.5, 1.0), (0.3, 0.25), (1, 1)])
+@pytest.mark.parametrize("duration_s", [10.0, 125.0, 130.0, 187.5, 1000.0, 3601.3])
+def test_parents_overlap_most_and_leave_no_window_out(stride, upper_stride, duration_s):
+    hierarchy = Hierarchy(125.0, 250, stride, upper_stride)
+    dense, upper = hierarchy.windows(duration_s), hierarchy.upper_windows(duration_s)
+    parents = hierarchy.parents(duration_s)
+    assert len(parents) == len(dense) and set(parents.ravel()) == set(range(len(upper)))
+    assert parents.shape[1] == hierarchy.parents(86400.0).shape[1]
+    for window, own in zip(dense, parents):
+        overlap = np.minimum(window[1], upper[:, 1]) - np.maximum(window[0], upper[:, 0])
+        assert set(np.flatnonzero(overlap > 62.5 + 1e-3)) <= set(own)
+        assert overlap[own].min() >= 62.5 - 1e-3
+
+
+def test_equal_strides_give_every_dense_window_one_parent():
+    hierarchy = Hierarchy(64.0, 64, 0.5, 0.5)
+    parents = hierarchy.parents(3200.0)
+    np.testing.assert_array_equal(parents, np.repeat(np.arange(len(parents))[:, None], parents.shape[1], axis=1))
+
+
+def test_a_depth_goes_through_the_finest_levels():
+    assert [MAD.levels_of(depth) for depth in (1, 2, 3)] == [(), (33,), (100, 33)] and MAD.max_depth == 3
+    with pytest.raises(ValueError, match=r"depth 4 does not exist; hierarchy.levels \(100, 33\) allow 1 to 3"):
+        MAD.levels_of(4)
+    with pytest.raises(ValueError, match=r"hierarchy.levels is \(16, 48\)"):
+        Hierarchy(64.0, 64, levels=(16, 48))

@@ -11,16 +11,20 @@ from ml_collections import ConfigDict
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query
+from revision_jax.data.query_tokens import QueryTokens
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
+from revision_jax.metrics.recall import holds_event
 from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.evaluator import Result, Searcher, SearchSettings
+from revision_jax.search.policies import POLICIES
 from revision_jax.training.datasets import open_split
 from revision_jax.training.parts import make_hierarchy, make_prompt_encoder
 
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 NOTHING = np.zeros((0, 3))
 
 
@@ -53,11 +57,17 @@ class Split:
         return [query for queries in self.queries.values() for query in queries]
 
 
-def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] = ()) -> Searcher:
-    """The search as a run's config has it; one question length for all `queries`, so that it compiles once."""
+def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] = (), upper=None) -> Searcher:
+    """The search as a run's config has it; one question length for all `queries`, so that it compiles once.
+
+    `upper` is the grounder of the upper levels, if there are any: with `data.groups` of videos, of retrieval.
+    """
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
+    level = "retrieval" if config.data.groups == "videos" else "group"
     grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    searcher = Searcher(grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh)
+    searcher = Searcher(
+        grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh, upper=upper, upper_question=level
+    )
     sound = [query.sentence for query in queries if _fault(searcher, query) is None]
     if sound:
         searcher.fit_questions(sound)
@@ -73,21 +83,50 @@ def _fault(searcher: Searcher, query: Query) -> str | None:
     return None
 
 
-def search_at(searcher: Searcher, depth: int) -> Ask:
-    """The model at a search depth. A query that cannot be asked is a miss, never a query fewer."""
+def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the sparse adapter sees of sentences: token features `[Q, length, D]` float16 and their mask `[Q, length]`."""
+    tokens = QueryTokens(extractor, sentences, length)
+    rows = [tokens(sentence) for sentence in sentences]
+    return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])
+
+
+def search_at(searcher: Searcher, depth: int, policy: str = "top_down", encode: Encode | None = None) -> Ask:
+    """The model at a search depth. A query that cannot be asked is a miss, never a query fewer.
+
+    `encode` gives the sentences' token features; depths from 2 on need it.
+    """
 
     def ask(store, video_id, queries):
         faults = [_fault(searcher, query) for query in queries]
         sentences = [query.sentence for query, fault in zip(queries, faults) if fault is None]
         features, info = store.read_all(video_id), store.manifest.videos[video_id]
-        results = iter(searcher.search(features, store.manifest.fps, info.duration_s, sentences, depth=depth))
+        encoded = encode(sentences) if encode and sentences else None
+        results = searcher.search(
+            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy, query_tokens=encoded
+        )
+        results = iter(results)
         predictions = [
-            Prediction(query.query_id, next(results).moments if fault is None else NOTHING, fault)
+            Prediction(query.query_id, NOTHING, fault) if fault else _prediction(query, next(results))
             for query, fault in zip(queries, faults)
         ]
         return predictions, searcher.cost
 
     return ask
+
+
+def search_deeper(searcher: Searcher, extractor: Extractor, config: ConfigDict) -> dict[str, Ask]:
+    """Every search through upper levels, by both policies: method -> ask."""
+    encode = lambda sentences: query_tokens(extractor, sentences, config.prompt.query_tokens)
+    return {
+        f"depth{depth}" + ("" if policy == POLICIES[0] else f"_{policy}"): search_at(searcher, depth, policy, encode)
+        for depth in range(2, searcher.max_depth + 1)
+        for policy in POLICIES
+    }
+
+
+def _prediction(query: Query, result: Result) -> Prediction:
+    held = tuple(holds_event(windows, query.moments) for windows in result.sent) if query.present else ()
+    return Prediction(query.query_id, result.moments, held=held)
 
 
 def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:

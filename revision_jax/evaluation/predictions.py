@@ -25,11 +25,13 @@ class Prediction:
     Attributes:
       moments: `[k, 3]` float64 (start_s, end_s, confidence), best first.
       error: why the query could not be asked; it then has no moments and counts as a miss.
+      held: for a present query, whether the event was among the windows that each upper level sent down.
     """
 
     query_id: str
     moments: np.ndarray
     error: str | None = None
+    held: tuple[bool, ...] = ()
 
 
 class PredictionLog:
@@ -60,7 +62,7 @@ class PredictionLog:
             if "cost" in line:
                 rows = open_.pop(key, [])
                 if len(rows) == line["queries"]:
-                    self._groups[key] = [_prediction(row) for row in rows], Cost(**line["cost"])
+                    self._groups[key] = [_prediction(row) for row in rows], Cost.from_dict(line["cost"])
                     kept += [*rows, line]
             else:
                 open_.setdefault(key, []).append(line)
@@ -77,6 +79,7 @@ class PredictionLog:
             {"method": method, "video_id": video_id, "query_id": p.query_id, "sentence": q.sentence}
             | {"truth": q.moments, "moments": _rounded(p.moments)}
             | ({"error": p.error} if p.error else {})
+            | ({"held": p.held} if p.held else {})
             for q, p in zip(queries, predictions, strict=True)
         ]
         end = {"method": method, "video_id": video_id, "queries": len(rows), "cost": cost.as_dict()}
@@ -94,7 +97,7 @@ def _rounded(moments: np.ndarray) -> list[list[float]]:
 
 def _prediction(row: Mapping) -> Prediction:
     moments = np.array(row["moments"], np.float64).reshape(-1, 3)
-    return Prediction(row["query_id"], moments, row.get("error"))
+    return Prediction(row["query_id"], moments, row.get("error"), tuple(row.get("held", ())))
 
 
 def _whole_lines(path: Path) -> list[dict]:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from revision_jax.data.moments import Query
+from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.grounding import choose_threshold, grounding_scores, rejection
+from revision_jax.metrics.recall import search_recall
 
 MAX_FALSE_ALARM = 10.0  # percent of val's absent queries that the chosen threshold may answer
 
@@ -39,6 +41,15 @@ def score(queries: Sequence[Query], answers: Mapping, calibration: Mapping) -> d
                 [p.moments for p in predictions], [q.moments for q in queries], calibration[method]["threshold"]
             ),
             "failed": sum(p.error is not None for p in predictions),
-            "cost": cost.as_dict() | {"seconds_per_query": cost.seconds / max(cost.queries, 1)},
+            "search": _levels(queries, predictions, cost),
+            "cost": cost.as_dict()
+            | {"seconds_per_query": cost.seconds / max(cost.queries, 1), "frame_share": cost.frame_share},
         }
     return scores
+
+
+def _levels(queries: Sequence[Query], predictions: Sequence, cost: Cost) -> list[dict[str, float]]:
+    """Of each upper level, coarse first: the share of windows that it sent down, and how many events were there."""
+    recalls = search_recall([p.held for p, query in zip(predictions, queries) if query.present])
+    shares = [100.0 * level.shown / level.windows for level in cost.levels[1:]] + [cost.frame_share]
+    return [{"sent": share, "recall": recall} for share, recall in zip(shares, recalls)]

@@ -1,11 +1,47 @@
 """What a search costs, in things that can be counted: windows, frames, tokens, seconds."""
 
 import dataclasses
+import itertools
+
+
+class _Counters:
+    """`a + b` adds field by field."""
+
+    def __add__(self, other):
+        fields = [field.name for field in dataclasses.fields(self)]
+        return type(self)(**{name: _sum(getattr(self, name), getattr(other, name)) for name in fields})
+
+
+def _sum(a, b):
+    """Of numbers, or of tuples of counters, place by place."""
+    if not isinstance(a, tuple):
+        return a + b
+    return tuple(x if y is None else y if x is None else x + y for x, y in itertools.zip_longest(a, b))
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
-    """Counters of searches; `a + b` adds them.
+class LevelCost(_Counters):
+    """Counters of one upper level, over all queries.
+
+    Attributes:
+      windows: the upper windows of the video, once a query: each is one sparse vector, shared by all levels.
+      shown: those that this level was shown.
+      groups: questions asked.
+      tokens_prefilled: tokens through the language model before answers, the inner nodes of the answers' tree with
+        them.
+      tokens_decoded: answer tokens generated.
+    """
+
+    windows: int = 0
+    shown: int = 0
+    groups: int = 0
+    tokens_prefilled: int = 0
+    tokens_decoded: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost(_Counters):
+    """Counters of searches. Up to `seconds` they are about the dense level.
 
     Attributes:
       videos, queries: how many were searched.
@@ -14,7 +50,9 @@ class Cost:
       tokens_prefilled: tokens through the language model before answers: prefix and video once a window, the
         question once a pair of query and window.
       tokens_decoded: answer tokens generated, over all pairs.
-      seconds: wall time.
+      seconds: wall time, of everything.
+      pairs, all_pairs: pairs of query and window that were asked, and that there are.
+      levels: the upper levels, coarse first.
     """
 
     videos: int = 0
@@ -24,10 +62,19 @@ class Cost:
     tokens_prefilled: int = 0
     tokens_decoded: int = 0
     seconds: float = 0.0
+    pairs: int = 0
+    all_pairs: int = 0
+    levels: tuple[LevelCost, ...] = ()
 
-    def __add__(self, other: "Cost") -> "Cost":
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
-        return Cost(*(a + b for a, b in pairs))
+    @property
+    def frame_share(self) -> float:
+        """Percent of a video's dense frames that a query sees; NaN where nothing was counted."""
+        return 100.0 * self.pairs / self.all_pairs if self.all_pairs else float("nan")
 
-    def as_dict(self) -> dict[str, int | float]:
+    def as_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Cost":
+        """What `as_dict` gave, also through JSON."""
+        return cls(**values | {"levels": tuple(LevelCost(**level) for level in values.get("levels", ()))})

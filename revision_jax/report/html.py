@@ -10,7 +10,7 @@ import jinja2
 
 from revision_jax.metrics.grounding import best_iou
 from revision_jax.report.plots import Timeline
-from revision_jax.report.table import clock, method_name, table_rows
+from revision_jax.report.table import clock, level_rows, method_name, table_rows
 
 TEMPLATE = "report.html.j2"
 
@@ -31,6 +31,7 @@ def write_report(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     headings, rows = table_rows(metrics)
+    level_headings, levels = level_rows(metrics)
     cost = {name: scores.get("cost") for name, scores in metrics["methods"].items()}
     page = environment.get_template(TEMPLATE).render(
         title=f"revision_jax: {metrics['split']} split",
@@ -38,6 +39,8 @@ def write_report(
         headings=headings,
         rows=rows,
         main=method_name("depth1"),
+        level_headings=level_headings,
+        level_rows=levels,
         figures=[(heading, _embedded(file), caption) for heading, file, caption in figures],
         queries=[_query(case) for case in cases],
         cost=json.dumps({"cost": cost, "compilations": metrics["compilations"]}, indent=2),

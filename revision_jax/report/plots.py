@@ -19,7 +19,10 @@ STYLE = {
     "grid.color": "#e6e6e6", "axes.edgecolor": "#999999", "xtick.color": "#555555", "ytick.color": "#555555",
     "figure.dpi": 150, "legend.frameon": False,
 }  # fmt: skip
-COLORS = {"clip": "#b8b8b8", "depth0": "#e9b872", "before": "#a9c4de", "depth1": "#1f5f99"}
+COLORS = {
+    "clip": "#b8b8b8", "depth0": "#e9b872", "before": "#a9c4de", "depth1": "#1f5f99", "depth2": "#6a9f58",
+    "depth3": "#2f6b3a", "depth2_bottom_up": "#c98ba8", "depth3_bottom_up": "#8f3f68",
+}  # fmt: skip
 TRUTH, PREDICTION = "#2e8b57", "#1f5f99"
 ZOOM_S = 60.0  # what is shown on each side of a moment
 
@@ -68,7 +71,7 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """R@1 and R@5 of several methods, a group of bars for each IoU threshold.
 
     Args:
-      recalls: method ("clip", "depth0", "before", "depth1") -> {"R1@0.3": percent, ...}.
+      recalls: method, a key of `COLORS` -> {"R1@0.3": percent, ...}.
     """
     thetas = ("0.1", "0.3", "0.5", "0.7")
     methods = [method for method in COLORS if method in recalls]

@@ -1,7 +1,7 @@
 """The table of an evaluation, as rows of text: one source for the terminal and for the page."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 NAMES = {
     "depth1": "all windows (depth 1)",
@@ -9,7 +9,12 @@ NAMES = {
     "clip": "CLIP frame retrieval",
     "before": "before training",
     "before_depth0": "before training, one pass",
+    "depth2": "one upper level (depth 2)",
+    "depth3": "two upper levels (depth 3)",
+    "depth2_bottom_up": "depth 2, bottom-up",
+    "depth3_bottom_up": "depth 3, bottom-up",
 }
+UPPER = ("depth2", "depth2_bottom_up", "depth3", "depth3_bottom_up")
 # Column heading -> where its value stands in a method's scores.
 COLUMNS = {
     "R1@.1": ("recall", "mad", "R1@0.1"),
@@ -23,6 +28,7 @@ COLUMNS = {
     "false alarms": ("rejection", "false_alarm_rate"),
     "reject F1": ("rejection", "f1"),
     "AUROC": ("rejection", "auroc"),
+    "frames": ("cost", "frame_share"),
     "s/query": ("cost", "seconds_per_query"),
 }
 
@@ -39,15 +45,15 @@ def clock(seconds: float) -> str:
 
 
 def named_methods(metrics: Mapping) -> dict[str, Mapping]:
-    """All rows of the table: CLIP, before training, then this model. Method -> scores."""
+    """All rows of the table: CLIP, before training, then this model, deeper and deeper. Method -> scores."""
     before, after = metrics.get("before") or {}, metrics["methods"]
     rows = {"clip": after.get("clip"), "before_depth0": before.get("depth0"), "before": before.get("depth1")}
-    rows |= {"depth0": after.get("depth0"), "depth1": after.get("depth1")}
+    rows |= {method: after.get(method) for method in ("depth0", "depth1", *UPPER)}
     return {name: scores for name, scores in rows.items() if scores}
 
 
 def table_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of `metrics.json`: percentages but for the last column."""
+    """Headings and rows of `metrics.json`: percentages but for the last column, seconds."""
     rows = []
     for name, scores in named_methods(metrics).items():
         rows.append([method_name(name)] + [_cell(scores, path) for path in COLUMNS.values()])
@@ -60,22 +66,40 @@ def _cell(scores: Mapping, path: tuple[str, ...]) -> str:
         value = value.get(key) if isinstance(value, Mapping) else None
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.2f}" if path[0] == "cost" else f"{value:.1f}"
+    return f"{value:.2f}" if path[-1] == "seconds_per_query" else f"{value:.1f}"
+
+
+def level_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what the upper levels sent down; no rows where there was none."""
+    rows = []
+    for method in UPPER:
+        levels = metrics["methods"].get(method, {}).get("search", [])
+        for size, level in zip(metrics["levels"][len(metrics["levels"]) - len(levels) :], levels):
+            rows.append([method_name(method), f"groups of {size}", f"{level['sent']:.1f}", f"{level['recall']:.1f}"])
+    return ["method", "level", "windows sent down", "events among them"], rows
 
 
 def print_table(metrics: Mapping) -> None:
-    """Prints the table to the terminal."""
+    """Prints the tables to the terminal."""
+    counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
+    note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
+    print_rows(f"{metrics['split']}: {counts}", note, *table_rows(metrics), method_name("depth1"))
+    headings, rows = level_rows(metrics)
+    if rows:
+        note = "Percent. An event is among the windows if one of them holds more than half of it."
+        print_rows("where the search goes", note, headings, rows)
+
+
+def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = "") -> None:
+    """Prints one table; the row that begins with `main` is bold."""
     from rich.console import Console
     from rich.table import Table
 
-    headings, rows = table_rows(metrics)
-    counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
-    note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
-    table = Table(title=f"{metrics['split']}: {counts}", caption=note)
+    table = Table(title=title, caption=note)
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row, style="bold" if row[0] == method_name("depth1") else None)
+        table.add_row(*row, style="bold" if row[0] == main else None)
     # A pipe has no width; the table keeps its own.
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)

@@ -1,17 +1,61 @@
 """Fixed shapes for the search: windows, questions and features padded to few sizes, so that it rarely compiles.
 
-Letters: W windows in N blocks of B, F frames a window, Q queries, h tokens of a shared head, T of the rest.
+Letters: W windows in N blocks of B, U upper windows, P parents of a window, F frames a window, Q queries, h tokens
+of a shared head, T of the rest.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.recursion import Questions, WindowTable
 
 QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only
 WINDOW_STEP = 16  # windows of a block, likewise; these cost time
 TOKEN_STEP = 8
+
+
+class VideoWindows(NamedTuple):
+    """The windows of a video, in seconds and in rows of its features.
+
+    Attributes:
+      dense: `[W, 2]` float64 seconds; dense_frames: `[W, F]` int64.
+      all_dense: windows that a search of depth 1 asks.
+      upper, upper_frames: likewise; None where the search has no upper levels.
+      parents: `[W, P]` int32, the upper windows that send a dense one down.
+    """
+
+    dense: np.ndarray
+    dense_frames: np.ndarray
+    all_dense: int
+    upper: np.ndarray | None = None
+    upper_frames: np.ndarray | None = None
+    parents: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, hierarchy: Hierarchy, duration_s: float, fps: float, num_frames: int, depth: int) -> "VideoWindows":
+        """Depth 0: the whole video as one window, however long it is."""
+        frames = lambda windows: hierarchy.frame_indices(windows[:, 0], windows[:, 1], fps, num_frames)
+        dense = hierarchy.windows(duration_s)
+        if depth == 0:
+            whole = np.array([[0.0, duration_s]])
+            return cls(whole, frames(whole), len(dense))
+        if depth == 1:
+            return cls(dense, frames(dense), len(dense))
+        upper = hierarchy.upper_windows(duration_s)
+        return cls(dense, frames(dense), len(dense), upper, frames(upper), hierarchy.parents(duration_s))
+
+
+def chosen_shape(window_block: int, query_batch: int, shards: int, count: int) -> tuple[int, int]:
+    """Windows of a block and queries asked together of it, where each query has windows of its own.
+
+    Few windows and many queries: then the windows of a block, sorted by how many queries ask them, are asked about
+    equally often, and few pairs of a turn are idle. As many pairs in all as `window_block * query_batch`.
+    """
+    block = min(window_block, WINDOW_STEP * shards)
+    return block, min(query_batch * window_block // block, 1 << (count - 1).bit_length())
 
 
 def pack_windows(frames: np.ndarray, starts: np.ndarray, block: int, shards: int = 1) -> tuple[WindowTable, np.ndarray]:
@@ -66,6 +110,11 @@ def pack_questions(asked: Sequence[np.ndarray], head: np.ndarray, length: int, b
     for i, ids in enumerate(rests):
         tokens[i, : len(ids)], lengths[i] = ids, len(ids)
     return Questions(head, tokens, lengths, np.int32(len(rests)))
+
+
+def pack_rows(rows: np.ndarray, length: int) -> np.ndarray:
+    """`[n, ...]` -> `[length, ...]`, filled up with zeros."""
+    return np.pad(rows, ((0, length - len(rows)), *((0, 0),) * (rows.ndim - 1)))
 
 
 def common_start(texts: Sequence[np.ndarray]) -> np.ndarray:

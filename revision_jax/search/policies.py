@@ -1,42 +1,74 @@
-"""Which windows of a video a search looks at: small frozen dataclasses with one method.
+"""Which windows of a video a search looks at, and what the upper levels do: small frozen dataclasses.
 
-The two policies that need no upper levels: one pass over the whole video (depth 0), and every window (depth 1).
+Depth 0 is one pass over the whole video; depth 1 asks every dense window. From depth 2 on upper levels come first,
+and one of two policies says what their scores are for. Both are built of the same pieces (`selection.py`).
+
+Letters: Q queries, U upper windows, W dense windows, L upper levels.
 """
 
 import dataclasses
+import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.hierarchy import Hierarchy
+from revision_jax.search.selection import keep_best
 
 
 @dataclasses.dataclass(frozen=True)
-class SinglePass:
-    """Depth 0: the whole video as one window of `F` frames, however long it is."""
+class TopDown:
+    """The default: a level sends its best windows to the next, the last one to the dense level.
 
-    def windows(self, hierarchy: Hierarchy, duration_s: float) -> np.ndarray:
-        """`[1, 2]` float64 seconds."""
-        return np.array([[0.0, duration_s]])
-
-
-@dataclasses.dataclass(frozen=True)
-class AllWindows:
-    """Depth 1: every window of the hierarchy."""
-
-    def windows(self, hierarchy: Hierarchy, duration_s: float) -> np.ndarray:
-        """`[W, 2]` float64 seconds."""
-        return hierarchy.windows(duration_s)
-
-
-POLICIES = {0: SinglePass(), 1: AllWindows()}
-
-
-def policy_of(depth: int):
-    """The policy of a search depth.
-
-    Raises:
-      ValueError: there is no such depth.
+    Attributes:
+      keep: share of all windows that each of the L levels sends down, coarse first: of the upper windows, and in the
+        end of the dense ones. So depths are compared at the same share of dense frames.
     """
-    if depth not in POLICIES:
-        raise ValueError(f"search depth {depth!r} does not exist; expected one of {sorted(POLICIES)}.")
-    return POLICIES[depth]
+
+    keep: tuple[float, ...]
+
+    def counts(self, upper: int, dense: int) -> np.ndarray:
+        """Windows that each level is shown, and the dense windows asked: `[L + 1]` int32."""
+        shown = [upper, *(math.ceil(share * upper) for share in self.keep[:-1])]
+        return np.array([*shown, math.ceil(self.keep[-1] * dense)], np.int32)
+
+    def survivors(self, scores: jax.Array, shown: jax.Array, count) -> jax.Array:
+        """The windows `[Q, U]` bool that the next level is shown, of those with finite scores."""
+        return keep_best(scores, count)
+
+    def rescale(self, confidence: jax.Array, scores: jax.Array) -> jax.Array:
+        """Confidences `[Q, W]` of dense answers, given the upper levels' scores of their windows."""
+        return confidence
+
+
+@dataclasses.dataclass(frozen=True)
+class BottomUp:
+    """Variant I: every window is asked at every level, and upper scores rescale the confidence of dense answers.
+
+    What the upper levels do not find likely sinks below the rest: it is filtered softly.
+
+    Attributes:
+      levels: L.
+      power: an answer's confidence is multiplied by the upper levels' likelihood of its window to this power.
+    """
+
+    levels: int
+    power: float
+
+    def counts(self, upper: int, dense: int) -> np.ndarray:
+        return np.array([upper] * self.levels + [dense], np.int32)
+
+    def survivors(self, scores: jax.Array, shown: jax.Array, count) -> jax.Array:
+        return shown
+
+    def rescale(self, confidence: jax.Array, scores: jax.Array) -> jax.Array:
+        return confidence * jnp.exp(self.power * jnp.where(jnp.isfinite(scores), scores, 0.0))
+
+
+POLICIES = ("top_down", "bottom_up")
+
+
+def check_policy(name: str) -> None:
+    """Raises ValueError for a policy that does not exist."""
+    if name not in POLICIES:
+        raise ValueError(f"search.policy is {name!r}; expected one of {POLICIES}.")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from revision_jax.models.adapter import DenseAdapter
+from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
@@ -19,6 +19,7 @@ PAD, BOS, EOS, NOT, PRESENT, FROM, TO, STOP = range(8)
 NUMBER = 10  # token of frame 0
 EVENT = 40  # token of event 0
 VOCABULARY = 64
+HEAD = 2  # tokens with which all questions begin
 EVENTS = 8  # feature channels of an oracle's video, one an event
 
 
@@ -35,8 +36,19 @@ class FakePrompts:
     def encode_answer(self, text):
         if text == "Not Present":
             return np.array([NOT, PRESENT, EOS])
-        _, s, _, e = text.strip(".").split()
-        return np.array([FROM, NUMBER + int(s), TO, NUMBER + int(e), STOP, EOS])
+        numbers = [self.number(word) for word in text.strip(".").split() if word.isdigit()]
+        first, *rest = numbers
+        return np.array([FROM, *first, *(token for number in rest for token in [TO, *number]), STOP, EOS])
+
+    def number(self, word):
+        return [NUMBER + int(word)]
+
+
+class DigitPrompts(FakePrompts):
+    """Numbers are spelled digit by digit, as in Llama's tokenizer."""
+
+    def number(self, word):
+        return [NUMBER + int(digit) for digit in word]
 
 
 PROMPTS = FakePrompts()
@@ -87,6 +99,42 @@ class Oracle(nnx.Module):
         return jnp.pad(video.astype(jnp.float32), ((0, 0), (len(prefix), 0), (0, 0)))
 
 
+class GroupOracleLLM(OracleLLM):
+    """Answers about groups: the likelier a window is the first, the higher its token; sure where one stands out."""
+
+    def extend(self, embeddings, positions, prefix, suffix, write_at, suffix_mask):
+        k = jax.lax.dynamic_update_slice_in_dim(suffix.k, embeddings[None, :, :, None], write_at, axis=2)
+        written = jnp.sum(suffix_mask[:, :, 1 - GRAMMAR.max_length :], axis=2)  # [R, T] answer tokens so far
+        start = len(PROMPTS.prefix)
+        height = prefix.k[0, :, start:-HEAD, 0, 0]  # [R, n]
+        numbers = jax.nn.one_hot(jnp.arange(height.shape[1]) + NUMBER, VOCABULARY) * (height > 0)[..., None]
+        first = jnp.einsum("rn,rnv->rv", height, numbers)[:, None]
+        fixed = lambda token: jnp.broadcast_to(9.0 * jax.nn.one_hot(token, VOCABULARY), first.shape)
+        last = 9.0 * jax.nn.one_hot(jnp.argmax(height, axis=1)[:, None] + 1 + NUMBER, VOCABULARY)
+        says = jnp.stack([fixed(FROM), first, fixed(TO), last, fixed(STOP), fixed(EOS)], axis=1)[:, :, 0]  # [R, 6, V]
+        return jnp.take_along_axis(says, written[..., None], axis=1), KVCache(k, suffix.v)
+
+
+class UpperOracle(nnx.Module):
+    """A window's token is the height of the event that the query's features name, in its first frames."""
+
+    def __init__(self):
+        self.llm = GroupOracleLLM()
+
+    def sparse_tokens(self, video, query, mask):
+        height = jnp.max(jnp.einsum("bfd,bd->bf", video.astype(jnp.float32), query[:, 0]), axis=1)
+        return jnp.broadcast_to(height[:, None], (len(height), EVENTS))
+
+    def embed_group(self, prefix, windows):
+        return jnp.pad(windows, ((0, 0), (len(prefix), 0), (0, 0)))
+
+
+def oracle_queries(sentences):
+    """Token features of `event 3` for `UpperOracle`: `[Q, 1, EVENTS]` and a mask `[Q, 1]`."""
+    events = [int(sentence.split()[-1]) for sentence in sentences]
+    return np.eye(EVENTS, dtype=np.float32)[events][:, None], np.ones((len(events), 1), bool)
+
+
 def oracle_video(duration_s, fps, events):
     """Features `[N, EVENTS]`: channel c is `height` at the frames of `(c, start_s, end_s, height)`, else 0."""
     times = np.arange(int(duration_s * fps)) / fps
@@ -96,12 +144,17 @@ def oracle_video(duration_s, fps, events):
     return features
 
 
-def tiny_grounder(width=6, seed=0):
-    """A random grounder with a LoRA that acts; sharp enough that its answers differ."""
+def tiny_grounder(width=6, seed=0, sparse=False):
+    """A random grounder with a LoRA that acts; sharp enough that its answers differ. `sparse`: for upper levels."""
     config = LlamaConfig(VOCABULARY, 32, 48, 2, 4, 2, 8)
     lora = LoRAConfig(2, 4.0, 0.5, ("q_proj", "v_proj"))
     llm = Llama(config, lora=lora, rngs=nnx.Rngs(seed))
-    grounder = Grounder(llm, DenseAdapter(width, 32, rngs=nnx.Rngs(seed)))
+    if sparse:
+        rngs = nnx.Rngs(seed)
+        adapter = SparseAdapter(width, 32, rngs=rngs, mlp_width=8, num_heads=2, num_layers=1, dropout=0.0)
+        grounder = Grounder(llm, sparse=adapter, window_chunk=4)
+    else:
+        grounder = Grounder(llm, DenseAdapter(width, 32, rngs=nnx.Rngs(seed)))
     keys = iter(jax.random.split(jax.random.key(seed), 100))
     noise = lambda x: x * 6 + 0.1 * jax.random.normal(next(keys), x.shape) if x.ndim > 1 else x
     graphdef, state = nnx.split(grounder)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from revision_jax.search.layout import common_start, pack_questions, pack_windows, pad_frames
+from revision_jax.search.layout import chosen_shape, common_start, pack_questions, pack_windows, pad_frames
 
 
 @pytest.mark.parametrize("windows, block, shards, shape", [
@@ -41,3 +41,12 @@ def test_frames_are_padded_to_few_sizes():
         padded = pad_frames(np.ones((n, 2), np.float16))
         assert n <= len(padded) <= max(1.25 * n + 1, 64 * 2) and padded.astype(int).sum() == 2 * n
         assert padded.dtype == np.float16
+
+
+@pytest.mark.parametrize("window_block, query_batch, shards, count, shape", [
+    (128, 1, 1, 80, (16, 8)), (128, 1, 1, 1, (16, 1)), (128, 1, 1, 3, (16, 4)), (64, 16, 1, 640, (16, 64)),
+    (64, 16, 4, 640, (64, 16)), (8, 2, 1, 9, (8, 2)),
+])  # fmt: skip
+def test_chosen_pairs_come_in_small_blocks_of_many_queries(window_block, query_batch, shards, count, shape):
+    assert chosen_shape(window_block, query_batch, shards, count) == shape
+    assert shape[0] * shape[1] <= window_block * query_batch

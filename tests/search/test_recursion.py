@@ -54,8 +54,10 @@ def test_equals_decoding_without_a_cache(head):
     padded = np.zeros((16, F), np.int32)
     padded[: len(frames)] = frames
     table = WindowTable(jnp.asarray(padded.reshape(2, 8, F)), jnp.asarray(np.arange(16) < len(frames)).reshape(2, 8))
+    chosen = np.zeros((4, 2, 8), bool)
+    chosen[: len(SENTENCES)] = table.valid
     state = search_windows(
-        grounder, Grammar.of(GRAMMAR), jnp.asarray(PROMPTS.prefix), jnp.asarray(features), table, jnp.int32(2),
+        grounder, Grammar.of(GRAMMAR), jnp.asarray(PROMPTS.prefix), jnp.asarray(features), table, jnp.asarray(chosen),
         _questions(4, 8, head), answer_tokens=GRAMMAR.max_length, query_batch=2, decode_block=4,
     )  # fmt: skip
     spans, confidence = np.asarray(state.spans).reshape(4, 16, 2), np.asarray(state.confidence).reshape(4, 16)

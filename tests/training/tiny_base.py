@@ -42,8 +42,12 @@ def make_base(folder: Path, *, width: int = 12, hidden: int = 16, seed: int = 0)
     sizes = LlamaConfig(len(tokenizer), hidden, 24, 2, 2, 2, hidden // 2, max_position_embeddings=128)
     save_llama(Llama(sizes, rngs=nnx.Rngs(seed)), folder / "llm")
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2}
+    # Token features, which the sparse adapter sees beside the video's, must be as wide as those.
     text = CLIPTextConfig(
-        **tower, vocab_size=len(tokenizer), max_position_embeddings=40, eos_token_id=tokenizer.eos_token_id
+        **tower | {"hidden_size": width},
+        vocab_size=len(tokenizer),
+        max_position_embeddings=40,
+        eos_token_id=tokenizer.eos_token_id,
     )
     vision = CLIPVisionConfig(**tower, image_size=32, patch_size=16)
     save_clip(CLIP(CLIPConfig(vision, text, projection_dim=width), rngs=nnx.Rngs(seed + 1)), folder / "clip")

@@ -1,0 +1,203 @@
+"""Searches through upper levels: against a model without caches, and with a planted upper model."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_search import (
+    GRAMMAR,
+    PROMPTS,
+    DigitPrompts,
+    F,
+    Oracle,
+    UpperOracle,
+    oracle_queries,
+    oracle_video,
+    tiny_grounder,
+)
+
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.prompts import AnswerGrammar, group_answers
+from revision_jax.search.confidence import inverse_mean_entropy, token_entropy
+from revision_jax.search.decoding import Grammar
+from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.layout import VideoWindows
+from revision_jax.search.levels import Level, ask_groups
+from revision_jax.search.recursion import encode_behind
+from revision_jax.search.selection import NumberTree
+
+HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
+SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 0.1))
+EVENTS = [(0, 100.0, 110.0, 3.0), (0, 300.0, 310.0, 6.0), (1, 500.0, 512.0, 4.0), (2, 40.0, 50.0, 5.0)]
+SENTENCES = ["event 0", "a longer event 1", "event 2", "event 5"]
+DURATION = 640.0
+
+
+def _searcher(**changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, settings, upper=UpperOracle())
+
+
+def _search(searcher, sentences=SENTENCES, duration=DURATION, **options):
+    features = oracle_video(duration, 2.0, EVENTS)
+    tokens = oracle_queries(sentences)
+    return searcher.search(features, 2.0, duration, sentences, query_tokens=tokens, **options)
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    return _searcher()
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, DigitPrompts()])
+def test_groups_equal_a_model_without_caches(prompts):
+    size, asked = 12, 2
+    answers = group_answers(size)
+    grammar = AnswerGrammar.compile(prompts, answers)
+    level = Level(size, NumberTree.of(grammar), grammar.max_length)
+    upper, rng = tiny_grounder(sparse=True), np.random.default_rng(0)
+    groups = jnp.asarray(rng.normal(size=(asked, size, 32)).astype(np.float32))
+    texts = [prompts.encode_question(sentence) for sentence in ("event 1", "a long event 4")]
+    tokens = np.zeros((asked, 8), np.int32)
+    for row, text in zip(tokens, texts):
+        row[: len(text)] = text
+    context = upper.embed_group(jnp.asarray(prompts.prefix), groups)
+    found, numbers = ask_groups(
+        upper.llm, level, Grammar.of(grammar), encode_behind(upper.llm, context, jnp.zeros(0, jnp.int32)),
+        jnp.asarray(tokens), jnp.array([len(text) for text in texts]), jnp.ones(asked, bool), 2,
+    )  # fmt: skip
+    logits_of = jax.jit(upper.text_logits)
+
+    def behind(row, said):
+        padded = np.zeros((1, 20), np.int32)
+        padded[0, : len(texts[row]) + len(said)] = [*texts[row], *said]
+        return np.asarray(logits_of(context[row : row + 1], padded))[0, len(texts[row]) + len(said)]
+
+    for row in range(asked):
+        # Greedy, the whole sequence anew for every token.
+        state, said, entropies = 0, (), []
+        while grammar.answer[state, 0] == -2:
+            logits, allowed = behind(row, said), grammar.tokens[state][grammar.tokens[state] >= 0]
+            entropies.append(float(token_entropy(jnp.asarray(logits))))
+            choice = int(np.argmax(logits[allowed]))
+            state, said = grammar.next[state, choice], (*said, int(allowed[choice]))
+        np.testing.assert_array_equal(grammar.answer[found.state[row]], grammar.answer[state])
+        sure = inverse_mean_entropy(jnp.float32(sum(entropies)), jnp.int32(len(entropies)))
+        got = inverse_mean_entropy(found.entropy_sum[row], found.length[row])
+        np.testing.assert_allclose(got, sure, rtol=2e-4)
+        expected = _first_numbers(grammar, functools.partial(behind, row), size)
+        np.testing.assert_allclose(numbers[row], expected, rtol=1e-3, atol=1e-6)
+
+
+def _first_numbers(grammar, behind, size):
+    """Every first number's probability, along the grammar's own states."""
+    total, below = np.zeros(size), {}
+
+    def numbers(state):
+        if state not in below:
+            edges = grammar.next[state][grammar.tokens[state] >= 0]
+            final = grammar.final[state]
+            below[state] = {int(grammar.answer[state, 0])} if final else set().union(*map(numbers, edges))
+        return below[state]
+
+    def walk(state, said, p):
+        if len(numbers(state)) == 1:
+            total[next(iter(numbers(state)))] += p
+            return
+        allowed = grammar.tokens[state][grammar.tokens[state] >= 0]
+        weights = jax.nn.softmax(behind(said)[allowed])
+        for token, following, weight in zip(allowed, grammar.next[state], weights):
+            walk(following, (*said, int(token)), p * float(weight))
+
+    walk(0, (), 1.0)
+    return total
+
+
+def test_a_planted_model_sends_down_what_it_was_shown(searcher):
+    for depth in (2, 3):
+        results = _search(searcher, depth=depth)
+        windows = HIERARCHY.windows(DURATION)
+        for result, channel in zip(results, (0, 1, 2)):
+            *uppers, dense = result.sent
+            assert len(uppers) == depth - 2 and len(dense) == result.windows == 4  # a tenth of 39 windows
+            moments = [(start, end) for event, start, end, _ in EVENTS if event == channel]
+            showing = [w for w in windows if any(w[0] < end and w[1] > start for start, end in moments)]
+            sent = {tuple(w) for w in dense}
+            assert {tuple(w) for w in showing} <= sent if len(showing) <= 4 else sent <= {tuple(w) for w in showing}
+            assert all(len(level) == 20 for level in uppers)  # half of them
+
+
+def test_results_of_what_was_sent_down_are_those_of_depth_1(searcher):
+    everything = _search(searcher, depth=1)
+    for depth in (2, 3):
+        for full, result in zip(everything, _search(searcher, depth=depth)):
+            if full.moments.size:
+                np.testing.assert_array_equal(result.moments[0], full.moments[0])
+    assert [len(result.moments) for result in everything][3] == 0
+
+
+def test_where_every_window_survives_nothing_changes(searcher):
+    everything = _search(searcher, depth=1)
+    wide = _searcher(keep=(1.0, 1.0))
+    for result, full in zip(_search(wide, depth=3), everything):
+        np.testing.assert_array_equal(result.moments, full.moments)
+        assert result.windows == full.windows and len(result.sent[-1]) == full.windows
+
+
+def test_bottom_up_asks_all_and_rescales(searcher):
+    full, rescaled = _search(searcher, depth=1), _search(searcher, depth=3, policy="bottom_up")
+    for a, b in zip(full, rescaled):
+        assert a.windows == b.windows == 39
+        assert {tuple(m) for m in a.moments[:, :2]} == {tuple(m) for m in b.moments[:, :2]}
+    assert not np.allclose(full[0].moments[0, 2], rescaled[0].moments[0, 2])
+    plain = _search(_searcher(rescale=0.0), depth=2, policy="bottom_up")
+    for a, b in zip(full, plain):
+        np.testing.assert_array_equal(a.moments, b.moments)
+
+
+def test_blocks_and_batches_do_not_change_the_answers(searcher):
+    expected = _search(searcher, depth=3)
+    for changes in ({"window_block": 4, "query_batch": 1}, {"window_block": 64, "query_batch": 4, "decode_block": 1}):
+        for a, b in zip(expected, _search(_searcher(**changes), depth=3)):
+            np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+            np.testing.assert_array_equal(a.sent[-1], b.sent[-1])
+
+
+def test_a_video_of_fewer_windows_than_a_group(searcher):
+    features = oracle_video(40.0, 2.0, [(0, 10.0, 14.0, 3.0)])
+    tokens = oracle_queries(["event 0"])
+    (result,) = searcher.search(features, 2.0, 40.0, ["event 0"], depth=3, query_tokens=tokens)
+    assert result.windows == 1 and result.moments[0, 0] < 14 and result.moments[0, 1] > 10
+
+
+def test_compiles_once_a_shape_and_counts_what_was_done():
+    searcher = _searcher()
+    _search(searcher, depth=3)
+    cost = searcher.cost
+    _search(searcher, sentences=SENTENCES[::-1], duration=630.0, depth=3)
+    assert searcher.compile_count == 1
+    assert (cost.pairs, cost.all_pairs) == (16, 4 * 39) and cost.frames == cost.windows * F
+    assert cost.frame_share == pytest.approx(100 * 16 / 156)
+    coarse, fine = cost.levels
+    assert (coarse.windows, coarse.shown, coarse.groups) == (156, 156, 4 * 4)
+    assert (fine.windows, fine.shown, fine.groups) == (156, 4 * 20, 4 * 5)
+    # Prefix, windows, the two tokens that all questions begin with, `From` of the tree, then the rest of a question.
+    rest = 1 + 3 + 1 + 1
+    assert coarse.tokens_prefilled == 4 * (4 * (2 + 12 + 2 + 1) + rest)
+    assert fine.tokens_decoded == 20 * 6  # every group names an interval
+
+
+def test_errors_say_what_to_do(searcher):
+    with pytest.raises(ValueError, match="upper levels need query_tokens"):
+        searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
+    with pytest.raises(ValueError, match="depth 4 does not exist"):
+        _search(searcher, depth=4)
+    with pytest.raises(ValueError, match=r"search.keep is \(0.5,\)"):
+        _search(_searcher(keep=(0.5,)), depth=2)
+    alone = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS)
+    with pytest.raises(ValueError, match="needs a grounder of upper levels"):
+        alone.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
+    assert VideoWindows.of(HIERARCHY, 60.0, 2.0, 120, 1).upper is None

@@ -1,0 +1,35 @@
+import dataclasses
+
+import numpy as np
+from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries
+
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.retrieval import clip_windows, rank_clips
+
+SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, rescale=0.5)
+HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
+
+
+def test_the_clip_that_shows_the_event_comes_first():
+    rng = np.random.default_rng(0)
+    clips = [np.zeros((int(n), EVENTS), np.float16) for n in rng.integers(12, 60, 30)]
+    shown, faint, queries = [3, 29, 11], [7, 8, 9], ["event 0", "event 1", "event 4"]
+    for query, best, second in zip((0, 1, 4), shown, faint):
+        clips[best][4:9, query] = 5.0
+        clips[second][2:4, query] = 2.0
+    upper = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS, upper=UpperOracle())
+    alone = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, window_block=8))
+    for searcher in (upper, alone):
+        order = rank_clips(searcher, clips, queries, query_tokens=oracle_queries(queries))
+        assert order[:, 0].tolist() == shown and order[:, 1].tolist() == faint
+        np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(30), (3, 1)))
+
+
+def test_a_clip_gives_its_own_frames_only():
+    windows = clip_windows([3, 1, 40], 32.0, F)
+    assert windows.dense_frames.shape == (3, F)
+    assert windows.dense_frames[0].min() == 0 and windows.dense_frames[0].max() == 2
+    assert set(windows.dense_frames[1]) == {3}
+    assert windows.dense_frames[2].min() == 4 and windows.dense_frames[2].max() == 43
+    np.testing.assert_array_equal(windows.dense, [[0, 32], [32, 64], [64, 96]])
