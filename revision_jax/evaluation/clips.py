@@ -59,10 +59,9 @@ def evaluate_clips(
 
 def best_frame(clips: Sequence[np.ndarray], queries: np.ndarray) -> np.ndarray:
     """Clips `[n, D]` in the order of their frame most similar to each query `[Q, D]`: `[Q, C]` int64."""
-    unit = lambda x: (
-        x.astype(np.float32) / np.maximum(np.linalg.norm(x.astype(np.float32), axis=-1, keepdims=True), 1e-12)
-    )
-    similarity = np.stack([(unit(queries) @ unit(clip).T).max(axis=1) for clip in clips], axis=1)
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    queries = unit(queries.astype(np.float32))
+    similarity = np.stack([(queries @ unit(clip.astype(np.float32)).T).max(axis=1) for clip in clips], axis=1)
     return np.argsort(-similarity, axis=1, kind="stable")
 
 

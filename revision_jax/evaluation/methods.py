@@ -65,9 +65,8 @@ def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] =
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
     level = "retrieval" if config.data.groups == "videos" else "group"
     grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    searcher = Searcher(
-        grounder, prompts, grammar, hierarchy, SearchSettings(**config.search), mesh, upper=upper, upper_question=level
-    )
+    settings = SearchSettings(**config.search)
+    searcher = Searcher(grounder, prompts, grammar, hierarchy, settings, mesh, upper=upper, upper_question=level)
     sound = [query.sentence for query in queries if _fault(searcher, query) is None]
     if sound:
         searcher.fit_questions(sound)
@@ -84,7 +83,7 @@ def _fault(searcher: Searcher, query: Query) -> str | None:
 
 
 def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the sparse adapter sees of sentences: token features `[Q, length, D]` float16 and their mask `[Q, length]`."""
+    """What the sparse adapter sees of sentences: features `[Q, length, D]` float16, and their mask `[Q, length]`."""
     tokens = QueryTokens(extractor, sentences, length)
     rows = [tokens(sentence) for sentence in sentences]
     return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])

@@ -38,5 +38,5 @@ def test_short_videos_are_ranked(trained_run, tmp_path, capsys):
     assert json.loads((tmp_path / "eval/retrieval.json").read_text()) == metrics
     assert "median_rank" in capsys.readouterr().out
     config.hierarchy.window_s = 16.0
-    with pytest.raises(ValueError, match="6 videos are longer than a window of 16.0 s"):
+    with pytest.raises(ValueError, match=r"6 videos are longer than a window of 16\.0 s"):
         evaluate_clips(config, tmp_path, grounder, upper, directory=directory, mesh=mesh, split="test")

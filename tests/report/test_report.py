@@ -8,7 +8,7 @@ import pytest
 
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
-from revision_jax.report.table import clock, print_table, table_rows
+from revision_jax.report.table import clock, level_rows, print_table, table_rows
 
 RECALL = {f"R{k}@{theta}": 10.0 * k**0.5 - 10 * theta for k in (1, 5, 10, 50) for theta in (0.1, 0.3, 0.5, 0.7)}
 SCORES = {
@@ -17,7 +17,7 @@ SCORES = {
 }  # fmt: skip
 METRICS = {
     "split": "test", "videos": 3, "present": 5, "absent": 2, "seconds": 12.0, "device": {"kind": "cpu", "count": 1},
-    "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
+    "levels": [48, 16], "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
 }  # fmt: skip
 CASES = [
     plots.Timeline("a <b>red</b> ball", 3600.0, [(100.0, 110.0)], [[99.0, 111.0, 2.0], [5.0, 9.0, 0.1]], 1.0),
@@ -39,6 +39,18 @@ def test_the_table_has_a_row_a_method_and_no_nan(capsys):
     print_table(METRICS)
     out = capsys.readouterr().out
     assert "5 present and 2 absent queries, 3 videos" in out and "all windows (depth 1)" in out
+
+
+def test_what_each_level_sent_down(capsys):
+    assert level_rows(METRICS)[1] == []
+    coarse, fine = {"sent": 80.0, "recall": 95.0}, {"sent": 55.0, "recall": 90.0}
+    deeper = {"depth2": SCORES | {"search": [fine]}, "depth3": SCORES | {"search": [coarse, fine]}}
+    metrics = METRICS | {"methods": METRICS["methods"] | deeper}
+    assert [row[1:] for row in level_rows(metrics)[1]] == [
+        ["groups of 16", "55.0", "90.0"], ["groups of 48", "80.0", "95.0"], ["groups of 16", "55.0", "90.0"],
+    ]  # fmt: skip
+    print_table(metrics)
+    assert "events among them" in capsys.readouterr().out
 
 
 def test_pictures_show_something(tmp_path):
