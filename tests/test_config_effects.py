@@ -229,7 +229,8 @@ def observe_levels(config, place, monkeypatch):
     seen = []
 
     def stop(windows, features, duration_s, sentences, plan, query_tokens):
-        seen.append((len(windows.dense), str(plan)))
+        upper = None if windows.upper is None else len(windows.upper)
+        seen.append((len(windows.dense), upper, str(plan)))
         raise StopIteration
 
     monkeypatch.setattr(searcher, "search_windows", stop)
