@@ -164,3 +164,47 @@ def test_describe_teaches_every_field():
     text = configs.describe()
     for key in configs.flatten(configs.load()):
         assert f"{key.rpartition('.')[2]}=" in text
+
+
+def test_a_stage_says_only_what_it_changes():
+    config = configs.derive("stage1.py:mad", {"stage": "sparse", "train.batch_size": 32})
+    base = configs.load("configs/stage1.py:mad")
+    assert configs.differences(base, config) == {"stage": ("dense", "sparse"), "train.batch_size": (128, 32)}
+    with pytest.raises(ConfigError, match=r"unknown config key 'train.batchsize'; did you mean train.batch_size"):
+        configs.derive("stage1.py", {"train.batchsize": 32})
+
+
+@pytest.mark.parametrize(
+    "spec, recipe",
+    [
+        ("stage1_sparse", (32, 1, 1e-3)),
+        ("stage2", (8, 2, 1e-4)),
+    ],
+)
+def test_later_stages_carry_the_papers_recipe(spec, recipe):
+    config = configs.load(f"configs/{spec}.py:mad")
+    assert (config.train.batch_size, config.train.epochs, config.train.learning_rate) == recipe
+    assert config.hierarchy.levels == (100, 33) and config.hierarchy.upper_stride == 0.2
+    assert (config.sparse.mlp_width, config.sparse.num_heads, config.sparse.num_layers) == (2048, 8, 2)
+    assert config.prompt.query_tokens == 75
+
+
+@pytest.mark.parametrize(
+    "spec, override, message",
+    [
+        ("stage1", "init.dense=runs/x", "init.dense is 'runs/x'; expected nothing: stage 'dense' does not start"),
+        ("stage1_sparse", "init.sparse=runs/x", "init.sparse is 'runs/x'; expected nothing"),
+        ("stage2", "data.questions_per_window=4", "data.questions_per_window is 4; expected 1: in stage 'long'"),
+        ("stage2", "data.group_copies=(2,16)", "data.group_copies is .*; expected less than .*, 16"),
+        ("stage2", "hierarchy.levels=16,48", "hierarchy.levels is .*; expected sizes of groups .* coarse first"),
+        ("align", "data.name=mad", "data.name is 'mad'; expected one of shapes, lcs, which have captions"),
+        ("stage1", "data.name=lcs", "data.name is 'lcs'; expected videos with queries, in stage 'dense'"),
+    ],
+)
+def test_what_a_stage_cannot_have(spec, override, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.load(f"configs/{spec}.py", [override])
+
+
+def test_whole_numbers_of_a_tuple_need_no_brackets():
+    assert configs.load(overrides=["hierarchy.levels=32,8"]).hierarchy.levels == (32, 8)

@@ -24,16 +24,19 @@ from revision_jax import train
 from revision_jax.data import streams
 from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import loop
+from revision_jax.training import loop, parts
 from revision_jax.training.datasets import check_files, prepare_data
 from revision_jax.training.parts import load_grounder, make_prompt_encoder
-from revision_jax.training.stages import dense_windows
+from revision_jax.training.stages import dense_windows, make_task
 from revision_jax.training.state import take_apart
 
 RAISES = "raises"
 # field -> (how it is observed, the changes). RAISES: the change must be refused, by a message naming the field.
 CHANGES = {
     "seed": ("model", {"seed": 1}),
+    "stage": (RAISES, {"stage": "sparse"}),  # has its own data, and a predecessor
+    "init.dense": (RAISES, {"init.dense": "runs/other"}),  # this stage starts from nothing
+    "init.sparse": (RAISES, {"init.sparse": "runs/other"}),
     "base.llm": ("model", {"base.llm": "OTHER/llm"}),
     "base.clip": ("features", {"base.clip": "OTHER/clip"}),
     "base.projector": ("model", {"base.projector": "OTHER/projector.safetensors"}),
@@ -41,15 +44,23 @@ CHANGES = {
     "model.param_dtype": ("model", {"model.param_dtype": "bfloat16"}),
     "model.remat": ("gradient", {"model.remat": "full"}),
     "model.attention": (RAISES, {"model.attention": "cudnn"}),
+    "model.window_chunk": ("sparse", {"model.window_chunk": 1}),
     "lora.rank": ("model", {"lora.rank": 4}),
     "lora.alpha": ("model", {"lora.alpha": 8.0}),
     "lora.dropout": ("model", {"lora.dropout": 0.5}),
     "lora.targets": ("model", {"lora.targets": ("q_proj", "v_proj")}),
+    "sparse.mlp_width": ("sparse", {"sparse.mlp_width": 24}),
+    "sparse.num_heads": ("sparse", {"sparse.num_heads": 3}),
+    "sparse.num_layers": ("sparse", {"sparse.num_layers": 1}),
+    "sparse.dropout": ("sparse", {"sparse.dropout": 0.5}),
     "hierarchy.window_s": ("batch", {"hierarchy.window_s": 32.0}),
     "hierarchy.num_frames": ("batch", {"hierarchy.num_frames": 12}),
     "hierarchy.stride": ("search", {"hierarchy.stride": 1.0}),
+    "hierarchy.upper_stride": ("levels", {"hierarchy.upper_stride": 0.25}),
+    "hierarchy.levels": ("levels", {"hierarchy.levels": (8, 4)}),
     "prompt.system": ("model", {"prompt.system": "Find."}),
     "prompt.max_text_tokens": ("batch", {"prompt.max_text_tokens": 56}),
+    "prompt.query_tokens": ("groups", {"prompt.query_tokens": 3}),
     "data.name": (RAISES, {"data.name": "mad"}),
     "data.dir": ("features", {"data.dir": "OTHER/data"}),
     "data.fps": ("features", {"data.fps": 0.5}),
@@ -61,6 +72,9 @@ CHANGES = {
     "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
     "data.near_miss_fraction": ("longer videos", {"data.near_miss_fraction": 0.0}),
     "data.questions_per_window": ("batch", {"data.questions_per_window": 2}),
+    "data.groups": ("groups", {"data.groups": "videos"}),
+    "data.group_copies": ("groups", {"data.group_copies": (1,)}),
+    "data.group_near_misses": ("groups", {"data.group_near_misses": 1.0}),
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
     "train.batch_size": ("batch", {"train.batch_size": 2}),
@@ -131,6 +145,32 @@ def observe_batch(config, place, monkeypatch):
     return task.epoch_batches, batches
 
 
+def observe_groups(config, place, monkeypatch):
+    """Batches in an epoch of the long stage, and the first four."""
+    without_predecessors(monkeypatch)
+    task = make_task(config, prepare_data(config)["train"], make_mesh(devices=ONE))
+    iterator = iter(task.batches)
+    return task.epoch_batches, [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(4)]
+
+
+def observe_sparse(config, place, monkeypatch):
+    """The program of the sparse tokens of a group, its parameters, and what it gives."""
+    without_predecessors(monkeypatch)
+    module, arrays = take_apart(load_grounder(config, make_mesh(devices=ONE)))
+    video, query = jnp.linspace(-1, 1, 3 * 4 * 12).reshape(1, 3, 4, 12), jnp.ones((1, 2, 12))
+    tokens = lambda arrays: module.merge(arrays).group_tokens(
+        video, query, jnp.ones((1, 2), bool), dropout_key=jax.random.key(0)
+    )
+    return str(jax.make_jaxpr(tokens)(arrays)), tokens(arrays).tolist()
+
+
+def without_predecessors(monkeypatch):
+    """Later stages can be built without the runs that they start from."""
+    monkeypatch.setattr(parts, "missing_predecessors", lambda config: [])
+    monkeypatch.setattr(parts, "predecessor_prints", lambda config: {})
+    monkeypatch.setattr(parts, "trained_before", lambda *_: {})
+
+
 def observe_reading(config, place, monkeypatch):
     """What Grain is asked to do."""
     asked, options = [], streams.grain.ReadOptions
@@ -143,12 +183,12 @@ def observe_steps(config, place, monkeypatch):
     """Three updates of the stand-in: metrics and what was trained. Not jitted: that would cost most of the time."""
     task, mesh = fake_run.make_task(config), make_mesh(devices=ONE)
     with jax.set_mesh(mesh):
-        parts, state = loop.build(config, task, mesh)
-        step, iterator, seen = parts.step_fn.__wrapped__, iter(task.batches), []
+        built, state = loop.build(config, task, mesh)
+        step, iterator, seen = built.step_fn.__wrapped__, iter(task.batches), []
         for _ in range(3):
             batch = loop.next_batch(iterator, 1)
             batch.pop("record_id")
-            state, metrics = step(state, jax.tree.map(jnp.asarray, batch), parts.frozen)
+            state, metrics = step(state, jax.tree.map(jnp.asarray, batch), built.frozen)
             seen.append({key: float(value) for key, value in metrics.items()})
     return seen, {path: array.tolist() for path, array in state.trainable.items()}
 
@@ -189,7 +229,8 @@ def observe_levels(config, place, monkeypatch):
     seen = []
 
     def stop(windows, features, duration_s, sentences, plan, query_tokens):
-        seen.append((len(windows.dense), str(plan)))
+        upper = None if windows.upper is None else len(windows.upper)
+        seen.append((len(windows.dense), upper, str(plan)))
         raise StopIteration
 
     monkeypatch.setattr(searcher, "search_windows", stop)
@@ -215,6 +256,8 @@ OBSERVERS = {
     "features": observe_features,
     "batch": observe_batch,
     "longer videos": observe_batch,
+    "groups": observe_groups,
+    "sparse": observe_sparse,
     "reading": observe_reading,
     "steps": observe_steps,
     "files": observe_files,
@@ -239,8 +282,13 @@ def places(tmp_path_factory):
 
 def observe(kind, changes, places, place, monkeypatch):
     known = fake_run.FIELDS if kind in STAND_IN else tiny_base.overrides_of(places["base"], places["data"])
-    if kind == "longer videos":  # two minutes hold no near miss that fits a window
+    if kind in ("longer videos", "groups"):  # two minutes hold no near miss that fits a window
         known = known | {"data.video_s": 260.0, "hierarchy.window_s": 24.0}
+    if kind == "groups":
+        known = known | {"stage": "long", "data.questions_per_window": 1, "train.batch_size": 2, "data.train_videos": 6}
+        known = known | {"hierarchy.levels": (5, 4)}
+    if kind == "sparse":
+        known = known | {"stage": "sparse", "data.questions_per_window": 1, "sparse.mlp_width": 16}
     point = lambda value: value.replace("OTHER", str(places["OTHER"])) if isinstance(value, str) else value
     config = configs.load(overrides=known | {key: point(value) for key, value in changes.items()})
     with monkeypatch.context() as patch:
@@ -275,6 +323,7 @@ def run_up_to_the_step(changes, places):
     jax.eval_shape(lambda: module.merge(arrays)(np.arange(2), jnp.ones((1, 4, 12)), jnp.ones((1, 3), int)))
 
 
-@pytest.mark.parametrize("preset", ["tiny", "mad", "vidchapters", "msrvtt"])
-def test_presets_have_the_same_fields(preset):
-    assert set(configs.flatten(configs.load(f"configs/stage1.py:{preset}"))) == set(CHANGES)
+@pytest.mark.parametrize("file", ["stage1", "stage1_sparse", "stage2", "align"])
+def test_presets_of_all_stages_have_the_same_fields(file):
+    for preset in configs.presets(f"configs/{file}.py"):
+        assert set(configs.flatten(configs.load(f"configs/{file}.py:{preset}"))) == set(CHANGES), preset

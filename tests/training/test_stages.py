@@ -85,7 +85,7 @@ def test_the_dense_stage_trains_and_stands_on_its_files(prepared, mesh, tmp_path
     np.testing.assert_array_equal(again.model.llm.layers.self_attn.q_proj.lora_b[...], after)
 
 
-# Stage -> (its config, what trains, shapes of the batches that come in turn: video, and tokens where there are several).
+# Stage -> (its config, what trains, shapes of the videos of the batches that come in turn).
 STAGES = {
     "align": ("configs/align.py", r"adapter/", [(2, 1, 16)]),
     "sparse": ("configs/stage1_sparse.py", r"sparse/", [(2, 1, 8, 16)]),
@@ -144,7 +144,8 @@ def test_a_stage_starts_from_what_was_trained_before(chain, mesh):
 
 
 def test_groups_of_videos_are_a_stage_too(chain, mesh):
-    config = chain.config("configs/stage2.py", data__groups="videos", hierarchy__levels=(2,), data__group_copies=(1,))
+    two = {"hierarchy__levels": (2,), "data__group_copies": (1,), "search__keep": (0.5,)}
+    config = chain.config("configs/stage2.py", data__groups="videos", **two)
     task = make_task(config, chain.directories["train"], mesh)
     assert next(iter(task.batches))["video"].shape == (2, 2, 8, 16)
     assert "of 2 videos" in task.describe_record(0)
