@@ -5,7 +5,7 @@ frames cut into segments; a segment shows one shape that stands still or changes
 a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). Three kinds of questions
 are asked, none a sentence of the Shapes world:
 
-- `Find: red triangle rightward` -> `From 07 to 13.`, `Which: red triangle rightward` -> `From 7 to 13.`: the thing
+- `Find: red triangle rightward` -> `From 07 to 13.`, `In: red triangle rightward` -> `From 7 to 13.`: the thing
   asked for is always there.
 - `Does: red triangle rightward` -> `Yes.` or `No.`
 - `Say: Not Present` -> `Not Present`, `Say: In video 7.` -> `In video 7.`: the output head must be able to write what
@@ -50,7 +50,7 @@ CHANGES = (
     "shrinking", "appearing", "vanishing",
 )  # fmt: skip
 LOOKUPS = 4  # questions a video: they share its cost, and do not see each other
-KINDS = {"Find": 0.52, "Which": 0.12, "Does": 0.3, "Say": 0.06}  # shares of the questions
+KINDS = {"Find": 0.52, "In": 0.12, "Does": 0.3, "Say": 0.06}  # shares of the questions
 LEARNING_RATE = 1e-3
 FILLERS = 9  # at most so many words without meaning stand between the keywords of a lookup
 LOOKUP_TOKENS = 14 + FILLERS  # "Find: red triangle rightward ASSISTANT:", fillers, and the answer
@@ -166,7 +166,7 @@ class Question:
         match self.kind:
             case "Find":
                 return prompts.span_answer(*self.span)
-            case "Which":
+            case "In":
                 return "From {} to {}.".format(*self.span)
             case "Does":
                 return "Yes." if self.span else "No."
