@@ -50,7 +50,7 @@ CHANGES = (
     "shrinking", "appearing", "vanishing",
 )  # fmt: skip
 LOOKUPS = 4  # questions a video: they share its cost, and do not see each other
-KINDS = {"Find": 0.52, "In": 0.12, "Does": 0.3, "Say": 0.06}  # shares of the questions
+KINDS = {"Find": 0.44, "In": 0.1, "Does": 0.4, "Say": 0.06}  # shares of the questions
 LEARNING_RATE = 1e-3
 FILLERS = 9  # at most so many words without meaning stand between the keywords of a lookup
 LOOKUP_TOKENS = 14 + FILLERS  # "Find: red triangle rightward ASSISTANT:", fillers, and the answer
@@ -179,7 +179,7 @@ def _absent(segments: list[Segment], rng) -> str | None:
     for _ in range(8):
         near = shown[rng.integers(len(shown))]
         other = _random_segment(rng, near.length)
-        thing = ("color", "shape", "change")[rng.integers(3)]
+        thing = rng.choice(["color", "shape", "change", "change"])  # how it changes is the hardest to tell
         near = dataclasses.replace(near, **{thing: getattr(other, thing)})
         form = int(rng.integers(4))
         if not any(near.matches(s, form) for s in shown):
