@@ -56,7 +56,7 @@ def defaults() -> ConfigDict:
             ),
             prompt=dict(
                 system="",  # text before `USER:`; may be empty
-                max_text_tokens=32,  # question and answer together, padded to this
+                max_text_tokens=28,  # question and answer together, padded to this
                 query_tokens=16,  # CLIP's token features of a sentence that the sparse adapter sees
             ),
             data=dict(
@@ -79,7 +79,7 @@ def defaults() -> ConfigDict:
             ),
             train=dict(
                 batch_size=16,  # windows a step, over all devices
-                steps=400,  # optimizer steps; 0 = count `epochs`
+                steps=500,  # optimizer steps; 0 = count `epochs`
                 epochs=0,  # passes over the data; 0 = count `steps`
                 learning_rate=5e-4,  # peak; cosine decay to 0
                 warmup_ratio=0.1,  # of the steps, linear from 0

@@ -25,7 +25,7 @@ STAGE = {
 }
 PAPER = {"train.batch_size": 32, "train.epochs": 1}
 PRESETS = {
-    "tiny": {"train.batch_size": 32, "train.steps": 600},
+    "tiny": {"prompt.max_text_tokens": 32, "train.batch_size": 32, "train.steps": 600},
     "mad": PAPER | {"init.dense": "runs/stage1-mad"},
     "vidchapters": PAPER | {"init.dense": "runs/stage1-vidchapters"},
     "msrvtt": PAPER | {"init.dense": "runs/stage1-msrvtt"},

@@ -18,7 +18,7 @@ class Query:
     """A sentence about one video.
 
     moments: every (start_s, end_s) at which the event happens; empty = it never happens.
-    distractors: near misses (start_s, end_s): alike, but not the event.
+    distractors: near misses (start_s, end_s): events that resemble it, but are not it.
     """
 
     query_id: str

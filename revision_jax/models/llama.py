@@ -226,10 +226,16 @@ class Llama(nnx.Module):
         _, states = self._run(embeddings, lambda h, entry: h)
         return jnp.concatenate([embeddings.astype(self.dtype)[None], states])
 
-    def prefill(self, embeddings: jax.Array) -> tuple[jax.Array, KVCache]:
-        """[B, T, H] at positions 0..T-1 -> (hidden [B, T, H] after the final norm, cache of T slots)."""
-        h, (k, v) = self._run(embeddings, lambda h, entry: entry)
-        return self.norm(h), KVCache(k, v)
+    def prefill(self, embeddings: jax.Array, *, states: bool = False):
+        """[B, T, H] at positions 0..T-1 -> (hidden [B, T, H] after the final norm, cache of T slots).
+
+        With `states` also every block's input, and the last one's output: [L + 1, B, T, H].
+        """
+        if not states:
+            h, (k, v) = self._run(embeddings, lambda h, entry: entry)
+            return self.norm(h), KVCache(k, v)
+        h, ((k, v), outputs) = self._run(embeddings, lambda h, entry: (entry, h))
+        return self.norm(h), KVCache(k, v), jnp.concatenate([embeddings.astype(self.dtype)[None], outputs])
 
     def extend(
         self,

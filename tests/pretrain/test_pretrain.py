@@ -53,12 +53,13 @@ def test_every_word_is_one_token(tokenizer):
 def test_a_lookup_has_one_answer(frames):
     rng = np.random.default_rng(frames)
     for _ in range(20):
-        segments = lookup_lm._segments(frames, False, rng)
+        segments = lookup_lm._segments(frames, "mixed", rng)
         assert sum(segment.length for segment in segments) == frames
     seen = set()
     for _ in range(60):
-        word_weights, questions = lookup_lm.sample(frames, False, rng)
+        word_weights, changes, questions = lookup_lm.sample(frames, "mixed", rng)
         assert word_weights.shape == (frames, len(attributes.WORDS)) and len(questions) == lookup_lm.LOOKUPS
+        assert changes.shape == (frames,) and (word_weights[changes >= 0, attributes.WORDS.index("nothing")] == 0).all()
         for question in questions:
             seen.add((question.kind, question.answer.split()[0]))
             columns = [attributes.WORDS.index(w) for w in question.keywords.split() if w in (*COLORS, *SHAPES)]
@@ -67,14 +68,14 @@ def test_a_lookup_has_one_answer(frames):
                 assert 0 <= s <= e < frames
                 assert (word_weights[s:e, columns] == 1).all(), question
     assert seen == {
-        ("Find", "From"), ("Which", "From"), ("Does", "Yes."), ("Does", "No."), ("Say", "Not"), ("Say", "In"),
+        ("Find", "From"), ("In", "From"), ("Does", "Yes."), ("Does", "No."), ("Say", "Not"), ("Say", "In"),
     }  # fmt: skip
 
 
 def test_what_is_absent_is_nowhere():
     rng = np.random.default_rng(5)
     for _ in range(100):
-        segments = lookup_lm._segments(32, False, rng)
+        segments = lookup_lm._segments(32, "mixed", rng)
         if any(segment.color >= 0 for segment in segments) and (keywords := lookup_lm._absent(segments, rng)):
             for segment in segments:
                 for form in range(4):

@@ -82,6 +82,14 @@ class Event:
             misses.append(dataclasses.replace(self, action=OPPOSITE[self.action]))
         return misses
 
+    @property
+    def actors(self) -> set[Actor]:
+        return {(self.color, self.shape)} | ({self.other} if self.other else set())
+
+    def resembles(self, other: "Event") -> bool:
+        """Whether `other` is easily taken for this: a near miss, or an actor of this doing something else."""
+        return other != self and (other in self.near_misses() or bool(self.actors & other.actors))
+
 
 @dataclasses.dataclass(frozen=True)
 class Track:
@@ -271,7 +279,7 @@ class ShapesVideo:
     def queries(self, present: int | None = None, absent: int = 0) -> list[Query]:
         """Queries about this video: every event (or `present` of them), and `absent` ones that never happen.
 
-        A query's `moments` are all times at which it happens; its `distractors` are its near misses.
+        A query's `moments` are all times at which it happens; its `distractors` are events that resemble it.
         """
         rng = np.random.default_rng([self.seed, 7])
         spans: dict[Event, list[tuple[float, float]]] = {}
@@ -285,7 +293,7 @@ class ShapesVideo:
         chosen += [candidates[i] for i in rng.permutation(len(candidates))[:absent]]
         queries = []
         for number, event in enumerate(chosen):
-            near = sorted(span for miss in event.near_misses() for span in spans.get(miss, []))
+            near = sorted(span for other in spans if event.resembles(other) for span in spans[other])
             queries.append(
                 Query(
                     query_id=f"{self.video_id}/{number:03d}",

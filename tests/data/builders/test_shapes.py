@@ -107,3 +107,18 @@ def test_rendered_covers_the_video(fps):
     frames = np.concatenate(list(rendered(video, fps)))
     assert frames.shape == (round(30 * fps), world.SIZE, world.SIZE, 3)
     np.testing.assert_array_equal(frames[20:21], video.frames(np.array([20 / fps])))
+
+
+def test_distractors_are_the_events_that_are_easily_taken_for_the_query():
+    video = world.make_video("train", 3)
+    queries = video.queries(present=30, absent=10)
+    when = {(start, end): event for event, start, end in video.events}
+    assert sum(bool(query.distractors) for query in queries) > 30
+    for query in queries:
+        truths = {when[moment] for moment in query.moments}
+        for event in truths:
+            others = {when[span] for span in query.distractors}
+            assert event not in others
+            assert all(event.resembles(other) for other in others)
+            alike = {e for e, *_ in video.events if e != event and (e.color, e.shape) == (event.color, event.shape)}
+            assert alike <= others, "the same actor doing something else"

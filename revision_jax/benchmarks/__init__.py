@@ -1,0 +1,1 @@
+"""Measurements: `python -m revision_jax.benchmarks.<name>`, one JSON line each."""
