@@ -67,12 +67,13 @@ class Cost(_Counters):
     levels: tuple[LevelCost, ...] = ()
 
     @property
-    def frame_share(self) -> float:
-        """Percent of a video's dense frames that a query sees; NaN where nothing was counted."""
-        return 100.0 * self.pairs / self.all_pairs if self.all_pairs else float("nan")
+    def frame_share(self) -> float | None:
+        """Percent of a video's dense frames that a query sees; None where nothing was counted."""
+        return 100.0 * self.pairs / self.all_pairs if self.all_pairs else None
 
     def as_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        """Plain values, the same before and after JSON."""
+        return dataclasses.asdict(self) | {"levels": [dataclasses.asdict(level) for level in self.levels]}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Cost":

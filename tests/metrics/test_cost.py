@@ -1,5 +1,4 @@
 import json
-import math
 
 from revision_jax.metrics.cost import Cost, LevelCost
 
@@ -11,7 +10,7 @@ def test_costs_add_field_by_field():
     levels = Cost(pairs=1, levels=(LevelCost(1, 2, 3, 4, 5),)) + Cost(pairs=3, all_pairs=8) + Cost(levels=(
         LevelCost(1, 1, 1, 1, 1), LevelCost(groups=7)))  # fmt: skip
     assert levels.levels == (LevelCost(2, 3, 4, 5, 6), LevelCost(groups=7))
-    assert levels.frame_share == 50.0 and math.isnan(Cost().frame_share)
+    assert levels.frame_share == 50.0 and Cost().frame_share is None
 
 
 def test_costs_survive_json():
