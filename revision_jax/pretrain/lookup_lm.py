@@ -49,7 +49,7 @@ CURRICULUM = (
     (16, "change", 0.75),
     (32, "change", 0.7),
     (32, "mixed", 0.7),
-    (48, "mixed", 0.7),
+    (64, "change", 0.8),
     (64, "mixed", 1.0),
 )
 CHANGES = (
@@ -144,7 +144,7 @@ def _states(segment: Segment, rng) -> np.ndarray:
 def _segments(frames: int, kind: str, rng) -> list[Segment]:
     """Segments that fill `frames` frames: of a small cast, so that they are near misses of each other, or nothing."""
     usual = (1, 4) if frames <= 8 else (2, min(20, frames // 2))
-    low, high = {"change": (4, 6), "named": (1, 3)}.get(kind, usual)
+    low, high = {"change": (4, max(6, frames // 4)), "named": (1, 3)}.get(kind, usual)
     empty = 0.1 if kind in ("change", "named") else 0.3
     cast = [_random_actor(rng) for _ in range(rng.integers(1, 6) if kind == "mixed" else 1)]
     share = {"plain": 0.0, "mixed": 0.85}.get(kind, 1.0)
