@@ -37,9 +37,11 @@ PREPROCESSOR = {
 
 def make_clip(directory: Path, tokenizer, seed: int, steps: int) -> None:
     """Trains the CLIP and writes it as a Hugging Face directory."""
-    save_clip(shapes_clip.train(tokenizer, seed=seed, steps=steps), directory)
+    checkpoint = directory.with_suffix(".partial")
+    save_clip(shapes_clip.train(tokenizer, seed=seed, steps=steps, checkpoint=checkpoint), directory)
     tokenizer.save_pretrained(directory)
     (directory / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
 
 
 def make_llm(directory: Path, tokenizer, seed: int, minutes: float) -> None:
@@ -63,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clip_steps", type=int, default=4000, help="batches of 64 pictures")
-    parser.add_argument("--llm_minutes", type=float, default=60, help="longest time for the LLM's curriculum")
+    parser.add_argument("--clip_steps", type=int, default=12_000, help="batches of 64 pictures")
+    parser.add_argument("--llm_minutes", type=float, default=120, help="longest time for the LLM's curriculum")
     args = parser.parse_args(argv)
     started = time.time()
     tokenizer = make_tokenizer()
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     save_projector(align.fit_projector(encode, llm, tokenizer), projector)
     made = {
         "probes": shapes_clip.probe(encode),
-        "lookup_iou": lookup_lm.measure(llm, tokenizer),
+        **lookup_lm.measure(llm, tokenizer),
         "seconds": round(time.time() - started),
         "seed": args.seed,
     }

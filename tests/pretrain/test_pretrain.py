@@ -99,10 +99,11 @@ def test_the_shipped_parts_read_frames_and_time():
     """The shipped CLIP's probes, and the shipped LLM's lookups over 64 frames, on fresh data."""
     made = json.loads(resolve_path("asset:tiny/made.json").read_text())
     probes = shapes_clip.probe(frame_encoder(resolve_path("asset:tiny/clip")), seed=77, count=1500)
-    assert min(probes[name] for name in ("color", "horizontal", "vertical", "size")) > 0.9
+    assert min(probes.values()) > 0.85 and probes["shape"] > 0.94
     assert all(abs(probes[name] - made["probes"][name]) < 0.1 for name in probes), (probes, made["probes"])
     llm = load_llama(resolve_path("asset:tiny/llm"))
-    assert lookup_lm.measure(llm, make_tokenizer(), videos=24) > 0.5
+    measured = lookup_lm.measure(llm, make_tokenizer(), videos=24)
+    assert measured["lookup_iou"] > 0.7 and measured["presence_accuracy"] > 0.75
     adapter = load_dense_adapter(resolve_path("asset:tiny/projector.safetensors"))
     assert adapter.kernel.shape == (128, llm.config.hidden_size)
 
