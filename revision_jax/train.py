@@ -96,7 +96,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
     result = loop.run(config, workdir, task)
 
     # ------------------------------------------------------------------------------- evaluate
-    before = task.model if config.eval.before else None
+    shared = {"directories": directories, "mesh": mesh, "before": task.model if config.eval.before else None}
     if config.stage != "dense":
         if config.stage == "align":
             save_projector(result.model.adapter, Path(workdir) / PROJECTOR)
@@ -105,21 +105,11 @@ def train(config: ConfigDict, workdir: str | Path) -> dict:
             config,
             workdir,
             result.model,
-            directories=directories,
-            mesh=mesh,
-            before=before,
             steps=result.last_step,
             compilations={"programs": result.compilations, "shapes": result.batch_shapes},
+            **shared,
         )
-    return evaluate(
-        config,
-        workdir,
-        result.model,
-        directories=directories,
-        mesh=mesh,
-        before=before,
-        train_compilations=result.compilations or None,
-    )
+    return evaluate(config, workdir, result.model, train_compilations=result.compilations or None, **shared)
 
 
 def report_video(split: str, done: int, total: int) -> None:

@@ -173,9 +173,9 @@ class Question:
             case "Find":
                 return prompts.span_answer(*self.span)
             case "In":
-                return "From {} to {}.".format(*self.span)
+                return prompts.group_answer(*self.span)
             case "Does":
-                return "Yes." if self.span else "No."
+                return prompts.presence_answer(self.span is not None)
         return self.keywords
 
 
@@ -231,7 +231,8 @@ def sample(frames: int, kind: str, rng: np.random.Generator) -> tuple[np.ndarray
         asked = str(rng.choice(list(KINDS), p=shares))
         question = Question(asked, segments[target].keywords(form), span)
         if asked == "Say":
-            question = Question(asked, rng.choice([prompts.NOT_PRESENT, f"In video {rng.integers(frames)}."]), None)
+            words = rng.choice([prompts.NOT_PRESENT, prompts.video_answer(rng.integers(frames))])
+            question = Question(asked, words, None)
         elif asked == "Does" and rng.random() < 0.5 and (keywords := _absent(segments, rng)):
             question = Question(asked, keywords, None)
         questions.append(question)
