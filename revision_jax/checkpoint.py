@@ -116,6 +116,12 @@ class Checkpoints:
                 ),
             )
 
+    def save_weights(self, step: int, params: Any) -> None:
+        """Writes a step that holds parameters alone, for weights that were trained elsewhere."""
+        with self._explained(f"save step {step} to"):
+            meta = ocp.args.JsonSave(_plain(self.meta, params))
+            self._manager.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=meta))
+
     def restore(self, params: Any, optimizer: Any, iterator: Any) -> tuple[int, Any, Any] | None:
         """The newest step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
 
@@ -127,6 +133,11 @@ class Checkpoints:
         if step is None:
             return None
         self._check(step, params)
+        if not (self.directory / str(step) / "optimizer").exists():
+            raise CheckpointError(
+                f"{self.directory / str(step)} holds weights that were converted, with no optimizer to go on from; "
+                "start a new run from this one (init.dense, init.sparse) in another --workdir."
+            )
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(
                 step,

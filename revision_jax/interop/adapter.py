@@ -96,9 +96,7 @@ def sparse_adapter_from(
         raise ValueError(f"{source}: not a sparse adapter: mm_projector.weight is missing from {sorted(tensors)}")
     hidden_size, visual_width = tensors["mm_projector.weight"].shape
     sizes = sparse_sizes(tensors, source)
-    adapter = nnx.eval_shape(
-        lambda: SparseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0), **sizes, **options)
-    )
+    adapter = nnx.eval_shape(lambda: SparseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0), **sizes, **options))
     import_params(SPARSE_TABLE, tensors, flat_params(adapter), source=source)
     return adapter
 

@@ -46,17 +46,29 @@ class Comparison:
         )
 
 
-def compare(read: np.ndarray, written: np.ndarray, dtype: Any, answers: np.ndarray | None = None) -> Comparison:
-    """Compares outputs [..., V]; `answers` [...] bool marks the positions whose most likely token counts.
+def compare(
+    read: np.ndarray,
+    written: np.ndarray,
+    dtype: Any,
+    answers: np.ndarray | None = None,
+    tokens: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Comparison:
+    """Compares outputs [..., V].
+
+    Args:
+      answers: [...] bool, the positions whose most likely token counts; or
+      tokens: the answer tokens themselves, of both sides.
 
     Raises:
       CheckError: over the tolerance of `dtype`, or (in float32) another answer token.
     """
     name = np.dtype(dtype).name
+    if answers is not None:
+        tokens = tuple(side[answers].argmax(-1) for side in (read, written))
+    equal = np.zeros(0) if tokens is None else tokens[0] == tokens[1]
     largest = float(np.abs(read).max())
     difference = float(np.abs(read - written).max())
-    best = () if answers is None else (read[answers].argmax(-1) == written[answers].argmax(-1))
-    found = Comparison(difference, largest, TOLERANCE[name] * largest, len(best), int(np.sum(best)))
+    found = Comparison(difference, largest, TOLERANCE[name] * largest, equal.size, int(equal.sum()))
     if not found.passed or (name == "float32" and found.tokens_equal < found.tokens):
         raise CheckError(f"what was written does not compute what was read: {found}")
     return found

@@ -135,10 +135,12 @@ def load_clip(
 def save_clip(model: CLIP, directory: str | Path) -> None:
     """Writes config.json and model.safetensors."""
     arrays = {path: param[...] for path, param in flat_params(model).items()}
-    write_directory(directory, _hf_config(model.config), export_params(CLIP_TABLE, arrays))
+    write_directory(directory, clip_to_config(model.config), export_params(CLIP_TABLE, arrays))
 
 
-def _hf_config(config: CLIPConfig) -> dict[str, Any]:
+def clip_to_config(config: CLIPConfig) -> dict[str, Any]:
+    """What config.json holds, the inverse of `read_clip_config`."""
+
     def tower(raw) -> dict[str, Any]:
         return {
             "hidden_size": raw.hidden_size,

@@ -48,7 +48,7 @@ def write_shards(
             continue
         shard = {}
         for key in keys:
-            shard[key] = np.ascontiguousarray(np.asarray(tensors[key]).astype(dtype, copy=False))
+            shard[key] = np.asarray(np.asarray(tensors[key]).astype(dtype, copy=False), order="C")
             on_bytes(size(key))
         save_file(shard, path.with_suffix(".tmp"), metadata={"format": "pt"})
         os.replace(path.with_suffix(".tmp"), path)

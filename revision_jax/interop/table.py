@@ -148,9 +148,7 @@ def match(
         else:
             problems += _check(row, sources[row.ours], tensors, params[row.ours].shape)
     if problems:
-        raise TableError(
-            f"{len(problems)} disagreements between {source} and the model:\n  " + "\n  ".join(problems)
-        )
+        raise TableError(f"{len(problems)} disagreements between {source} and the model:\n  " + "\n  ".join(problems))
     return sources
 
 

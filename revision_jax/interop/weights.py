@@ -59,9 +59,7 @@ class Weights(Mapping[str, LazyTensor]):
         except SafetensorError as error:
             raise ValueError(f"{path}: not a whole safetensors file ({error}); download it again") from error
         return {
-            key: LazyTensor(
-                file.get_slice(key).get_shape(), self._counted(key, lambda key=key: file.get_tensor(key))
-            )
+            key: LazyTensor(file.get_slice(key).get_shape(), self._counted(key, lambda key=key: file.get_tensor(key)))
             for key in file.keys()  # noqa: SIM118 - safe_open is not a mapping
         }
 
@@ -82,6 +80,20 @@ class Weights(Mapping[str, LazyTensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+def weights_dtype(tensors: Mapping[str, Any]) -> np.dtype:
+    """The dtype of the first tensor of numbers that are not whole."""
+    for tensor in tensors.values():
+        dtype = np.asarray(tensor).dtype
+        if dtype.kind not in "iub":
+            return dtype
+    raise ValueError("there is no tensor of floating-point numbers among the weights")
+
+
+def weight_files(directory: str | Path) -> list[Path]:
+    """The files of a directory that hold its weights; others, such as a second format, are not read."""
+    return _weight_files(Path(directory))[0]
 
 
 def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str]]:

@@ -118,7 +118,7 @@ def sees_groups(config: ConfigDict) -> bool:
 
 
 def make_adapters(config: ConfigDict, hidden_size: int) -> tuple[DenseAdapter, SparseAdapter | None]:
-    """The dense adapter, `base.projector` or a fresh one where that is what is trained; a fresh sparse one where needed.
+    """The dense adapter, of `base.projector` or fresh where that is what is trained, and a fresh sparse one if needed.
 
     Raises:
       ConfigError: a projector for features of another width than `base.clip` gives.

@@ -110,9 +110,7 @@ def trained_before(
         return checkpoints.restore_params(expected)[1]
 
 
-def published_before(
-    config: ConfigDict, before: str, directory: Path, arrays: Mapping[str, jax.Array]
-) -> Arrays:
+def published_before(config: ConfigDict, before: str, directory: Path, arrays: Mapping[str, jax.Array]) -> Arrays:
     """What a PyTorch directory holds of `init.<before>`, path -> array where `arrays` has it.
 
     Raises:
@@ -122,7 +120,7 @@ def published_before(
     sizes = read_llama_config(resolve_path(config.base.llm))
     stage = read_stage(directory, sizes, num_heads=config.sparse.num_heads, dropout=config.sparse.dropout)
     if before == "dense":
-        _check_lora(config, stage.lora.config, directory)
+        check_lora(config, stage.lora.config, directory)
         found = {f"llm/{path}": array for path, array in stage.lora.arrays.items()}
     elif isinstance(stage.trained, SparseAdapter):
         found = adapter_arrays(stage.trained)
@@ -134,7 +132,7 @@ def published_before(
     return {path: jax.device_put(array, arrays[path].sharding) for path, array in found.items()}
 
 
-def _check_lora(config: ConfigDict, lora: LoRAConfig, directory: Path) -> None:
+def check_lora(config: ConfigDict, lora: LoRAConfig, directory: Path) -> None:
     """Raises ConfigError where a LoRA is not the one that the config describes; dropout may differ."""
     pairs = {
         "lora.rank": (lora.rank, config.lora.rank),
