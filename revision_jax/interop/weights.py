@@ -39,13 +39,19 @@ class Weights(Mapping[str, LazyTensor]):
         self.bytes_read = 0
         self._tensors: dict[str, LazyTensor] = {}
         for path in self.files:
-            for key, tensor in self._open(path).items():
+            for key, tensor in self._opened(path, [key for key, name in keys.items() if name == path.name]).items():
                 if key in self._tensors:
                     raise ValueError(f"{path}: {key} is in another shard too")
                 self._tensors[key] = tensor
         absent = [f"{key} ({name})" for key, name in keys.items() if key not in self._tensors]
         if absent:
             raise ValueError(f"{directory}: the index promises tensors that their shards lack: {_some(absent)}")
+
+    def _opened(self, path: Path, promised: list[str]) -> dict[str, LazyTensor]:
+        try:
+            return self._open(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; it should hold {_some(promised)}" if promised else str(error)) from error
 
     def _open(self, path: Path) -> dict[str, LazyTensor]:
         if path.suffix != ".safetensors":

@@ -21,9 +21,9 @@ def tiny_llama(seed: int = 0, **changes) -> transformers.LlamaForCausalLM:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval()
 
 
-def lora_of(model, rank: int = 3, alpha: int = 6, targets=LINEARS) -> peft.PeftModel:
+def lora_of(model, rank: int = 3, alpha: int = 6, targets=LINEARS, seed: int = 1) -> peft.PeftModel:
     """A LoRA whose B is not zero."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
