@@ -132,12 +132,12 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             return None
-        self._check(step, params)
         if not (self.directory / str(step) / "optimizer").exists():
             raise CheckpointError(
                 f"{self.directory / str(step)} holds weights that were converted, with no optimizer to go on from; "
                 "start a new run from this one (init.dense, init.sparse) in another --workdir."
             )
+        self._check(step, params)
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(
                 step,

@@ -205,7 +205,7 @@ def _flags(overrides):
     [
         (
             {"r": 5},
-            r"(?s)adapter_model.safetensors \(r 5.*misshapen: base_model.*lora_A.weight is \(3, 16\).*\(5, 16\)",
+            r"(?s)adapter_model.safetensors \(r 5.*misshapen: .*lora_A.weight is \(3, 16\).*\(5, 16\)",
         ),
         ({"target_modules": ["query_key_value"]}, r"adapter_config.json(?s:.*)\['query_key_value'\] are none of"),
         ({"target_modules": ["q_proj"]}, r"unmapped: base_model.*k_proj\.lora_A\.weight has no row"),

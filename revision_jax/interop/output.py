@@ -1,6 +1,7 @@
 """The folder that a conversion writes: whole or not at all, with a manifest; a stopped one goes on."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import rich.progress
 
 MANIFEST = "manifest.json"
 _IDENTITY = "unfinished.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,7 +53,7 @@ def output_folder(out: str | Path, identity: Mapping[str, Any]) -> Iterator[Path
     try:
         yield partial
     except Exception as error:
-        if not isinstance(error, OSError):
+        if getattr(error, "errno", None) not in _FULL:
             shutil.rmtree(partial, ignore_errors=True)
         raise
     named.unlink()

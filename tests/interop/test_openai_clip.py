@@ -126,7 +126,7 @@ def test_converted_it_computes_the_same_features(openai, tmp_path, as_state_dict
 
 def test_other_models_are_refused(openai, tmp_path):
     tensors = {key: np.zeros(1) for key in ("visual.layer1.0.conv1.weight", "text_projection")}
-    with pytest.raises(ValueError, match="RN50.pt: not one of OpenAI's CLIPs with a vision transformer"):
+    with pytest.raises(ValueError, match=r"RN50\.pt: not one of OpenAI's CLIPs with a vision transformer"):
         openai_clip_config(tensors, "RN50.pt")
     assert "head.weight" in openai_to_hugging_face({"head.weight": np.zeros(1)})  # for the table to refuse
     path = tmp_path / "cut.pt"

@@ -55,18 +55,18 @@ def test_dense_logits_and_the_moments_of_a_search(exported):
     # One window: the search's best moment is that window's answer.
     grammar = AnswerGrammar.compile(prompts, dense_answers(frames))
     searcher = make_searcher(config, grounder, make_mesh(devices=jax.devices()[:1]))
-    fps = frames / config.hierarchy.window_s
-    found = searcher.search(features, fps, config.hierarchy.window_s, SENTENCES, depth=1)
     answers = []
-    for sentence, result in zip(SENTENCES, found):
-        span, confidence = double.answer(prompts.prefix, video, prompts.encode_question(sentence), grammar)
-        answers.append(span)
-        if span == (-1, -1):
-            assert len(result.moments) == 0
-            continue
-        start, end = searcher.hierarchy.to_seconds(*span, 0.0)
-        np.testing.assert_allclose(result.moments[0], [start, end, confidence], rtol=1e-4)
-    assert any(span != (-1, -1) for span in answers)
+    for features in (scale * features for scale in (1, -1, 5, -5)):
+        fps, video = frames / config.hierarchy.window_s, double.adapter(torch.tensor(features)).detach()
+        found = searcher.search(features, fps, config.hierarchy.window_s, SENTENCES, depth=1)
+        for sentence, result in zip(SENTENCES, found):
+            question = prompts.encode_question(sentence)
+            span, confidence = double.answer(prompts.prefix, video, question, grammar)
+            answers.append(span)
+            moment = (*searcher.hierarchy.to_seconds(*span, 0.0), confidence)
+            expected = np.array([] if span == (-1, -1) else [moment]).reshape(-1, 3)
+            np.testing.assert_allclose(result.moments, expected, rtol=1e-4)
+    assert len(set(answers)) > 1  # a model that answers everything alike would prove little
 
 
 @pytest.mark.parametrize("stage", ["sparse", "long"])
@@ -88,8 +88,8 @@ def test_sparse_logits_and_the_answers_about_groups(stage, exported):
     batch = jax.tree.map(jnp.asarray, batch)
     answers = answer_greedily(Grammar.of(grammar), prompts, grammar.max_length, *take_apart(grounder), batch)
     for row, sentence in enumerate(SENTENCES):
-        repeat = lambda x: torch.tensor(x[row]).expand(windows, *x[row].shape)
-        vectors = double.adapter(torch.tensor(video[row]), repeat(query), repeat(mask)).detach()
+        texts = (torch.tensor(x[row]).expand(windows, *x[row].shape) for x in (query, mask))
+        vectors = double.adapter(torch.tensor(video[row]), *texts).detach()
         end = int(np.nonzero(examples[row]["loss_mask"])[0].max()) + 1
         theirs = double.logits(prompts.prefix, vectors, tokens[row, : end - 1])
         np.testing.assert_allclose(ours[row, :end], theirs, atol=TOLERANCE, rtol=0)

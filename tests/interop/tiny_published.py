@@ -27,7 +27,7 @@ class Published:
         from revision_jax import config as configs
 
         sizes = {"lora__rank": RANK, "lora__alpha": float(ALPHA), "lora__targets": tuple(LINEARS)}
-        config = chain_config(SPECS[name], self.folder, **sizes, sparse__mlp_width=MLP, **changes)
+        config = chain_config(SPECS[name], self.folder, **sizes | {"sparse__mlp_width": MLP} | changes)
         return dict(configs.flatten(config))
 
     def convert(self, name: str, out: Path | None = None, **changes) -> dict:

@@ -79,7 +79,7 @@ class Double:
 
     @torch.no_grad()
     def logits(self, prefix: np.ndarray, video: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
-        """Prefix [P], adapter tokens [n, H], text tokens [T] -> [T + 1, V]: the rows that predict each, and the next."""
+        """Prefix [P], adapter tokens [n, H], text tokens [T] -> [T + 1, V]: row i predicts token i."""
         embed = self.model.get_input_embeddings()
         text = [embed(torch.tensor(np.asarray(ids, np.int64))) for ids in (prefix, tokens)]
         embeddings = torch.cat([text[0], video, text[1]])[None]
