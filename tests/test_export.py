@@ -9,14 +9,21 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
+from tiny_base import chain_config
 
 from revision_jax import export
+from revision_jax.checkpoint import Checkpoints, Meta
 from revision_jax.interop.check import CheckError
+from revision_jax.interop.files import read_tensors
+from revision_jax.interop.table import flat_params
 from revision_jax.interop.weights import Weights
+from revision_jax.models.adapter import DenseAdapter
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training import exporting
-from revision_jax.training.parts import restore_grounder
+from revision_jax.training.parts import fingerprints, restore_grounder
+from revision_jax.training.workdir import open_workdir
 
 
 def _export(workdir, out, form, *flags):
@@ -77,8 +84,23 @@ def test_weights_that_compute_something_else_fail_and_leave_nothing(chain, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_the_align_stage_gives_its_projector_alone(published, tmp_path, capsys):
+    config = chain_config("configs/align.py", published.folder)
+    adapter = DenseAdapter(16, 16, rngs=nnx.Rngs(7))
+    open_workdir(tmp_path / "run", config)
+    with Checkpoints(tmp_path / "run/checkpoints", Meta(config.to_dict(), fingerprints(config))) as checkpoints:
+        checkpoints.save_weights(1, {f"adapter/{name}": param[...] for name, param in flat_params(adapter).items()})
+    assert _export(tmp_path / "run", tmp_path / "out", "revisionllm") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "mm_projector.bin"]
+    tensors = read_tensors(tmp_path / "out/mm_projector.bin")
+    np.testing.assert_array_equal(tensors["model.mm_projector.weight"], adapter.kernel[...].T)
+    assert _export(tmp_path / "run", tmp_path / "lora", "peft") == 2
+    assert "stage 'align', which has no LoRA to export" in capsys.readouterr().err
+
+
 KILLED = """
 import os, signal, sys
+sys.modules["torch"] = None  # this format does not need it
 from revision_jax import export
 from revision_jax.interop import shards
 whole = shards.save_file

@@ -114,7 +114,7 @@ def load_llama(
 
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     params = flat_params(model)
-    drawn = {path: param for path, param in params.items() if _is_lora(path)}
+    drawn = {path: param for path, param in params.items() if is_lora_path(path)}
     base = {path: param for path, param in params.items() if path not in drawn}
     import_params(llama_table(config), Weights(directory), base, place, source=directory)
     if drawn:
@@ -134,7 +134,7 @@ def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> 
     unknown = sorted(set(token_ids) - set(_TOKEN_IDS))
     if unknown:
         raise ValueError(f"{unknown} are not token ids of config.json; expected {list(_TOKEN_IDS)}")
-    arrays = {path: param[...] for path, param in flat_params(model).items() if not _is_lora(path)}
+    arrays = {path: param[...] for path, param in flat_params(model).items() if not is_lora_path(path)}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, LoRALinear) and module.lora is not None:
             arrays["/".join(map(str, (*path, "kernel")))] = module.merge()
@@ -142,12 +142,13 @@ def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> 
     write_directory(directory, config, export_params(llama_table(model.config), arrays))
 
 
-def _is_lora(path: str) -> bool:
+def is_lora_path(path: str) -> bool:
+    """Whether a parameter of a Llama is half of a LoRA."""
     return path.endswith(("/lora_a", "/lora_b"))
 
 
 def _lora_arrays(model: Llama) -> dict[str, jax.Array]:
-    return {path: param[...] for path, param in flat_params(model).items() if _is_lora(path)}
+    return {path: param[...] for path, param in flat_params(model).items() if is_lora_path(path)}
 
 
 def _hf_config(model: Llama) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from revision_jax.interop.files import read_tensors
-from revision_jax.interop.llama import LINEARS
+from revision_jax.interop.llama import LINEARS, is_lora_path
 from revision_jax.interop.table import (
     TRANSPOSED,
     Row,
     Table,
     export_params,
     flat_params,
-    import_params,
+    import_arrays,
 )
 from revision_jax.models.llama import LORA_TARGETS, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
@@ -98,14 +98,7 @@ def read_lora(directory: str | Path, config: LlamaConfig) -> LoRA:
     model = nnx.eval_shape(lambda: Llama(config, lora=lora, rngs=nnx.Rngs(0)))
     params = {name: param for name, param in flat_params(model).items() if is_lora_path(name)}
     source = f"{path} (r {lora.rank}, {', '.join(lora.targets)} by {CONFIG})"
-    arrays = {}
-
-    def keep(name: str, param: nnx.Param, array: np.ndarray) -> np.ndarray:
-        arrays[name] = array
-        return array
-
-    import_params(lora_table(lora.targets), tensors, params, keep, source=source)
-    return LoRA(lora, arrays)
+    return LoRA(lora, import_arrays(lora_table(lora.targets), tensors, params, source=source))
 
 
 def write_lora(lora: LoRA, directory: str | Path, *, base: str, dtype: Any = np.float32) -> None:
@@ -137,7 +130,3 @@ def lora_file(directory: str | Path) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(f"{directory} holds no {MODEL}.safetensors and no {MODEL}.bin")
-
-
-def is_lora_path(path: str) -> bool:
-    return path.endswith(("/lora_a", "/lora_b"))

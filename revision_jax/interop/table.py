@@ -109,6 +109,20 @@ def import_params(
         param.set_value(place(row.ours, param, _read(row, sources[row.ours], tensors, param)))
 
 
+def import_arrays(
+    table: Table, tensors: Mapping[str, Any], params: Mapping[str, nnx.Param], *, source: str | Path
+) -> dict[str, np.ndarray]:
+    """As `import_params` for abstract `params`, but gives the arrays, path -> numpy array, and fills nothing else."""
+    arrays = {}
+
+    def keep(path: str, param: nnx.Param, array: np.ndarray) -> np.ndarray:
+        arrays[path] = array
+        return array
+
+    import_params(table, tensors, params, keep, source=source)
+    return arrays
+
+
 def export_params(table: Table, arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """Path -> array to state-dict key -> contiguous numpy array. Raises TableError on paths without a row."""
     known = {row.ours for row in table.rows}

@@ -18,7 +18,7 @@ from revision_jax.interop.table import (
     Table,
     export_params,
     flat_params,
-    import_params,
+    import_arrays,
 )
 from revision_jax.models.adapter import SparseAdapter
 
@@ -56,14 +56,7 @@ def read_unified(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np
         raise ValueError(f"{source}: not an adapter of variant U: {missing} are missing from {sorted(tensors)}")
     width, text_width = encoder[f"{_TEXT}.weight"].shape
     params = _params(width, text_width, **sparse_sizes(encoder, source))
-    arrays = {}
-
-    def keep(path: str, param: nnx.Param, array: np.ndarray) -> np.ndarray:
-        arrays[path] = array
-        return array
-
-    import_params(UNIFIED_TABLE, tensors, params, keep, source=source)
-    return arrays
+    return import_arrays(UNIFIED_TABLE, tensors, params, source=source)
 
 
 def write_unified(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """A published stage directory, or a LoRA of PEFT, as a run: a config and a checkpoint that hold what it trained."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def import_stage(config: ConfigDict, source: Path, workdir: Path, mesh: Mesh) ->
     if wrong:
         raise ConfigError(f"{source} has other sizes than this config's model: {'; '.join(wrong)}")
     _check_frozen(config, source, found, arrays | trained_by_predecessors(config, shapes), set(trainable))
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)  # of a conversion that was killed
     open_workdir(workdir, config)
     placed = {path: jax.device_put(found[path], shape.sharding) for path, shape in trainable.items()}
     with Checkpoints(workdir / "checkpoints", Meta(config.to_dict(), fingerprints(config))) as checkpoints:

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError, resolve_path
-from revision_jax.interop.llama import read_llama_config
-from revision_jax.interop.lora import LoRA, is_lora_path
+from revision_jax.interop.llama import is_lora_path, read_llama_config
+from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import flat_params
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder

@@ -10,12 +10,17 @@ from tiny_torch import LINEARS, lora_of, sparse_tensors, tiny_llama
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
 WIDTH, HIDDEN, MLP, RANK, ALPHA = 16, 16, 24, 3, 6
-SPECS = {"dense": "configs/stage1.py", "sparse": "configs/stage1_sparse.py", "long": "configs/stage2.py"}
+SPECS = {
+    "dense": "configs/stage1.py",
+    "sparse": "configs/stage1_sparse.py",
+    "long": "configs/stage2.py",
+    "unified": "configs/stage2.py:unified",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """`folder` holds `base/` and `stages/{dense,sparse,long}`; the runs of the first two go to `dense/`, `sparse/`."""
+    """`folder` holds `base/` and a directory a stage in `stages/`; the runs of the first two go to `dense/`, `sparse/`."""
 
     folder: Path
 
@@ -48,10 +53,10 @@ def publish(folder: Path) -> Published:
     for name in SPECS:
         stage = folder / "stages" / name
         # The sparse stage's LoRA is the dense stage's, frozen.
-        lora_of(llama(), RANK, ALPHA, seed={"long": 5}.get(name, 1)).save_pretrained(stage)
+        lora_of(llama(), RANK, ALPHA, seed=1 if name in ("dense", "sparse") else 5).save_pretrained(stage)
         trained, apart = {}, None
         sparse = {f"mm_projector.{key}": value for key, value in sparse_tensors(WIDTH, MLP, HIDDEN).items()}
-        if name == "dense":
+        if name in ("dense", "unified"):
             apart = torch.load(folder / "base/mm_projector.bin")
         elif name == "sparse":
             trained = {f"base_model.model.model.{key}": value for key, value in sparse.items()}
