@@ -128,5 +128,12 @@ def clip_features(model: CLIP) -> dict[str, np.ndarray]:
     tokens = rng.integers(0, text.vocab_size - 1, (2, length))
     tokens[tokens == end] = 0
     tokens[:, -1] = end
-    images, (features, holistic) = jax.jit(lambda a, b: (model.encode_image(a), model.encode_text(b)))(pixels, tokens)
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def encode(state, pixels, tokens):
+        model = nnx.merge(graphdef, state)
+        return model.encode_image(pixels), model.encode_text(tokens)
+
+    images, (features, holistic) = encode(state, pixels, tokens)
     return {"images": np.asarray(images), "texts": np.asarray(holistic), "text tokens": np.asarray(features)}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.llama import load_llama, read_llama_config
@@ -78,11 +79,17 @@ def check_gguf(folder: Path, references: list[Reference], dtype: Any) -> dict[st
       CheckError: logits differ by more than `dtype` explains, or (in float32) greedy tokens differ.
     """
     model = load_llama(folder)
-    logits = jax.jit(lambda tokens: model.logits(model(model.embed(tokens))))
+    graphdef, state = nnx.split(model)  # as an argument: weights in a program would be compiled into it
+
+    @jax.jit
+    def logits(state, tokens):
+        model = nnx.merge(graphdef, state)
+        return model.logits(model(model.embed(tokens)))
+
     found = {}
     for prompt, reference in zip(PROMPTS, references):
         ours = greedy(model, reference.tokens, len(reference.answer))
-        rows = np.asarray(logits(reference.tokens[None]))[0]
+        rows = np.asarray(logits(state, reference.tokens[None]))[0]
         found[prompt] = compare(reference.logits, rows, dtype, tokens=(reference.answer, ours))
     return found
 
@@ -90,8 +97,11 @@ def check_gguf(folder: Path, references: list[Reference], dtype: Any) -> dict[st
 def greedy(model: Llama, prompt: np.ndarray, count: int) -> np.ndarray:
     """`count` tokens, each the most likely one behind `prompt` [T] and those before it."""
 
+    graphdef, state = nnx.split(model)
+
     @jax.jit
-    def decode(prompt):
+    def decode(state, prompt):
+        model = nnx.merge(graphdef, state)
         hidden, prefix = model.prefill(model.embed(prompt[None]))
         slots = jnp.arange(count)
 
@@ -106,4 +116,4 @@ def greedy(model: Llama, prompt: np.ndarray, count: int) -> np.ndarray:
         suffix = KVCache.zeros(model.config, 1, count, hidden.dtype)
         return jax.lax.scan(step, (first, suffix), slots)[1]
 
-    return np.asarray(decode(jnp.asarray(prompt)))
+    return np.asarray(decode(state, jnp.asarray(prompt)))

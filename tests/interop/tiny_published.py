@@ -20,7 +20,7 @@ SPECS = {
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """`folder` holds `base/` and a directory a stage in `stages/`; the runs of the first two go to `dense/`, `sparse/`."""
+    """`folder` holds `base/`, a directory a stage in `stages/`, and the runs `dense/` and `sparse/` made of two."""
 
     folder: Path
 
