@@ -29,10 +29,10 @@ from revision_jax.training.predecessors import (
 from revision_jax.training.state import Arrays, place, split_by_table, take_apart
 
 HOW_TO_MAKE = {
-    "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors): download "
-    "lmsys/vicuna-7b-v1.5, then LlamaForCausalLM.from_pretrained(IN).save_pretrained(OUT) writes safetensors",
-    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors): download "
-    "openai/clip-vit-large-patch14",
+    "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "lmsys/vicuna-7b-v1.5",
+    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt (docs/recipes.md)",
     "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
     "VTimeLLM's mm_projector.bin of its first stage",
 }
