@@ -45,6 +45,7 @@ setup(
     extras_require={
         "test": ["pytest>=8,<10", "ruff>=0.12", "torch==2.13.0", "peft>=0.18,<0.22", "hypothesis>=6.100,<7"],
         "torch": ["torch>=2.6,<3"],
+        "gguf": ["torch>=2.6,<3", "gguf>=0.17,<0.20"],
         "gpu": ["jax[cuda13]>=0.10.1,<0.12"],
         "tpu": ["jax[tpu]>=0.10.1,<0.12"],
         "demo": ["gradio>=5,<7"],

@@ -13,8 +13,8 @@
 | msrvtt      | MSRVTT               | the same                   | 8 x 80 GB | 5 epochs | not published    |
 
 The 7B presets carry the paper's recipe (arXiv 2411.14901); their files are yours to give, and a run that
-misses one says how it is made. The LoRA starts fresh: to continue VTimeLLM's stage 2 as the paper does on
-MAD, give as `base.llm` a Vicuna with that LoRA merged into it.
+misses one says how it is made. The LoRA starts fresh; to continue VTimeLLM's stage 2 as the paper does on MAD,
+give its directory: `--config.init.dense=DIR` (docs/recipes.md).
 """
 
 from ml_collections import ConfigDict
@@ -29,8 +29,8 @@ def defaults() -> ConfigDict:
         dict(
             seed=0,  # data order, the start of what is drawn (LoRA, adapters), dropout
             stage="dense",  # align | dense | sparse | long | unified; each has its file in configs/
-            init=dict(  # work folders of the runs that this stage goes on from; empty = none
-                dense="",  # its LoRA
+            init=dict(  # what this stage goes on from: a run's work folder, or a published stage's directory; "" = none
+                dense="",  # its LoRA; for stage dense itself a LoRA to continue, such as VTimeLLM's
                 sparse="",  # its sparse adapter
             ),
             base=dict(  # pretrained, frozen here; `asset:` = shipped with the package

@@ -7,6 +7,7 @@ steps since the last finished save. Frozen weights are not copied: `meta` names 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt")  # what a pretrained part is made of
+LARGE = 2**26  # bytes
 
 
 class CheckpointError(RuntimeError):
@@ -45,9 +47,26 @@ def fingerprint(path: str | Path) -> str:
         raise FileNotFoundError(f"no weights at {path}; expected a file, or a directory that holds some.")
     total = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{file.name}:{_file_sha256(file)}\n".encode())
     return total.hexdigest()
+
+
+def _file_sha256(file: Path) -> str:
+    """Of a file's content; large files, of which a base LLM has 13 GB, are read for it once a process."""
+    stat = file.stat()
+    if stat.st_size < LARGE:
+        return _hashed(file)
+    return _hashed_once(file.absolute(), stat.st_size, stat.st_mtime_ns)
+
+
+def _hashed(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.cache
+def _hashed_once(file: Path, size: int, mtime_ns: int) -> str:
+    return _hashed(file)
 
 
 def fingerprint_trained(directory: str | Path) -> str:
@@ -62,9 +81,7 @@ def fingerprint_trained(directory: str | Path) -> str:
     params = max(steps, key=lambda path: int(path.name)) / "params"
     total = hashlib.sha256()
     for file in sorted(path for path in params.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(params)}:{sha256}\n".encode())
+        total.update(f"{file.relative_to(params)}:{_hashed(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -116,6 +133,12 @@ class Checkpoints:
                 ),
             )
 
+    def save_weights(self, step: int, params: Any) -> None:
+        """Writes a step that holds parameters alone, for weights that were trained elsewhere."""
+        with self._explained(f"save step {step} to"):
+            meta = ocp.args.JsonSave(_plain(self.meta, params))
+            self._manager.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=meta))
+
     def restore(self, params: Any, optimizer: Any, iterator: Any) -> tuple[int, Any, Any] | None:
         """The newest step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
 
@@ -126,6 +149,11 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             return None
+        if not (self.directory / str(step) / "optimizer").exists():
+            raise CheckpointError(
+                f"{self.directory / str(step)} holds weights that were converted, with no optimizer to go on from; "
+                "start a new run from this one (init.dense, init.sparse) in another --workdir."
+            )
         self._check(step, params)
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(

@@ -41,6 +41,8 @@ STAGE_NEEDS = {
     "long": ("dense", "sparse"),
     "unified": ("dense", "sparse"),
 }
+# Stage -> the stages that it may go on from beside those: the dense stage on MAD continues VTimeLLM's LoRA.
+STAGE_MAY = {"align": (), "dense": ("dense",), "sparse": (), "long": (), "unified": ()}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -190,7 +192,7 @@ def _stage_conflicts(config: ConfigDict) -> list[str]:
     """What a stage cannot have."""
     stage, data, faults = config.stage, config.data, []
     for before, workdir in config.init.items():
-        if workdir and before not in STAGE_NEEDS[stage]:
+        if workdir and before not in STAGE_NEEDS[stage] + STAGE_MAY[stage]:
             faults.append(f"init.{before} is {workdir!r}; expected nothing: stage {stage!r} does not start from it.")
     if stage not in ("dense", "unified") and data.questions_per_window > 1:
         faults.append(

@@ -35,7 +35,7 @@ RAISES = "raises"
 CHANGES = {
     "seed": ("model", {"seed": 1}),
     "stage": (RAISES, {"stage": "sparse"}),  # has its own data, and a predecessor
-    "init.dense": (RAISES, {"init.dense": "runs/other"}),  # this stage starts from nothing
+    "init.dense": (RAISES, {"init.dense": "runs/other"}),  # there is no such run
     "init.sparse": (RAISES, {"init.sparse": "runs/other"}),
     "base.llm": ("model", {"base.llm": "OTHER/llm"}),
     "base.clip": ("features", {"base.clip": "OTHER/clip"}),

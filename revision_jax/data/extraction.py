@@ -21,6 +21,7 @@ from revision_jax.data import video
 from revision_jax.data.background import in_background
 from revision_jax.data.features import first_non_finite
 from revision_jax.interop.clip import load_clip
+from revision_jax.interop.weights import weight_files
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
 from revision_jax.prompts import clip_query, load_tokenizer
 
@@ -194,7 +195,7 @@ def read_normalisation(clip_dir: pathlib.Path) -> tuple[tuple[float, ...], tuple
 def encoder_sha256(clip_dir: pathlib.Path, mean: Sequence[float], std: Sequence[float]) -> str:
     """Fingerprint of what decides a feature: the weights' files and the normalisation."""
     digest = hashlib.sha256(json.dumps([list(mean), list(std)]).encode())
-    for path in sorted(clip_dir.glob("*.safetensors")):
+    for path in weight_files(clip_dir):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

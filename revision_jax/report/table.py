@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 NAMES = {
     "depth1": "all windows (depth 1)",
@@ -103,3 +104,10 @@ def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Se
     # A pipe has no width; the table keeps its own.
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
+
+
+def print_files(folder: Path) -> None:
+    """Prints the files of a folder and their sizes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    rows = [[str(path.relative_to(folder)), f"{path.stat().st_size / 2**20:,.2f}"] for path in files]
+    print_rows(str(folder), "", ["file", "MiB"], rows)
