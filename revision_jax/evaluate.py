@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate_run(
-    workdir: str | Path, split: str = "", upper: str | Path | None = None, options: Options = Options()
+    workdir: str | Path, split: str = "", upper: str | Path | None = None, options: Options = DEFAULT
 ) -> dict:  # fmt: skip
     """Evaluates the newest checkpoint of a work folder, and of `upper` for the upper levels; see `evaluate`."""
     import jax

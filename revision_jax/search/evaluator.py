@@ -207,9 +207,7 @@ class Searcher:
         pack = functools.partial(self._pack, windows, features, duration_s, sentences, plan, query_tokens, similar)
         plan, video = pack(self._fitted(pack))
         self.shapes.add((plan, *((x.shape, str(x.dtype)) for x in jax.tree.leaves(video))))
-        grammars = tuple(self._grammars[len(self._grammars) - len(plan.levels) :])
-        models = self._models if plan.levels else (self._models[0], None)
-        found = self._program(plan, models, (self._prefix, self._grammar, grammars), video)
+        found = self._program(*self._arguments(plan, video))
         self.answers = found.answers
         found = jax.device_get(found._replace(answers=None))
         self.cost = count_cost(
@@ -217,6 +215,24 @@ class Searcher:
             stored_frames=len(features), seconds=time.perf_counter() - started,
         )  # fmt: skip
         return found
+
+    def _arguments(self, plan: Plan, video: VideoInputs) -> tuple:
+        """What the program is called with."""
+        grammars = tuple(self._grammars[len(self._grammars) - len(plan.levels) :])
+        models = self._models if plan.levels else (self._models[0], None)
+        return plan, models, (self._prefix, self._grammar, grammars), video
+
+    def lower(
+        self, features: np.ndarray, fps: float, duration_s: float, sentences: Sequence[str], *,
+        depth: int, policy: str = "top_down", query_tokens=None, similar=None,
+    ) -> tuple[jax.stages.Lowered, Need]:  # fmt: skip
+        """The program of a search, not run: to compile it ahead, or to see what it needs; see `search`."""
+        plan = self.plan(depth, policy)
+        windows = VideoWindows.of(self.hierarchy, duration_s, fps, len(features), depth, self.settings.windows)
+        pack = functools.partial(self._pack, windows, features, duration_s, sentences, plan, query_tokens, similar)
+        plan, video = pack(self._fitted(pack))
+        need = None if self._sizes[0] is None else self.need(plan, video)
+        return self._program.lower(*self._arguments(plan, video)), need
 
     def _fitted(self, pack: Callable) -> SearchSettings:
         """The settings, their blocks made smaller until the search fits the memory; see `memory.fit`."""

@@ -53,11 +53,11 @@ class Questions(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What was answered about each pair, K answers each (1, or the beams).
+    """What was answered about each pair, K answers each (1, or the beams); 0 for pairs not asked and dead beams.
 
     Attributes:
-      state: `[Q, W, K]` int32, final states of the grammar, or such that nothing but `Not Present` can follow; 0, the
-        root, for pairs that were not asked and for dead beams. A state names the tokens that lead to it.
+      state: `[Q, W, K]` int32, final states of the grammar, or such that nothing but `Not Present` can follow. A state
+        names the tokens that lead to it.
       entropies: `[Q, W, K, A]` float32, nats, of each token.
       log_likelihood: `[Q, W, K]` float32.
       length: `[Q, W, K]` int32, tokens.
@@ -124,8 +124,10 @@ def search_windows(
             )
             pairs = jax.tree.map(lambda x: x.reshape(*asked.shape, asking.beams, *x.shape[1:]), pairs)
             known = asked[..., None] & jnp.isfinite(pairs.log_likelihood)
-            state_of, length = (jnp.where(known, x, 0) for x in (pairs.state, pairs.length))
-            answers = Answers(state_of, pairs.entropies, pairs.log_likelihood, length)
+            answers = Answers(pairs.state, pairs.entropies, pairs.log_likelihood, pairs.length)
+            answers = jax.tree.map(
+                lambda x: jnp.where(known.reshape(*known.shape, *(1,) * (x.ndim - 3)), x, 0), answers
+            )
             where = queries, windows[:, None]
             return dataclasses.replace(
                 state,
