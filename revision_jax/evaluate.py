@@ -136,8 +136,12 @@ def evaluate(
             "search": {"programs": searcher.compile_count, "shapes": len(searcher.shapes)},
             "encoder": extractor.compile_count,
         },
-        "device": {"kind": mesh.devices.flat[0].device_kind, "count": mesh.devices.size, "hosts": jax.process_count()},
-        "measured": {"seconds": time.perf_counter() - started, **peak_memory(mesh)},
+        "measured": {
+            "seconds": time.perf_counter() - started,
+            "device": {"kind": mesh.devices.flat[0].device_kind, "count": mesh.devices.size},
+            "hosts": jax.process_count(),
+            **peak_memory(mesh),
+        },
     }
     if earlier is not None:
         before_kinds = dict.fromkeys(model_alone, settings.confidence)

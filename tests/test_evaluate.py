@@ -51,7 +51,11 @@ def test_metrics_hold_everything(trained_run):
         assert 0 <= method["sets"]["count_accuracy"] <= 100
     assert metrics["methods"]["depth1"]["cost"]["windows"] > metrics["methods"]["depth0"]["cost"]["windows"] == 2
     assert metrics["methods"]["depth1"]["threshold"] == metrics["calibration"]["depth1"]["threshold"]
-    assert metrics["train_steps"] == 4 and metrics["device"]["count"] == 1 and metrics["measured"]["peak_host_gib"] > 0
+    assert (
+        metrics["train_steps"] == 4
+        and metrics["measured"]["device"]["count"] == 1
+        and metrics["measured"]["peak_host_gib"] > 0
+    )
     assert metrics["protocol"]["name"] == "ours" and metrics["compared"][0]["methods"] == ["depth1", "clip"]
     cost = metrics["methods"]["depth1"]["cost"]
     assert cost["frames_decoded_per_hour"] == pytest.approx(3600, rel=0.02)  # one frame a second

@@ -64,7 +64,7 @@ def write_report(
 
 
 def _summary(metrics: Mapping) -> str:
-    device, protocol = metrics["device"], metrics["protocol"]
+    device, protocol = metrics["measured"]["device"], metrics["protocol"]
     return (
         f"{metrics['videos']} videos, {metrics['present']} queries whose event is present and {metrics['absent']} "
         f"whose event never happens; {metrics['measured']['seconds']:.0f} s on "

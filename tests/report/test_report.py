@@ -18,8 +18,8 @@ SCORES = {
     "rejection": {"false_alarm_rate": None, "f1": 66.7, "auroc": 80.0},
 }  # fmt: skip
 METRICS = {
-    "split": "test", "videos": 3, "present": 5, "absent": 2, "measured": {"seconds": 12.0},
-    "device": {"kind": "cpu", "count": 1},
+    "split": "test", "videos": 3, "present": 5, "absent": 2,
+    "measured": {"seconds": 12.0, "device": {"kind": "cpu", "count": 1}},
     "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
     "levels": [48, 16], "protocol": {"name": "ours", "says": "all of it"},
     "compared": [{"methods": ["depth1", "clip"]} | {
@@ -93,4 +93,4 @@ def test_the_page_needs_no_other_file_and_escapes_sentences(tmp_path):
 
 def test_a_key_the_page_needs_is_not_left_blank(tmp_path):
     with pytest.raises(KeyError):
-        write_report(tmp_path / "r.html", {k: v for k, v in METRICS.items() if k != "device"}, {}, [], CASES)
+        write_report(tmp_path / "r.html", {k: v for k, v in METRICS.items() if k != "protocol"}, {}, [], CASES)
