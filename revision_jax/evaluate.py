@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from revision_jax.evaluation.options import DEFAULT, Options, read_options
+from revision_jax.evaluation.protocols import PROTOCOLS
 
 USAGE = """
 Three methods answer the same queries: the model on all windows (depth 1), the model in one pass over the whole
@@ -65,7 +66,6 @@ def evaluate(
     from revision_jax.evaluation import hosts
     from revision_jax.evaluation import methods as m
     from revision_jax.evaluation.predictions import read_json, write_json
-    from revision_jax.evaluation.protocols import PROTOCOLS
     from revision_jax.evaluation.scores import calibrate, compare, score
     from revision_jax.report.summary import read_losses, write_summary
     from revision_jax.report.table import print_table
@@ -250,7 +250,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", metavar="RUN", required=True, help="work folder of a training run")
     parser.add_argument("--upper", metavar="RUN", help="work folder of a run that chooses windows (default: none)")
     parser.add_argument("--split", choices=("val", "test"), default="", help="default: the config's eval.split")
-    parser.add_argument("--protocol", choices=("ours", "paper", "released"), default="ours", help="default: ours")
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="ours", help="default: ours")
     parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the runs have")
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use (default: all it has)")

@@ -194,8 +194,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use")
     args = parser.parse_args(argv)
     # What is compiled ahead is found again by the timed call.
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="revision_jax_benchmark_"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="revision_jax_benchmark_"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     seconds, prompts = args.hours * 3600.0, make_prompts()
     grounders, features = make_grounders(args.shape), make_features(seconds)
     sentences, query_tokens, similar = make_queries(args.queries)

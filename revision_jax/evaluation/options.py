@@ -66,7 +66,9 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         kind = type(defaults[name])
         try:
             value = text if kind is str else ast.literal_eval(text)
-            values[name] = tuple(value) if kind is tuple else kind(value)
+            values[name] = kind(value) if kind in (tuple, float) else value
+            if type(values[name]) is not kind:
+                raise ValueError(text)
         except (ValueError, SyntaxError, TypeError):
             raise ConfigError(f"{flag} is {text!r}; expected a value such as {defaults[name]!r}.") from None
     return values
