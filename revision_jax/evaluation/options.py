@@ -52,7 +52,9 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     """
     from revision_jax.search.settings import SearchSettings  # slow to import
 
-    defaults = {field.name: field.default for field in dataclasses.fields(SearchSettings)}
+    fields = dataclasses.fields(SearchSettings)
+    # Depth and policy are what methods differ in: --methods.
+    defaults = {field.name: field.default for field in fields if field.name not in ("depth", "policy")}
     values, rest = {}, [part for argument in arguments for part in argument.split("=", 1)]
     while rest:
         flag, *rest = rest

@@ -41,13 +41,15 @@ def exact():
     answers = _all_answers()
     likelihood = jax.jit(lambda video, tokens: jax.nn.log_softmax(grounder(jnp.asarray(PROMPTS.prefix), video, tokens)))
     tables = {}
+    windows = HIERARCHY.windows(32.0)
+    frames = HIERARCHY.frame_indices(windows[:, 0], windows[:, 1], 1.0, 32)
     for q, sentence in enumerate(SENTENCES):
         asked = PROMPTS.encode_question(sentence).tolist()
         tokens = np.zeros((len(answers), 24), np.int32)
         for row, (_, said) in zip(tokens, answers):
             row[: len(asked) + len(said)] = [*asked, *said]
         for w in range(2):
-            video = np.broadcast_to(features[16 * w : 16 * w + 16], (len(answers), 16, 6))
+            video = np.broadcast_to(features[frames[w]], (len(answers), F, 6))
             rows = np.asarray(likelihood(video, tokens))
             tables[q, w] = {
                 state: sum(rows[i, len(asked) + k, token] for k, token in enumerate(said))
