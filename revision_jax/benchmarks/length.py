@@ -142,11 +142,11 @@ def cases_of_runs(workdir: Path, upper: Path, queries: int, keep: tuple, seed: i
     return searcher, searcher.max_depth, cases
 
 
-def cases_of_shape(shape: str, queries: int, keep: tuple):
+def cases_of_shape(shape: str, queries: int, keep: tuple, upper_scale: float):
     """A searcher with random weights, its depth, and cases of random features; nothing can be found there."""
     prompts = random_weights.make_prompts()
     settings = SearchSettings(depth=3, keep=keep, query_batch=1, window_block=64, decode_block=16)
-    searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings)
+    searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings, 0.0, upper_scale)
     sentences, (tokens, mask), _ = random_weights.make_queries(queries)
     searcher.fit_questions(sentences)
     make = lambda seconds: (random_weights.make_features(seconds), random_weights.FPS, [])
@@ -164,17 +164,28 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--hours", default=",".join(map(str, HOURS)), help="default: %(default)s")
     parser.add_argument("--keep", default="48,16", help="windows each level sends down (default: %(default)s)")
+    parser.add_argument(
+        "--upper_scale", type=float, default=1.0, help="random weights: length of upper windows, in dense"
+    )
     parser.add_argument("--seed", type=int, default=0, help="in which copy the event is")
     args = parser.parse_args(argv)
     if (args.workdir is None) != (args.upper is None):
         parser.error("--workdir and --upper go together; give both, or none for random weights")
+    if args.workdir and args.upper_scale != 1.0:
+        parser.error("--upper_scale is for random weights: a run was trained on windows of one length")
     keep = tuple(float(part) for part in args.keep.split(","))
     if args.workdir:
         searcher, depth, cases = cases_of_runs(args.workdir, args.upper, args.queries, keep, args.seed)
     else:
-        searcher, depth, cases = cases_of_shape(args.shape, args.queries, keep)
+        searcher, depth, cases = cases_of_shape(args.shape, args.queries, keep, args.upper_scale)
     rows = [measure(searcher, depth, float(hours), cases) for hours in args.hours.split(",")]
-    result = {"benchmark": "length", "queries": len(cases), "keep": keep, "device": jax.devices()[0].device_kind}
+    result = {
+        "benchmark": "length",
+        "queries": len(cases),
+        "keep": keep,
+        "upper_scale": args.upper_scale,
+        "device": jax.devices()[0].device_kind,
+    }
     result["weights"] = f"{args.workdir}, {args.upper}" if args.workdir else f"random, {args.shape}"
     print(json.dumps(result | {"rows": rows}))
 

@@ -46,9 +46,9 @@ SHAPES = {
 PEAKS = {"H100": 989.4, "H200": 989.4}
 
 
-def make_hierarchy() -> Hierarchy:
+def make_hierarchy(upper_scale: float = 1.0) -> Hierarchy:
     """MAD's windows: at stride 1/2, and 1/5 for the upper levels."""
-    return Hierarchy(125.0, 250, 0.5, 0.2, (100, 33))
+    return Hierarchy(125.0, 250, 0.5, 0.2, (100, 33), upper_scale)
 
 
 def make_grounders(shape: str, seed: int = 0) -> tuple[Grounder, Grounder]:
@@ -79,8 +79,10 @@ def make_queries(count: int, seed: int = 1) -> tuple[list[str], tuple[np.ndarray
     return sentences, (tokens, np.ones((count, QUERY_TOKENS), bool)), tokens.mean(axis=1)
 
 
-def make_searcher(grounders, prompts, settings: SearchSettings, memory_gib: float = 0.0) -> Searcher:
-    hierarchy = make_hierarchy()
+def make_searcher(
+    grounders, prompts, settings: SearchSettings, memory_gib: float = 0.0, upper_scale: float = 1.0
+) -> Searcher:
+    hierarchy = make_hierarchy(upper_scale)
     grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
     mesh = make_mesh()
     return Searcher(

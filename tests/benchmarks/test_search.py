@@ -1,5 +1,6 @@
 """The benchmarks run, and say what they measured; how fast is not asserted."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ def small(monkeypatch):
     """Short windows and a thin adapter, so that this takes seconds."""
     hierarchy = search.make_hierarchy()
     shorter = type(hierarchy)(20.0, 12, 0.5, 0.5, (100, 33))
-    monkeypatch.setattr(search, "make_hierarchy", lambda: shorter)
+    monkeypatch.setattr(search, "make_hierarchy", lambda scale=1.0: dataclasses.replace(shorter, upper_scale=scale))
     monkeypatch.setattr(search, "WIDTH", 16)
     monkeypatch.setattr(search, "MLP", 16)
 
