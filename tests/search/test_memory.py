@@ -30,7 +30,7 @@ def _ask(searcher, method, seconds=400, queries=5, **options):
 
 @pytest.mark.parametrize("changes, options", [
     ({}, {"depth": 1}), ({"window_block": 64, "query_batch": 8, "decode_block": 32}, {"depth": 1}),
-    ({"beam": 4}, {"depth": 1}), ({}, {"depth": 3}), ({"window_block": 64, "query_batch": 8}, {"depth": 3}),
+    ({"beam": 4}, {"depth": 1}), ({"window_block": 64, "query_batch": 8}, {"depth": 3}),
 ])  # fmt: skip
 def test_the_count_covers_what_the_compiler_reports(grounders, changes, options):
     searcher = Searcher(
