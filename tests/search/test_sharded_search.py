@@ -26,7 +26,9 @@ sentences = [f"event {i}" for i in range(5)]
 rng = np.random.default_rng(1)
 query_tokens = rng.normal(size=(5, 3, 6)).astype(np.float32), rng.random((5, 3)) < 0.8
 
-def search(mesh, **changes):
+ALL, SOME = (dict(depth=1), dict(depth=3), dict(depth=3, policy="bottom_up"), dict(depth=0)), 2  # SOME: the first two
+
+def search(mesh, asked=ALL[:SOME], **changes):
     grounders = []
     for grounder in (tiny_grounder(), tiny_grounder(seed=1, sparse=True)):
         module, arrays = take_apart(grounder)
@@ -37,33 +39,33 @@ def search(mesh, **changes):
     answers, results, costs = [], [], []
     with jax.set_mesh(mesh):
         searcher.search(features, 1.0, 190.0, sentences)
-        for options in (dict(depth=1), dict(depth=0), dict(depth=3), dict(depth=3, policy="bottom_up")):
+        for options in asked:
             results += searcher.search(features, 1.0, 200.0, sentences, query_tokens=query_tokens, **options)
             windows = 1 if options["depth"] == 0 else len(hierarchy.windows(200.0))
             answers.append([np.asarray(x)[: len(sentences), :windows] for x in searcher.answers])
             costs.append(dataclasses.replace(searcher.cost, seconds=0))
-    assert searcher.compile_count == 4, searcher.compile_count
+    assert searcher.compile_count == len(asked), searcher.compile_count
     return answers, results, costs
 
-def check(expected, found, name, costs=True):
-    for (state, entropies, likelihood, length), others in zip(expected[0], found[0], strict=True):
+def check(expected, found, name):
+    for (state, entropies, likelihood, length), others in zip(expected[0], found[0]):
         np.testing.assert_array_equal(state, others[0], err_msg=name)  # a state names the tokens that lead to it
         np.testing.assert_array_equal(length, others[3], err_msg=name)
         np.testing.assert_allclose(entropies, others[1], rtol=0, atol=1e-5, err_msg=name)
         np.testing.assert_allclose(likelihood, others[2], rtol=1e-4, err_msg=name, atol=1e-4)
-    for a, b in zip(expected[1], found[1], strict=True):
+    for a, b in zip(expected[1], found[1]):
         np.testing.assert_allclose(a.moments, b.moments, rtol=1e-3, err_msg=name)
         for one, other in zip(a.sent, b.sent, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=name)
-    assert not costs or expected[2] == found[2], name
+    assert expected[2][: len(found[2])] == found[2], name
 
 one = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-expected = search(one)
+expected = search(one, ALL)
 assert sum(len(r.moments) for r in expected[1]) > 10 and len(jax.devices()) == 8
 check(expected, search(one, window_block=4, query_batch=1, decode_block=1), "small blocks")
 check(expected, search(one, window_block=64, query_batch=8, decode_block=64, question_tokens=12), "large blocks")
-for sizes in [(8, 1, 1), (2, 2, 2)]:
-    check(expected, search(make_mesh(*sizes)), str(sizes))
+check(expected, search(make_mesh(8, 1, 1), ALL), "8 shards of windows")
+check(expected, search(make_mesh(2, 2, 2)), "a divided model")
 print("equal")
 """
 
