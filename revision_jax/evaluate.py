@@ -1,12 +1,10 @@
 """Score a trained run on held-out videos: `python -m revision_jax.evaluate --help`."""
 
 import argparse
-import hashlib
-import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -65,6 +63,8 @@ def evaluate(
 
     from revision_jax.evaluation import hosts
     from revision_jax.evaluation import methods as m
+    from revision_jax.evaluation.identity import digest, file_digest, parameters
+    from revision_jax.evaluation.peak import peak_memory
     from revision_jax.evaluation.predictions import read_json, write_json
     from revision_jax.evaluation.scores import calibrate, compare, score
     from revision_jax.report.summary import read_losses, write_summary
@@ -77,12 +77,12 @@ def evaluate(
     folder, suffix = Path(workdir) / options.out, "" if split == "test" else f"_{split}"
     width = grounder.visual_width
     splits = {name: m.Split.open(config, directories[name], name, width) for name in sorted({"val", split})}
-    data = [_file_digest(directories[name]) for name in splits]
+    data = [file_digest(directories[name]) for name in splits]
 
     def answer(searcher, methods, models, tag):
         """Split -> method -> answers. A log belongs to some models, one data set and one way to search."""
-        parameters = [_parameters(model) for model in models]
-        identity = _digest(FORMAT, searcher.settings.results(), config.hierarchy, config.prompt, data, parameters)
+        trained = [parameters(model) for model in models]
+        identity = digest(FORMAT, searcher.settings.results(), config.hierarchy, config.prompt, data, trained)
         path = lambda name: folder / _named(f"predictions{tag}", name)
         return {name: m.answer(splits[name], methods, path(name), identity, _tell(name)) for name in splits}
 
@@ -95,8 +95,8 @@ def evaluate(
         )
         extractor, settings = make_extractor(config, mesh), searcher.settings
         retrieval = m.choose_retrieval(splits["val"], extractor, top_k=settings.top_k, nms_iou=settings.nms_iou)
-        asks = lambda searcher, names: {name: _ask(searcher, name, retrieval, extractor, config) for name in names}
-        names = _chosen(options.methods, searcher.max_depth)
+        asks = lambda searcher, names: {name: m.method(searcher, name, retrieval, extractor, config) for name in names}
+        names = m.chosen_methods(options.methods, searcher.max_depth)
         alone = [name for name in names if name == "clip" or m.known_methods(searcher.max_depth)[name][0] < 2]
         answers = answer(searcher, asks(searcher, alone), [grounder], "")
         deeper = [name for name in names if name not in alone]
@@ -160,85 +160,12 @@ def evaluate(
     return metrics
 
 
-def _ask(searcher, name: str, retrieval, extractor, config: ConfigDict):
-    """The function that answers queries by a method."""
-    from revision_jax.evaluation import methods as m
-
-    if name == "clip":
-        return m.retrieve(retrieval, extractor)
-    depth, policy = m.known_methods(searcher.max_depth)[name]
-    return m.search_at(searcher, depth, policy, extractor, config.prompt.query_tokens)
-
-
-def _chosen(wanted: Sequence[str], max_depth: int) -> list[str]:
-    """The methods to compare, those without upper levels first."""
-    from revision_jax.config import ConfigError
-    from revision_jax.evaluation.methods import known_methods
-
-    known = [*known_methods(max_depth), "clip"]
-    strangers = [name for name in wanted if name not in known]
-    if strangers:
-        raise ConfigError(f"--methods names {', '.join(strangers)}; this run has {', '.join(known)}.")
-    if wanted:
-        return [name for name in known if name in wanted]
-    return [name for name in known if max_depth > 1 or name != "retrieve_then_ground"]
-
-
-def peak_memory(mesh) -> dict[str, float | None]:
-    """GiB that this process and one of its devices used at most so far; None where a device does not tell (CPU)."""
-    import resource
-
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    device = (mesh.local_devices[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return {"peak_host_gib": host / 2**30, "peak_device_gib": None if device is None else device / 2**30}
-
-
 def _tell(split: str):
     return lambda method, done, total: log.info("%s, %s: %d of %d videos", split, method, done, total)
 
 
 def _named(stem: str, split: str) -> str:
     return f"{stem}.jsonl" if split == "test" else f"{stem}_{split}.jsonl"
-
-
-def _digest(*parts) -> str:
-    plain = lambda value: value.to_dict() if isinstance(value, ConfigDict) else str(value)
-    return hashlib.sha256(json.dumps(parts, default=plain, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(directory: Path) -> str:
-    """Of a data set: its manifest, which holds the features' checksums, and its queries."""
-    from revision_jax.data.builders.base import QUERIES
-    from revision_jax.data.features import MANIFEST
-
-    return hashlib.sha256(b"".join((Path(directory) / name).read_bytes() for name in (MANIFEST, QUERIES))).hexdigest()
-
-
-def _trainable(grounder) -> dict:
-    """Path -> parameters that a stage may have trained: LoRA and adapters; the base is fixed by the run."""
-    import numpy as np
-    from flax import nnx
-
-    return {
-        path: np.ascontiguousarray(parameter.get_value())
-        for path, parameter in sorted(nnx.to_flat_state(nnx.state(grounder)), key=lambda item: str(item[0]))
-        if "lora_a" in path or "lora_b" in path or path[0] in ("adapter", "sparse")
-    }
-
-
-def _parameters(grounder) -> str:
-    """Content of the parameters that a stage may have trained."""
-    total = hashlib.sha256()
-    for path, array in _trainable(grounder).items():
-        total.update(str(path).encode() + array.tobytes())
-    return total.hexdigest()
-
-
-def _trained_parameters(models) -> int:
-    """How many parameters of LoRA and sparse adapter a search needs; what two of its models share counts once."""
-    arrays = [item for model in models for item in _trainable(model).items() if item[0][0] != "adapter"]
-    distinct = {(path, array.tobytes()): array.size for path, array in arrays}
-    return sum(distinct.values())
 
 
 # ------------------------------------------------------------------------------------------------- the verb

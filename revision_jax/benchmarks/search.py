@@ -23,7 +23,7 @@ from flax import nnx
 
 from revision_jax.benchmarks import plain
 from revision_jax.benchmarks.words import make_prompts
-from revision_jax.evaluate import peak_memory
+from revision_jax.evaluation.peak import peak_memory
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder

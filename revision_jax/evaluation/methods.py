@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from revision_jax.config import ConfigError
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query
@@ -22,7 +23,8 @@ from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
 from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.evaluator import Searcher, check_features
+from revision_jax.search.evaluator import Searcher
+from revision_jax.search.layout import check_features
 from revision_jax.search.result import Result
 from revision_jax.search.settings import SearchSettings
 from revision_jax.training.datasets import open_split
@@ -146,6 +148,25 @@ def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
     if max_depth > 1:
         methods["fused"] = max_depth, "fused"
     return methods | {"retrieve_then_ground": (1, "retrieve_then_ground")}
+
+
+def method(searcher: Searcher, name: str, retrieval: ClipRetrieval, extractor: Extractor, config: ConfigDict) -> Ask:
+    """The function that answers queries by a method."""
+    if name == "clip":
+        return retrieve(retrieval, extractor)
+    depth, policy = known_methods(searcher.max_depth)[name]
+    return search_at(searcher, depth, policy, extractor, config.prompt.query_tokens)
+
+
+def chosen_methods(wanted: Sequence[str], max_depth: int) -> list[str]:
+    """The methods to compare, those without upper levels first."""
+    known = [*known_methods(max_depth), "clip"]
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise ConfigError(f"--methods names {', '.join(strangers)}; this run has {', '.join(known)}.")
+    if wanted:
+        return [name for name in known if name in wanted]
+    return [name for name in known if max_depth > 1 or name != "retrieve_then_ground"]
 
 
 def _prediction(query: Query, result: Result) -> Prediction:

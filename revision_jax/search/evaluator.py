@@ -14,28 +14,29 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
-from revision_jax.parallel.rules import sharding_for
 from revision_jax.prompts import AnswerGrammar, group_answers, video_answers
 from revision_jax.search.counting import Flops, count_cost
 from revision_jax.search.decoding import Grammar
 from revision_jax.search.layout import (
     VideoWindows,
+    check_features,
     chosen_shape,
     common_start,
     pack_questions,
     pack_rows,
     pack_windows,
     pad_frames,
+    required,
 )
 from revision_jax.search.levels import Level, UpperInputs
-from revision_jax.search.memory import GIB, LLMSize, Need, Shape, fit, needed, sparse_work
-from revision_jax.search.policies import BottomUp, Fused, RetrieveThenGround, TopDown, check_policy
-from revision_jax.search.program import Found, Plan, VideoInputs, search_program
+from revision_jax.search.memory import GIB, LLMSize, Need, Shape, device_memory_gib, fit, needed, sparse_work
+from revision_jax.search.placing import signature, taken_apart
+from revision_jax.search.planning import plan_search
+from revision_jax.search.program import Found, Plan, VideoInputs, search_program, sent_down
 from revision_jax.search.recursion import Questions
 from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result
@@ -82,7 +83,7 @@ class Searcher:
                 f"search.window_block is {self.settings.window_block}, the mesh has {self._shards} devices on its "
                 f"data axis; expected a multiple, so that every device gets the same number of windows."
             )
-        parts = [(None, None) if model is None else _taken_apart(model, mesh) for model in (grounder, upper)]
+        parts = [(None, None) if model is None else taken_apart(model, mesh) for model in (grounder, upper)]
         structures, self._models = zip(*parts)
         self.memory_gib = memory_gib or device_memory_gib(mesh)
         self._sizes = [LLMSize.of(model.llm) if hasattr(model, "sparse") else None for model in (grounder, upper)]
@@ -108,8 +109,8 @@ class Searcher:
     def with_model(self, grounder) -> "Searcher":
         """The same search, its compiled programs shared, with other parameters of the dense level."""
         other = copy.copy(self)
-        _, model = _taken_apart(grounder, self.mesh)
-        if _signature(model) != _signature(self._models[0]):
+        _, model = taken_apart(grounder, self.mesh)
+        if signature(model) != signature(self._models[0]):
             raise ValueError("the grounder has another structure than the searcher's; make a new Searcher for it.")
         other._models = model, self._models[1]
         return other
@@ -125,32 +126,8 @@ class Searcher:
         return self.hierarchy.max_depth if self._levels else 1
 
     def plan(self, depth: int, policy: str) -> Plan:
-        """What a search of this depth does.
-
-        Raises:
-          ValueError: there is no such depth or policy, or no grounder for upper levels.
-        """
-        check_policy(policy)
-        if policy == "retrieve_then_ground" and depth:
-            return Plan((), RetrieveThenGround(self.settings.keep[-1]))
-        if depth in (0, 1):
-            return Plan()
-        sizes = self.hierarchy.levels_of(depth)
-        if not self._levels:
-            raise ValueError(
-                f"search depth {depth} needs a grounder of upper levels (a run of configs/stage2.py); this run has "
-                f"none. Search at depth 1."
-            )
-        if len(self.settings.keep) != len(self._levels):
-            raise ValueError(
-                f"search.keep is {self.settings.keep}, hierarchy.levels {self.hierarchy.levels}; expected a share for "
-                f"each level."
-            )
-        levels = tuple(self._levels[-len(sizes) :])
-        if policy == "bottom_up":
-            return Plan(levels, BottomUp(len(levels), self.settings.rescale))
-        kind = Fused if policy == "fused" else TopDown
-        return Plan(levels, kind(tuple(self.settings.keep[-len(levels) :])))
+        """What a search of this depth does; see `planning.plan_search`."""
+        return plan_search(tuple(self._levels), self.hierarchy, self.settings, depth, policy)
 
     def search(
         self, features: np.ndarray, fps: float, duration_s: float, sentences: Sequence[str], *,
@@ -185,9 +162,9 @@ class Searcher:
         count = len(sentences)
         ranked = [moments[np.isfinite(moments[:, 2])].astype(np.float64) for moments in found.moments[:count]]
         if self.settings.ranking == "cosine":
-            queries = _required(similar, "search.ranking=cosine needs the sentences' features (similar)")
+            queries = required(similar, "search.ranking=cosine needs the sentences' features (similar)")
             ranked = [rows[cosine_order(features, fps, rows, query)] for rows, query in zip(ranked, queries)]
-        sent = _sent_down(found, windows, plan, count)
+        sent = sent_down(found, windows, plan, count)
         pairs = found.chosen[:count].sum(axis=1)
         lengths = self._questions(sentences, "dense").lengths[:count].astype(np.int64)
         spent = lengths * pairs + found.decoded[:count]
@@ -273,7 +250,7 @@ class Searcher:
         rows = len(questions.tokens)
         if plan.levels:
             wanted = "upper levels need CLIP's token features of the sentences (query_tokens)"
-            query, mask = _required(query_tokens, wanted)
+            query, mask = required(query_tokens, wanted)
             upper = UpperInputs(
                 table=pack_windows(windows.upper_frames, settings.window_block),
                 parents=pack_rows(windows.parents, table.valid.size),
@@ -284,7 +261,7 @@ class Searcher:
         compared = None
         if plan.policy is not None and plan.policy.needs_similarity:
             wanted = "policies that compare CLIP features need those of the sentences (similar)"
-            compared = pack_rows(np.asarray(_required(similar, wanted), np.float32), rows)
+            compared = pack_rows(np.asarray(required(similar, wanted), np.float32), rows)
         return plan, VideoInputs(
             jnp.asarray(pad_frames(features)), table, starts, lengths, np.float32(duration_s), questions, counts,
             compared, upper,
@@ -314,54 +291,3 @@ class Searcher:
     def _questions(self, sentences: Sequence[str], level: str, batch: int = 1) -> Questions:
         asked = [self.question(sentence, level) for sentence in sentences]
         return pack_questions(asked, self._heads[level], self.settings.question_tokens, batch)
-
-
-def device_memory_gib(mesh: Mesh | None) -> float:
-    """90 % of what a device of the mesh says it may use; 0 where it does not say."""
-    device = jax.devices()[0] if mesh is None else mesh.local_devices[0]
-    stats = device.memory_stats() or {}
-    return 0.9 * stats.get("bytes_limit", 0) / GIB
-
-
-def check_features(features: np.ndarray) -> None:
-    """Raises ValueError for a video's features `[N, D]` that cannot be searched."""
-    if not len(features):
-        raise ValueError("the video has no frames; expected features [N, D] of at least one.")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        first = int(np.argmin(finite))
-        raise ValueError(
-            f"{int((~finite).sum())} of {len(finite)} frames have features that are not finite, the first is frame "
-            f"{first}; expected numbers. Extract this video again."
-        )
-
-
-def _required(value, message: str):
-    if value is None:
-        raise ValueError(f"{message}; found none.")
-    return value
-
-
-def _sent_down(found: Found, windows: VideoWindows, plan: Plan, count: int) -> list[list[np.ndarray]]:
-    """Level -> query -> the windows it sent down, `[k, 2]` seconds; see `Result.sent`."""
-    if plan.policy is None:
-        return []
-    shown = [] if found.levels is None else found.levels.shown[1:, :count]
-    upper = [[windows.upper[row[: len(windows.upper)]] for row in level] for level in shown]
-    return [*upper, [windows.dense[row[: len(windows.dense)]] for row in found.chosen[:count]]]
-
-
-def _taken_apart(grounder, mesh: Mesh | None) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and parameters, these where the rules put them: elsewhere they would mean another program."""
-    graphdef, state = nnx.split(grounder)
-    if mesh is None:
-        return graphdef, state
-    put = lambda path, variable: variable.replace(
-        jax.device_put(variable.get_value(), sharding_for("/".join(map(str, path)), variable, mesh))
-    )
-    return graphdef, nnx.from_flat_state([(path, put(path, variable)) for path, variable in nnx.to_flat_state(state)])
-
-
-def _signature(state) -> tuple:
-    leaves, structure = jax.tree.flatten(state)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

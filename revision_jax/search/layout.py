@@ -130,3 +130,23 @@ def pad_frames(features: np.ndarray) -> np.ndarray:
 
 def round_up(n: int, step: int) -> int:
     return int(-(-n // step) * step)
+
+
+def check_features(features: np.ndarray) -> None:
+    """Raises ValueError for a video's features `[N, D]` that cannot be searched."""
+    if not len(features):
+        raise ValueError("the video has no frames; expected features [N, D] of at least one.")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise ValueError(
+            f"{int((~finite).sum())} of {len(finite)} frames have features that are not finite, the first is frame "
+            f"{first}; expected numbers. Extract this video again."
+        )
+
+
+def required(value, message: str):
+    """`value`; raises ValueError if there is none."""
+    if value is None:
+        raise ValueError(f"{message}; found none.")
+    return value

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import jax
+from jax.sharding import Mesh
 
 from revision_jax.search.program import Plan, VideoInputs
 from revision_jax.search.settings import SearchSettings
@@ -172,3 +173,10 @@ def fit(settings: SearchSettings, shards: int, budget: float, need_of: Callable[
         f"a search needs at least {need}, one window and one query at a time; the budget is {budget / GIB:.2f} GiB. "
         f"Raise --memory_gib, ask fewer queries at once, or divide the model (mesh.fsdp, mesh.tensor)."
     )
+
+
+def device_memory_gib(mesh: Mesh | None) -> float:
+    """90 % of what a device of the mesh says it may use; 0 where it does not say."""
+    device = jax.devices()[0] if mesh is None else mesh.local_devices[0]
+    stats = device.memory_stats() or {}
+    return 0.9 * stats.get("bytes_limit", 0) / GIB

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answering import Asking
 from revision_jax.search.confidence import confidence
+from revision_jax.search.layout import VideoWindows
 from revision_jax.search.levels import Level, LevelsFound, UpperInputs, search_levels
 from revision_jax.search.ranking import rank_moments
 from revision_jax.search.recursion import Answers, Questions, WindowTable, search_windows
@@ -180,3 +182,12 @@ def _dense_windows(structure, answer_tokens, mesh, plan, model, constants, video
     if mesh is not None:
         answers = jax.lax.with_sharding_constraint(answers, NamedSharding(mesh, EVERYWHERE))
     return jax.tree.map(lambda x: x.reshape(num_queries, -1, *x.shape[3:]), answers), decoded
+
+
+def sent_down(found: Found, windows: VideoWindows, plan: Plan, count: int) -> list[list[np.ndarray]]:
+    """Level -> query -> the windows it sent down, `[k, 2]` seconds; see `Result.sent`."""
+    if plan.policy is None:
+        return []
+    shown = [] if found.levels is None else found.levels.shown[1:, :count]
+    upper = [[windows.upper[row[: len(windows.upper)]] for row in level] for level in shown]
+    return [*upper, [windows.dense[row[: len(windows.dense)]] for row in found.chosen[:count]]]
