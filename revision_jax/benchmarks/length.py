@@ -147,9 +147,9 @@ def cases_of_shape(shape: str, queries: int, keep: tuple, upper_scale: float):
     prompts = random_weights.make_prompts()
     settings = SearchSettings(depth=3, keep=keep, query_batch=1, window_block=64, decode_block=16)
     searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings, 0.0, upper_scale)
-    sentences, (tokens, mask), _ = random_weights.make_queries(queries)
+    sentences, (tokens, mask), _ = random_weights.make_queries(shape, queries)
     searcher.fit_questions(sentences)
-    make = lambda seconds: (random_weights.make_features(seconds), random_weights.FPS, [])
+    make = lambda seconds: (random_weights.make_features(shape, seconds), random_weights.FPS, [])
     cases = [(sentence, (tokens[i : i + 1], mask[i : i + 1]), make) for i, sentence in enumerate(sentences)]
     return searcher, 3, cases
 

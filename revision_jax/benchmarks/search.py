@@ -35,12 +35,13 @@ from revision_jax.search.layout import VideoWindows
 from revision_jax.search.memory import GIB
 from revision_jax.search.settings import SearchSettings
 
-FPS, WIDTH, MLP, QUERY_TOKENS = 5.0, 768, 2048, 16
+FPS, QUERY_TOKENS = 5.0, 16
 DENSE_BATCH = 16  # of the plain program
+# Language model, its dtype, width of the features, of the sparse adapter's MLP. `tiny` is for counts, not for seconds.
 SHAPES = {
-    "small": (LlamaConfig(32000, 512, 1376, 8, 8, 8, 64), jnp.float32),
-    "7b": (LlamaConfig(32000, 4096, 11008, 32, 32, 32, 128), jnp.bfloat16),
-    "tiny": (LlamaConfig(32000, 32, 48, 2, 2, 2, 16), jnp.float32),
+    "small": (LlamaConfig(32000, 512, 1376, 8, 8, 8, 64), jnp.float32, 768, 2048),
+    "7b": (LlamaConfig(32000, 4096, 11008, 32, 32, 32, 128), jnp.bfloat16, 768, 2048),
+    "tiny": (LlamaConfig(32000, 32, 48, 2, 2, 2, 16), jnp.float32, 16, 16),
 }
 # bf16 peak of a device, TFLOP/s, for the share that prefill reaches (NVIDIA data sheet, dense).
 PEAKS = {"H100": 989.4, "H200": 989.4}
@@ -53,29 +54,29 @@ def make_hierarchy(upper_scale: float = 1.0) -> Hierarchy:
 
 def make_grounders(shape: str, seed: int = 0) -> tuple[Grounder, Grounder]:
     """Random grounders of the dense and the upper levels; they share the language model's size, not its weights."""
-    config, dtype = SHAPES[shape]
+    config, dtype, width, mlp = SHAPES[shape]
 
     def build(key, sparse: bool):
         rngs = nnx.Rngs(key)
         llm = Llama(config, dtype=dtype, param_dtype=dtype, rngs=rngs)
         if sparse:
-            adapter = SparseAdapter(WIDTH, config.hidden_size, rngs=rngs, mlp_width=MLP)
+            adapter = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp)
             return Grounder(llm, sparse=adapter, window_chunk=16)
-        return Grounder(llm, DenseAdapter(WIDTH, config.hidden_size, rngs=rngs))
+        return Grounder(llm, DenseAdapter(width, config.hidden_size, rngs=rngs))
 
     return build(seed, False), build(seed + 1, True)
 
 
-def make_features(seconds: float, seed: int = 0) -> np.ndarray:
-    """Random features of a video, `[N, 768]` float16."""
-    return np.random.default_rng(seed).normal(size=(int(seconds * FPS), WIDTH)).astype(np.float16)
+def make_features(shape: str, seconds: float, seed: int = 0) -> np.ndarray:
+    """Random features of a video, `[N, D]` float16."""
+    return np.random.default_rng(seed).normal(size=(int(seconds * FPS), SHAPES[shape][2])).astype(np.float16)
 
 
-def make_queries(count: int, seed: int = 1) -> tuple[list[str], tuple[np.ndarray, np.ndarray], np.ndarray]:
+def make_queries(shape: str, count: int, seed: int = 1) -> tuple[list[str], tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Sentences, their token features and mask, and their holistic features."""
     rng = np.random.default_rng(seed)
     sentences = [f"a person opens the door of car {i} and looks around" for i in range(count)]
-    tokens = rng.normal(size=(count, QUERY_TOKENS, WIDTH)).astype(np.float32)
+    tokens = rng.normal(size=(count, QUERY_TOKENS, SHAPES[shape][2])).astype(np.float32)
     return sentences, (tokens, np.ones((count, QUERY_TOKENS), bool)), tokens.mean(axis=1)
 
 
@@ -173,7 +174,7 @@ def prefill_rate(grounder, prompts, rows: int = 8, repeats: int = 3) -> dict:
     graphdef, state = nnx.split(grounder)
     prefix = jnp.asarray(prompts.prefix)
     program = jax.jit(lambda state, video: nnx.merge(graphdef, state).encode_windows(prefix, video)[0])
-    video = jnp.zeros((rows, 250, WIDTH), jnp.float16)
+    video = jnp.zeros((rows, 250, grounder.visual_width), jnp.float16)
     jax.block_until_ready(program(state, video))
     started = time.perf_counter()
     for _ in range(repeats):
@@ -200,8 +201,8 @@ def main(argv: list[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="revision_jax_benchmark_"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     seconds, prompts = args.hours * 3600.0, make_prompts()
-    grounders, features = make_grounders(args.shape), make_features(seconds)
-    sentences, query_tokens, similar = make_queries(args.queries)
+    grounders, features = make_grounders(args.shape), make_features(args.shape, seconds)
+    sentences, query_tokens, similar = make_queries(args.shape, args.queries)
     keep = tuple(float(part) for part in args.keep.split(","))
     settings = SearchSettings(depth=3, keep=keep, query_batch=4, window_block=64, decode_block=64)
     result = {

@@ -11,12 +11,10 @@ from revision_jax.benchmarks import length, search
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Short windows and a thin adapter, so that this takes seconds."""
+    """Short windows, so that this takes seconds."""
     hierarchy = search.make_hierarchy()
     shorter = type(hierarchy)(20.0, 12, 0.5, 0.5, (100, 33))
     monkeypatch.setattr(search, "make_hierarchy", lambda scale=1.0: dataclasses.replace(shorter, upper_scale=scale))
-    monkeypatch.setattr(search, "WIDTH", 16)
-    monkeypatch.setattr(search, "MLP", 16)
 
 
 def test_ours_and_the_plain_program_in_one_run(capsys):
