@@ -51,7 +51,9 @@ def _whole_numbers(low: int) -> Callable[[Any], bool]:
 
 
 def _are_shares(values) -> bool:
-    return bool(values) and all(isinstance(v, float | int) and 0 < v <= 1 for v in values)
+    """Shares up to 1, or whole numbers above it."""
+    sound = lambda v: isinstance(v, float | int) and (0 < v <= 1 or v == int(v) > 1)
+    return bool(values) and all(map(sound, values))
 
 
 def _is_table(rows) -> bool:
@@ -130,7 +132,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.tensor": _axis,
     "search.depth": _at_least(0),
     "search.policy": _one_of("top_down", "bottom_up"),
-    "search.keep": (_are_shares, "shares of the windows, in (0, 1]"),
+    "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
     "search.rescale": _at_least(0.0),
     "search.top_k": _at_least(1),
     "search.nms_iou": _between(0.0, 1.0),

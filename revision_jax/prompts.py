@@ -28,7 +28,7 @@ YES, NO = "Yes.", "No."
 _SPAN = re.compile(r"From (\d+) to (\d+)\.")
 _VIDEO = re.compile(r"In video (\d+)\.")
 # Text that would be read as structure: special tokens, the place of the video, the turn of the assistant.
-_STRUCTURE = re.compile(r"<[^<>\s]{1,20}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
+_STRUCTURE = re.compile(r"<[^<>\s]{1,40}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
 
 
 def normalize_event(sentence: str) -> str:
@@ -39,7 +39,10 @@ def normalize_event(sentence: str) -> str:
     Raises:
       ValueError: the sentence is empty.
     """
-    event = " ".join(_STRUCTURE.sub(" ", sentence).split()).lower().removesuffix(".").strip()
+    text = sentence
+    while (cleaned := _STRUCTURE.sub(" ", text)) != text:  # what stands around a marker may be one in turn
+        text = cleaned
+    event = " ".join(text.split()).lower().removesuffix(".").strip()
     if not event:
         raise ValueError(f"the query {sentence!r} is empty; expected a sentence that describes an event.")
     return event

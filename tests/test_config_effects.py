@@ -228,7 +228,7 @@ def observe_levels(config, place, monkeypatch):
     choices = ({}, {"depth": 3}, {"depth": 2, "policy": "bottom_up"}, {"depth": 2, "policy": None})
     seen = []
 
-    def stop(windows, features, duration_s, sentences, plan, query_tokens):
+    def stop(windows, features, duration_s, sentences, plan, *_):
         upper = None if windows.upper is None else len(windows.upper)
         seen.append((len(windows.dense), upper, str(plan)))
         raise StopIteration

@@ -20,3 +20,13 @@ def test_several_processes_join_and_are_refused(monkeypatch):
     with pytest.raises(NotImplementedError, match="2 processes"):
         multihost.initialize()
     assert joined
+
+
+def test_who_divides_the_work_is_told_how_many_there_are(monkeypatch):
+    joined = []
+    for name, value in (("COORDINATOR_ADDRESS", "host:1"), ("NUM_PROCESSES", "2"), ("PROCESS_ID", "1")):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: joined.append(given))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    multihost.initialize(several=True)
+    assert joined == [{"num_processes": 2, "process_id": 1}]
