@@ -15,6 +15,14 @@ import pathlib
 import numpy as np
 from array_record.python import array_record_module
 
+class DamagedError(ValueError):
+    """A file of a data set is not what its manifest says."""
+
+
+class NotFiniteError(ValueError):
+    """Features hold NaN or infinity."""
+
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 DTYPES = ("float16", "float32")
@@ -169,7 +177,7 @@ class FeatureStore:
         chunks = self._chunks(video_id, 0, self.manifest.chunks(video_id))
         features = np.concatenate(list(chunks))[: info.num_frames]
         if features_sha256(features) != info.sha256:
-            raise ValueError(
+            raise DamagedError(
                 f"{self.path}: the features of video {video_id!r} do not match their checksum in {MANIFEST}; "
                 "the shard was changed or damaged. Prepare the data set again"
             )
@@ -189,7 +197,7 @@ class FeatureStore:
         try:
             records = self._readers[shard].read(offset + start, offset + stop)
         except (RuntimeError, IndexError) as error:
-            raise ValueError(
+            raise DamagedError(
                 f"{self.path / self.manifest.shards[shard].path}: chunks {start}..{stop - 1} of {video_id!r} "
                 f"cannot be read ({error}); the shard is damaged. Prepare the data set again"
             ) from error
@@ -203,7 +211,7 @@ class FeatureStore:
         data = np.frombuffer(fields["features"].bytes_list.value[0], self.manifest.dtype)
         expected = self.manifest.chunk_frames, self.manifest.width
         if found != (video_id, chunk) or data.size != expected[0] * expected[1]:
-            raise ValueError(
+            raise DamagedError(
                 f"{self.path}: record {number} is chunk {found[1]} of {found[0]!r} with {data.size} values; "
                 f"expected chunk {chunk} of {video_id!r} with {expected[0]} x {expected[1]}. "
                 f"The shards do not belong to {MANIFEST}"
@@ -212,7 +220,7 @@ class FeatureStore:
         if not self._checked[number]:
             if (bad := first_non_finite(data)) is not None:
                 frame = chunk * expected[0] + bad
-                raise ValueError(
+                raise NotFiniteError(
                     f"{self.path}: the features of video {video_id!r} are not finite at frame {frame} "
                     f"({frame / self.manifest.fps:.2f} s). Extract that video again"
                 )
@@ -231,7 +239,7 @@ class FeatureStore:
             self._check_file(shard)
             reader = array_record_module.ArrayRecordReader(str(self.path / shard.path), options)
             if not reader.ok() or reader.num_records() != shard.records:
-                raise ValueError(
+                raise DamagedError(
                     f"{self.path / shard.path}: not the ArrayRecord file of {shard.records} records that "
                     f"{MANIFEST} lists; prepare the data set again"
                 )
@@ -244,7 +252,7 @@ class FeatureStore:
                 f"{path}: shard is missing; {MANIFEST} lists it. Copy or prepare the data set again"
             )
         if (size := path.stat().st_size) != shard.bytes:
-            raise ValueError(
+            raise DamagedError(
                 f"{path}: has {size} bytes, {MANIFEST} says {shard.bytes}; it was cut short or changed. "
                 "Copy or prepare the data set again"
             )
