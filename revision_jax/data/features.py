@@ -149,10 +149,15 @@ class FeatureStore:
                 f"{encoder_sha256[:12]} at {fps} fps. Extract them again or use the encoder they came from"
             )
 
-    def read(self, video_id: str, frames: np.ndarray) -> np.ndarray:
+    def read(self, video_id: str, frames: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Features of some frames, in the stored dtype; only the chunks that hold them are read.
 
-        frames: [...] integers in 0..N-1 -> [..., D].
+        Args:
+          frames: [...] integers in 0..N-1.
+          out: contiguous [..., D] to be filled, of the stored dtype: a row of a batch, so that features are copied once.
+
+        Returns:
+          [..., D]: `out`, or a new array.
         """
         info = self._video(video_id)
         frames = np.asarray(frames)
@@ -161,15 +166,33 @@ class FeatureStore:
             raise IndexError(
                 f"video {video_id!r} has frames 0..{info.num_frames - 1}; found {flat.min()}..{flat.max()}"
             )
-        chunk_of = flat // self.manifest.chunk_frames
-        features = np.empty((flat.size, self.manifest.width), self.manifest.dtype)
-        chunks = np.unique(chunk_of)
+        shape = (*frames.shape, self.manifest.width)
+        if out is None:
+            out = np.empty(shape, self.manifest.dtype)
+        elif out.shape != shape or out.dtype != self.manifest.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype} {list(out.shape)}; expected contiguous {self.manifest.dtype} {list(shape)}")
+        rows = out.reshape(-1, self.manifest.width)
+        if (flat[1:] >= flat[:-1]).all():
+            self._read_sorted(video_id, flat, rows)
+        else:
+            order = np.argsort(flat, kind="stable")
+            ordered = np.empty_like(rows)
+            self._read_sorted(video_id, flat[order], ordered)
+            rows[order] = ordered
+        return out
+
+    def _read_sorted(self, video_id: str, frames: np.ndarray, rows: np.ndarray) -> None:
+        """Frames in ascending order -> rows of the same number."""
+        size = self.manifest.chunk_frames
+        chunks, starts = np.unique(frames // size, return_index=True)
+        ends = np.append(starts[1:], len(frames))
+        inside = frames % size
         # Neighbouring chunks come by one call to the file.
-        for run in np.split(chunks, np.flatnonzero(np.diff(chunks) > 1) + 1) if len(chunks) else []:
-            for chunk, data in zip(run, self._chunks(video_id, int(run[0]), int(run[-1]) + 1), strict=True):
-                here = chunk_of == chunk
-                features[here] = data[flat[here] - chunk * self.manifest.chunk_frames]
-        return features.reshape(*frames.shape, self.manifest.width)
+        for run in np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks) > 1) + 1) if len(chunks) else []:
+            first, last = int(chunks[run[0]]), int(chunks[run[-1]])
+            for number, data in zip(run, self._chunks(video_id, first, last + 1), strict=True):
+                part = slice(starts[number], ends[number])
+                np.take(data, inside[part], axis=0, out=rows[part], mode="clip")  # "raise" would copy twice
 
     def read_all(self, video_id: str) -> np.ndarray:
         """All features of a video, [N, D] in the stored dtype, checked against the manifest's checksum."""
