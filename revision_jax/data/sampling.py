@@ -151,7 +151,7 @@ class Companions:
         touching = self._count(self._moments, lambda s, e: (s < end) & (e > start))
         inside = self._count(self._moments, lambda s, e: (s >= start) & (e <= end))
         near = self._count(self._distractors, lambda s, e: (s >= start) & (e <= end))
-        other = np.array([query.query_id != clip.query_id for query in self.queries])
+        other = np.array([query.query_id != clip.query_id for query in self.queries], bool)
         pools = {
             "present": list(np.flatnonzero(other & (touching == 1) & (inside == 1))),
             "near": list(np.flatnonzero(other & (touching == 0) & (near > 0))),

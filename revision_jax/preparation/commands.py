@@ -8,6 +8,8 @@ from pathlib import Path
 
 import rich.console
 import rich.progress
+import rich.table
+import rich.text
 
 from revision_jax.config import resolve_path
 from revision_jax.data import check
@@ -25,6 +27,7 @@ from revision_jax.preparation.page import write_page
 from revision_jax.report.table import clock, print_rows
 
 SHOWN = 30  # gaps in the table; all of them are in the file
+WIDTH = 160  # of a table that goes into a file or pipe
 log = logging.getLogger(__name__)
 
 
@@ -134,7 +137,14 @@ def _tell(title: str, gaps: Mapping[str, Sequence[Gap]]) -> int:
         log.info("%s: no gaps", title)
         return 0
     note = summarise(total) + (f"; the first {SHOWN} are shown" if len(rows) > SHOWN else "")
-    print_rows(title, note, ["split", "gap", "video", "query", "found and expected"], rows[:SHOWN])
+    table = rich.table.Table(title=title, caption=note)
+    for heading in ("split", "gap", "video", "query"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("found and expected", ratio=1, overflow="fold")
+    for row in rows[:SHOWN]:
+        table.add_row(*(rich.text.Text(cell) for cell in row))  # sentences and paths are not markup
+    console = rich.console.Console()
+    (console if console.is_terminal else rich.console.Console(width=WIDTH)).print(table)
     return 1
 
 
