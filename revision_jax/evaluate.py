@@ -108,6 +108,7 @@ def evaluate(
         "present": sum(query.present for query in queries),
         "absent": sum(not query.present for query in queries),
         "levels": list(config.hierarchy.levels),
+        "trained_parameters": _trained_parameters([grounder] + ([upper] if upper is not None else [])),
         "methods": score(queries, answers[split], calibration),
         "before": old.get("before"),
         "calibration": calibration,
@@ -152,16 +153,31 @@ def _file_digest(directory: Path) -> str:
     return hashlib.sha256(b"".join((Path(directory) / name).read_bytes() for name in (MANIFEST, QUERIES))).hexdigest()
 
 
-def _parameters(grounder) -> str:
-    """Content of the parameters that a stage may have trained: LoRA and adapters; the base is fixed by the run."""
+def _trainable(grounder) -> dict:
+    """Path -> parameters that a stage may have trained: LoRA and adapters; the base is fixed by the run."""
     import numpy as np
     from flax import nnx
 
+    return {
+        path: np.ascontiguousarray(parameter.get_value())
+        for path, parameter in sorted(nnx.to_flat_state(nnx.state(grounder)), key=lambda item: str(item[0]))
+        if "lora_a" in path or "lora_b" in path or path[0] in ("adapter", "sparse")
+    }
+
+
+def _parameters(grounder) -> str:
+    """Content of the parameters that a stage may have trained."""
     total = hashlib.sha256()
-    for path, parameter in sorted(nnx.to_flat_state(nnx.state(grounder)), key=lambda item: str(item[0])):
-        if "lora_a" in path or "lora_b" in path or path[0] in ("adapter", "sparse"):
-            total.update(str(path).encode() + np.ascontiguousarray(parameter.get_value()).tobytes())
+    for path, array in _trainable(grounder).items():
+        total.update(str(path).encode() + array.tobytes())
     return total.hexdigest()
+
+
+def _trained_parameters(models) -> int:
+    """How many parameters of LoRA and sparse adapter a search needs; what two of its models share counts once."""
+    arrays = [item for model in models for item in _trainable(model).items() if item[0][0] != "adapter"]
+    distinct = {(path, array.tobytes()): array.size for path, array in arrays}
+    return sum(distinct.values())
 
 
 # ------------------------------------------------------------------------------------------------- the verb

@@ -63,6 +63,7 @@ CHANGE_LAYER = 2  # blocks after which a frame shows what changes
 HINTS = 0.5  # of the videos before the last level, say in a word what changes: so that matching it is learned first
 FILLERS = 9  # at most so many words without meaning stand between the keywords of a lookup
 LOOKUP_TOKENS = 14 + FILLERS  # "Find: red triangle rightward ASSISTANT:", fillers, and the answer
+ARRAYS = ("weights", "changes", "hinted", "tokens", "loss_mask")  # what the step needs of a batch
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
 _COLORS, _SHAPES = list(COLORS), list(SHAPES)
 _TURNABLE = [SHAPES.index(shape) for shape in TURNABLE]
@@ -180,17 +181,22 @@ class Question:
 
 
 def _absent(segments: list[Segment], rng) -> str | None:
-    """Keywords that fit no segment but differ from one in a single thing; None if a few tries find none."""
+    """Keywords that fit no segment but differ from one in a single thing; None if a few tries find none.
+
+    Mostly that thing is what another segment shows (a red circle is there, and a blue one grows: "red circle
+    growing"), or the opposite of what is seen: otherwise it is enough to find the words one by one.
+    """
     shown = [s for s in segments if s.color >= 0]
     for _ in range(8):
         near = shown[rng.integers(len(shown))]
-        color, shape = _random_actor(rng)
-        change = _random_change(near.shape, near.length, rng)
-        others = [{"color": color}, {"shape": shape}, {"change": change}]
-        near = dataclasses.replace(
-            near, **others[rng.choice(3, p=(0.15, 0.15, 0.7))]
-        )  # a change is the hardest to tell
-        form = int(rng.integers(4))
+        donor = shown[rng.integers(len(shown))]
+        if rng.random() < 0.3:
+            color, shape = _random_actor(rng)
+            donor = Segment(near.length, color, shape, _random_change(near.shape, near.length, rng))
+        opposite = (near.change - 1 ^ 1) + 1 if near.change else 0
+        others = [{"color": donor.color}, {"shape": donor.shape}, {"change": donor.change}, {"change": opposite}]
+        near = dataclasses.replace(near, **others[rng.choice(4, p=(0.15, 0.15, 0.5, 0.2))])
+        form = int(rng.choice(4, p=(0.55, 0.15, 0.15, 0.15)))
         if not any(near.matches(s, form) for s in shown):
             return near.keywords(form)
     return None
@@ -419,7 +425,7 @@ def train(
         frames, kind, _ = chosen = CURRICULUM[level if rng.random() < 0.85 else int(rng.integers(level + 1))]
         size = tokens_a_step // (frames + LOOKUPS * LOOKUP_TOKENS)
         batch = make_batch(encoder, frames, kind, size, rng, HINTS if level < len(CURRICULUM) - 1 else 0.0)
-        arrays = {key: batch[key] for key in ("weights", "changes", "hinted", "tokens", "loss_mask")}
+        arrays = {key: batch[key] for key in ARRAYS}
         left = (last_steps - since) / (last_steps / 2) if level == len(CURRICULUM) - 1 else 1.0
         rate = jnp.float32(LEARNING_RATE * min(step / 100, left, 1.0))
         params, opt_state, (loss, seen, predicted) = _train_step(
@@ -454,7 +460,7 @@ def measure(model: Llama, tokenizer, *, frames: int = 64, videos: int = 64, seed
     )
     batch = make_batch(encoder, frames, "mixed", videos, np.random.default_rng(seed))
     graphdef, params = nnx.split(model)
-    arrays = {key: batch[key] for key in ("weights", "changes", "hinted", "tokens", "loss_mask")}
+    arrays = {key: batch[key] for key in ARRAYS}
     _, (*_, predicted) = loss_fn(params, graphdef, jnp.array(encoder.prefix), word_ids, change_ids, arrays)
     predicted = np.asarray(predicted)
     return {

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything on this machine, on the embedded world: all stages, the search at every depth, retrieval, a report.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+bash launch/local.sh [--seed N] [--root DIR] [--only STAGE,...] [--dry_run]
+
+  --seed N      of data order, LoRA and adapters (default 0)
+  --root DIR    work folders go here (default runs/local/seedN)
+  --only LIST   some of: align,dense,sparse,long,search,unified,retrieval (default: all, in this order)
+  --dry_run     print the commands only
+
+The same command again resumes what was stopped. Results: DIR/dense/eval (the search at all depths, report.html),
+DIR/unified/eval (variant U), DIR/retrieval/eval/retrieval.json. Several seeds at a glance:
+  python -m revision_jax.benchmarks.seeds runs/local/seed*
+TEXT
+}
+
+seed=0 root="" only=align,dense,sparse,long,search,unified,retrieval dry_run=""
+while (($#)); do
+  case "$1" in
+    --seed) seed=$2; shift 2 ;;
+    --root) root=$2; shift 2 ;;
+    --only) only=$2; shift 2 ;;
+    --dry_run) dry_run=1; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
+  esac
+done
+root=${root:-runs/local/seed$seed}
+cd "$(dirname "$0")/.."
+
+say_and_run() {
+  echo "+ $*"
+  [[ -n $dry_run ]] || "$@"
+}
+wanted() { [[ ",$only," == *",$1,"* ]]; }
+train() { # work folder, config, further options
+  local folder=$root/$1 config=$2
+  shift 2
+  say_and_run python -m revision_jax.train --config "configs/$config" --workdir "$folder" --config.seed="$seed" "$@"
+}
+from=(--config.init.dense="$root/dense" --config.init.sparse="$root/sparse")
+
+if wanted align; then train align align.py; fi
+if wanted dense; then train dense stage1.py; fi
+if wanted sparse; then train sparse stage1_sparse.py "${from[0]}"; fi
+if wanted long; then train long stage2.py "${from[@]}"; fi
+if wanted search; then say_and_run python -m revision_jax.evaluate --workdir "$root/dense" --upper "$root/long"; fi
+if wanted unified; then
+  train unified stage2.py:unified "${from[@]}"
+  say_and_run python -m revision_jax.evaluate --workdir "$root/unified" --upper "$root/unified"
+fi
+if wanted retrieval; then
+  train retrieval stage2.py:retrieval "${from[@]}"
+  say_and_run python -m revision_jax.evaluate --workdir "$root/dense" --upper "$root/retrieval"
+fi
