@@ -21,6 +21,7 @@ confidence below which an event counts as absent, and the variant of CLIP retrie
 Examples:
   python -m revision_jax.evaluate --workdir runs/stage1-tiny               the config's split (test)
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --split val
+  python -m revision_jax.evaluate --workdir runs/stage1-tiny --data data/mine/test      made by `prepare folder`
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --upper runs/stage2-tiny
 
 RUN/eval holds metrics.json, predictions.jsonl, calibration.json (which `ground` uses), report.html and its
@@ -189,6 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", metavar="RUN", required=True, help="work folder of a training run")
     parser.add_argument("--upper", metavar="RUN", help="work folder of a run that chooses windows (default: none)")
     parser.add_argument("--split", choices=("val", "test"), default="", help="default: the config's eval.split")
+    parser.add_argument("--data", metavar="DIR", help="another prepared split to score, of any domain")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -201,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     from revision_jax.train import user_errors
 
     try:
-        evaluate_run(args.workdir, args.split, args.upper)
+        evaluate_run(args.workdir, args.split, args.upper, args.data)
     except user_errors() as error:
         if args.debug:
             raise
@@ -210,11 +212,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def evaluate_run(workdir: str | Path, split: str = "", upper: str | Path | None = None) -> dict:
+def evaluate_run(
+    workdir: str | Path, split: str = "", upper: str | Path | None = None, data: str | Path | None = None
+) -> dict:
     """Evaluates the newest checkpoint of a work folder, and of `upper` for the upper levels; see `evaluate`."""
     from revision_jax import config as configs
     from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.training.datasets import prepare_data
+    from revision_jax.training.datasets import other_split, prepare_data
     from revision_jax.training.parts import load_grounder, restore_grounder
 
     config = configs.load_json(Path(workdir) / "config.json")
@@ -231,7 +235,11 @@ def evaluate_run(workdir: str | Path, split: str = "", upper: str | Path | None 
             split = split or upper_config.eval.split
             directory = prepare_data(upper_config, mesh, splits=(split,))[split]
             return evaluate_clips(upper_config, upper, grounder, chooser, directory=directory, mesh=mesh, split=split)
-    directories = prepare_data(config, mesh, splits=tuple(sorted({"val", split or config.eval.split})))
+    splits = {"val"} if data else {"val", split or config.eval.split}
+    directories = prepare_data(config, mesh, splits=tuple(sorted(splits)))
+    if data:
+        split, path = other_split(config, data)
+        directories = {**directories, split: path}
     before = load_grounder(config, mesh) if config.eval.before else None
     if config.stage != "dense" and upper is None:
         from revision_jax.evaluation.held_out import evaluate_held_out

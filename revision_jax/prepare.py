@@ -66,7 +66,9 @@ def _add_data(parser: argparse.ArgumentParser, name: str) -> None:
     if name == "msrvtt":
         parser.add_argument("--csv", metavar="FILE", required=True, help="the videos of the split")
     parser.add_argument("--query-features", metavar="PATH", help="token features of the sentences, as --features")
-    parser.add_argument("--out", metavar="DIR", required=True, help="data.dir of a run; the split becomes a folder in it")
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="data.dir of a run; the split becomes a folder in it"
+    )
     parser.add_argument("--split", choices=("train", "val", "test"), required=True)
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second (default: %(default)s)")
     parser.add_argument(

@@ -72,7 +72,9 @@ def odd_folder(tmp_path_factory):
     write(folder / "ten_hours.mkv", np.arange(0, TEN_HOURS, 4.0), base_rate=1)
     whole = (folder / "plain05.mp4").read_bytes()
     write(folder / "long.mkv", np.arange(0, 120, 0.5))
-    (folder / "truncated.mkv").write_bytes((folder / "long.mkv").read_bytes()[: (folder / "long.mkv").stat().st_size // 2])
+    (folder / "truncated.mkv").write_bytes(
+        (folder / "long.mkv").read_bytes()[: (folder / "long.mkv").stat().st_size // 2]
+    )
     (folder / "long.mkv").unlink()
     with av.open(str(folder / "zero_frames.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -180,7 +182,9 @@ def test_a_kill_loses_at_most_one_video(odd_folder, numbers, tmp_path, monkeypat
         saved.append(video_id)
         save(self, video_id, video)
 
-    monkeypatch.setattr(many_videos.video, "read_frames", lambda path, *a, **k: started.append(path.stem) or read(path, *a, **k))
+    monkeypatch.setattr(
+        many_videos.video, "read_frames", lambda path, *a, **k: started.append(path.stem) or read(path, *a, **k)
+    )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "save", dying)
         prepare.main(arguments(odd_folder, tmp_path))

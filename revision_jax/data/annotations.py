@@ -52,9 +52,7 @@ def duration_slack(duration_s: float) -> float:
     return max(2.0, 0.002 * duration_s)
 
 
-def read_rows(
-    items: Iterable[tuple[str, Any]], parse: Callable[[Any], Iterable[Row]]
-) -> tuple[list[Row], list[Gap]]:
+def read_rows(items: Iterable[tuple[str, Any]], parse: Callable[[Any], Iterable[Row]]) -> tuple[list[Row], list[Gap]]:
     """(where, item) of a file -> the rows `parse` makes of them, and a gap for each item that it cannot read."""
     rows, gaps = [], []
     for where, item in items:

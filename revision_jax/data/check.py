@@ -85,7 +85,10 @@ def _check_tokens(directory: pathlib.Path, deep: bool) -> list[Gap]:
     if not (directory / MANIFEST).is_file():
         return [Gap("unfinished", f"{directory}: no {MANIFEST}; run the same `prepare`, or `prepare merge`, again")]
     try:
-        gaps = [*load_gaps(directory / GAPS), *_check_features(directory, Manifest.load(directory), lambda *_: None, deep)]
+        gaps = [
+            *load_gaps(directory / GAPS),
+            *_check_features(directory, Manifest.load(directory), lambda *_: None, deep),
+        ]
     except ValueError as error:
         return [Gap("damaged", str(error))]
     return [dataclasses.replace(gap, video_id="", query_id=gap.video_id) for gap in gaps]
@@ -105,7 +108,9 @@ def _lengths(manifest: Manifest) -> list[Gap]:
     for video_id, info in manifest.videos.items():
         lasts_s = info.num_frames / manifest.fps
         if abs(lasts_s - info.duration_s) > duration_slack(lasts_s):
-            detail = f"{info.num_frames} frames at {manifest.fps:g} a second are {lasts_s:.2f} s, not {info.duration_s:.2f}"
+            detail = (
+                f"{info.num_frames} frames at {manifest.fps:g} a second are {lasts_s:.2f} s, not {info.duration_s:.2f}"
+            )
             gaps.append(Gap("duration", detail, video_id))
     return gaps
 

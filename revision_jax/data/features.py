@@ -15,6 +15,7 @@ import pathlib
 import numpy as np
 from array_record.python import array_record_module
 
+
 class DamagedError(ValueError):
     """A file of a data set is not what its manifest says."""
 
@@ -170,7 +171,9 @@ class FeatureStore:
         if out is None:
             out = np.empty(shape, self.manifest.dtype)
         elif out.shape != shape or out.dtype != self.manifest.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype} {list(out.shape)}; expected contiguous {self.manifest.dtype} {list(shape)}")
+            raise ValueError(
+                f"out is {out.dtype} {list(out.shape)}; expected contiguous {self.manifest.dtype} {list(shape)}"
+            )
         rows = out.reshape(-1, self.manifest.width)
         if (flat[1:] >= flat[:-1]).all():
             self._read_sorted(video_id, flat, rows)

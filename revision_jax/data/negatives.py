@@ -168,7 +168,9 @@ class Mined:
 class CrossVideo:
     """Any window of any other video of which no query says the same."""
 
-    def __init__(self, queries: Sequence[Query], hierarchy: Hierarchy, durations: Mapping[str, float], otherwise: Strategy):
+    def __init__(
+        self, queries: Sequence[Query], hierarchy: Hierarchy, durations: Mapping[str, float], otherwise: Strategy
+    ):
         self.hierarchy, self.durations, self.otherwise = hierarchy, durations, otherwise
         self.video_ids = list(durations)
         self._saying = collections.defaultdict(set)

@@ -110,9 +110,7 @@ class LoadClip:
     prompts: PromptEncoder
     sentences: Mapping[str, str]
 
-    def __call__(
-        self, item: tuple[int, tuple[Clip, ...]], video: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, item: tuple[int, tuple[Clip, ...]], video: np.ndarray | None = None) -> dict[str, np.ndarray]:
         record_id, clips = item
         clip = clips[0]
         end_s = clip.window_start_s + self.hierarchy.window_s

@@ -114,7 +114,9 @@ def _strip(store: FeatureStore, query: Query) -> plt.Figure:
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axis = plt.subplots(figsize=(11, 0.7), layout="constrained")
         picture = np.array([[part.max() for part in columns]])
-        axis.imshow(picture, aspect="auto", extent=(0, duration_s, 0, 1), cmap="magma", vmin=float(values.min()), vmax=1)
+        axis.imshow(
+            picture, aspect="auto", extent=(0, duration_s, 0, 1), cmap="magma", vmin=float(values.min()), vmax=1
+        )
         for start, end in query.moments:
             axis.axvspan(start, end, ymin=0, ymax=1, fill=False, edgecolor="#3fd07a", linewidth=1.2)
         axis.set_yticks([])

@@ -38,10 +38,15 @@ def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[s
         lacking = [name for name in (LCS_CAPTIONS, LCS_IMAGES) if not (folder / name).exists()]
         expected = "LCS-558K's captions and images: download liuhaotian/LLaVA-Pretrain and unpack its images.zip"
         return [f"data.dir: no {', '.join(lacking)} under {folder}; expected {expected}"] if lacking else []
+    mixed = [path for path, _ in config.data.mixture if _train_split(path) is None] if "train" in splits else []
+    faults = [
+        f"data.mixture: no {MANIFEST} in {path} or its folder train; expected a train split made by `prepare`"
+        for path in mixed
+    ]
     missing = [split for split in splits if not (folder / split / MANIFEST).is_file()]
     if config.data.name == "shapes" or not missing:
-        return []
-    return [
+        return faults
+    return faults + [
         f"data.dir: no {', '.join(missing)} under {folder}; expected a data set directory for each split of "
         f"data.name {config.data.name!r}: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
         f"ArrayRecord, made by `python -m revision_jax.prepare {config.data.name}` (--help has examples)"
@@ -85,6 +90,17 @@ def prepare_data(
     return {split: folder / split for split in splits}
 
 
+def other_split(config: ConfigDict, directory: str | Path) -> tuple[str, Path]:
+    """A prepared split of any data set for evaluation, `mine-test` of `data/mine/test`: its name and its directory.
+
+    Raises:
+      ConfigError: it has gaps, and they are not to be dropped.
+    """
+    directory = Path(directory)
+    _refuse_gaps(config, {directory.name: directory})
+    return f"{directory.resolve().parent.name}-{directory.name}", directory
+
+
 def _siblings(directory: Path) -> dict[str, Path]:
     """The splits beside a split, itself first: a video in two of them is a leak."""
     others = [directory.with_name(split) for split in SPLITS if directory.name in SPLITS and split != directory.name]
@@ -97,7 +113,11 @@ def _refuse_gaps(config: ConfigDict, splits: Mapping[str, Path]) -> None:
         return
     gaps = {split: found for split, found in known_gaps(splits, _encoder(config)).items() if found}
     if gaps:
-        listed = [f"  {split}: {gap.kind} {gap.video_id} {gap.query_id}: {gap.detail}" for split in gaps for gap in gaps[split]]
+        listed = [
+            f"  {split}: {gap.kind} {gap.video_id} {gap.query_id}: {gap.detail}"
+            for split in gaps
+            for gap in gaps[split]
+        ]
         more = [f"  and {len(listed) - 10} more"] if len(listed) > 10 else []
         places = " ".join(str(splits[split]) for split in gaps)
         raise ConfigError(
@@ -152,7 +172,7 @@ def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: in
     """
     data = []
     for path, weight in [(directory, 1.0), *config.data.mixture]:
-        path = path if isinstance(path, Path) else _train_split(resolve_path(path))
+        path = path if isinstance(path, Path) else _train_split(path)
         store, queries = open_split(config, path, width, any_fps=bool(config.data.mixture))
         data.append(DataSet(store, queries, _negatives(config, store, queries, mesh), float(weight)))
     if len(data) > 1:
@@ -175,12 +195,10 @@ def _negatives(config: ConfigDict, store: FeatureStore, queries: list[Query], me
     )
 
 
-def _train_split(path: Path) -> Path:
-    """A data set directory, or the `train` folder in it."""
-    found = path if (path / MANIFEST).is_file() else path / "train"
-    if not (found / MANIFEST).is_file():
-        raise ConfigError(f"data.mixture: no {MANIFEST} in {path} or {path / 'train'}; expected a prepared train split.")
-    return found
+def _train_split(path: str) -> Path | None:
+    """The data set directory at a path of a config, or the `train` folder in it; None if there is none."""
+    folder = resolve_path(path)
+    return next((found for found in (folder, folder / "train") if (found / MANIFEST).is_file()), None)
 
 
 def open_captions(config: ConfigDict, directory: Path, split: str, width: int) -> Captions:

@@ -40,7 +40,9 @@ def test_a_sound_split_has_no_gaps(data):
 
 def test_annotations(data):
     good = (data / "queries.jsonl").read_text()
-    row = lambda **new: json.dumps({"query_id": "n", "video_id": "v0", "sentence": "x", "moments": [[1, 2]]} | new) + "\n"
+    row = lambda **new: (
+        json.dumps({"query_id": "n", "video_id": "v0", "sentence": "x", "moments": [[1, 2]]} | new) + "\n"
+    )
     for bad, expected in (
         (row(query_id="q0"), ("duplicate id", "v0", "q0")),
         (row(moments=[[99, 105]]), ("outside video", "v0", "n")),

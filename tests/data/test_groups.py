@@ -55,7 +55,9 @@ def load(make_store, tmp_path_factory):
 
 
 def long(load, **options):
-    return group_streams([(load, DataSet(load.store, QUERIES))], **{"sizes": (6, 4), "copies": (2, 3), **SETTINGS, **options})
+    return group_streams(
+        [(load, DataSet(load.store, QUERIES))], **{"sizes": (6, 4), "copies": (2, 3), **SETTINGS, **options}
+    )
 
 
 def read(*kinds):
@@ -206,4 +208,8 @@ def test_bad_arguments(load):
     with pytest.raises(ValueError, match=r"give 6 groups of 6 windows .*at least a batch of 64"):
         long(load, batch_size=64)
     with pytest.raises(ValueError, match=r"query 'q8': .*max_text_tokens is 96"):
-        group_streams([(load, DataSet(load.store, [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))]))], sizes=(4,), **SETTINGS)
+        group_streams(
+            [(load, DataSet(load.store, [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))]))],
+            sizes=(4,),
+            **SETTINGS,
+        )

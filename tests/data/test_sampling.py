@@ -144,7 +144,9 @@ def test_a_group_holds_adjacent_copies_and_contrastive_windows_in_time_order():
 
 def test_near_misses_in_a_group_are_as_many_as_asked():
     query = Query("q", "v", "s", ((100.0, 110.0),), ((300.0, 310.0),))
-    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=16, copies=(2,), negative=away(query, 1.0))
+    make = lambda rng: sampling.group(
+        query, 0, rng, HIERARCHY, DURATION, size=16, copies=(2,), negative=away(query, 1.0)
+    )
     clip = make(np.random.default_rng(0))
     others = [start for i, (_, start, _) in enumerate(clip.windows) if not clip.answer[0] <= i < clip.answer[1]]
     assert len(others) == 14 and all(start <= 300 and start + 64 >= 310 for start in others)

@@ -1,6 +1,6 @@
 """Builders for data as people have it: annotations of any reader, with features made by somebody or video files.
 
-    annotations (mad.py, vidchapters.py, msrvtt.py, folder.py)  x  features (sources.py) or videos  ->  data set
+annotations (mad.py, vidchapters.py, msrvtt.py, folder.py)  x  features (sources.py) or videos  ->  data set
 """
 
 import hashlib
@@ -89,7 +89,10 @@ class VideoFolder(Annotated):
     """
 
     def __init__(self, directory, split, encoder: Extractor, annotations, files: Mapping[str, os.PathLike], **options):
-        self.files, self.decoders = {name: pathlib.Path(file) for name, file in files.items()}, options.pop("decoders", 1)
+        self.files, self.decoders = (
+            {name: pathlib.Path(file) for name, file in files.items()},
+            options.pop("decoders", 1),
+        )
         super().__init__(directory, split, encoder, annotations, **options)
 
     def video_ids(self) -> list[str]:
@@ -115,7 +118,9 @@ class QueryFeatures(FeatureBuilder, skip_registration=True):
 
     chunk_frames = 16  # tokens a record: a sentence is short
 
-    def __init__(self, directory, split, encoder: Encoder, query_ids: Collection[str], features: FeatureSource, **options):
+    def __init__(
+        self, directory, split, encoder: Encoder, query_ids: Collection[str], features: FeatureSource, **options
+    ):
         self.query_ids, self.features = list(query_ids), features
         super().__init__(pathlib.Path(directory) / QUERY_TOKENS, split, encoder, **options)
 

@@ -67,9 +67,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     url_infos: ClassVar[dict] = {}
     chunk_frames: ClassVar[int] = CHUNK_FRAMES  # of a record
 
-    def __init__(
-        self, directory: str | os.PathLike, split: str, encoder: Encoder, *, shard: tuple[int, int] = (0, 1)
-    ):
+    def __init__(self, directory: str | os.PathLike, split: str, encoder: Encoder, *, shard: tuple[int, int] = (0, 1)):
         index, count = shard
         if not 0 <= index < count:
             raise ValueError(f"shard {index} of {count}; expected an index from 0 to {count - 1}")
@@ -143,7 +141,9 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             on_video(done, len(video_ids))
         gaps = [gap for video_id in video_ids if (gap := self._parts.gap(video_id))]
         if not self._stored_ids():
-            raise ValueError(f"{self.directory}: none of {len(video_ids)} videos can be used: {summarise(gaps)}; {gaps[0]}")
+            raise ValueError(
+                f"{self.directory}: none of {len(video_ids)} videos can be used: {summarise(gaps)}; {gaps[0]}"
+            )
         self._pack()
         manifest = self._manifest()
         durations = {name: info.duration_s for name, info in manifest.videos.items()}

@@ -7,7 +7,25 @@ from revision_jax.data.annotations import Annotations, Row, intervals, numbered,
 from revision_jax.data.gaps import Gap
 
 # What FFmpeg's containers are called; other files of a folder (subtitles, notes) are not videos.
-SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .flv .wmv .ogv .3gp".split())
+SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".flv",
+        ".wmv",
+        ".ogv",
+        ".3gp",
+    ]
+)
 
 
 def read_queries(path: str | os.PathLike) -> Annotations:

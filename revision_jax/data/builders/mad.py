@@ -1,7 +1,7 @@
 """MAD's annotations: `MAD_{train,val,test}.json`, and the CONE jsonl of MAD and Ego4D-NLQ (REFERENCE: the data's authors).
 
-    MAD:  {query_id: {"movie", "sentence", "timestamps": [start_s, end_s], "movie_duration": s, ...}}
-    CONE: a line {"query_id", "query", "duration", "clip_id", "video_id", "timestamps": [start_s, end_s]}
+MAD:  {query_id: {"movie", "sentence", "timestamps": [start_s, end_s], "movie_duration": s, ...}}
+CONE: a line {"query_id", "query", "duration", "clip_id", "video_id", "timestamps": [start_s, end_s]}
 """
 
 import os

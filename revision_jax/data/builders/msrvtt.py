@@ -1,7 +1,7 @@
 """MSR-VTT's annotations for retrieval: `MSRVTT_data.json` and the CSV of a split; every caption holds of its whole video.
 
-    MSRVTT_data.json: {"sentences": [{"video_id", "sen_id", "caption"}], ...}
-    MSRVTT_train.9k.csv: a column `video_id`;  MSRVTT_JSFUSION_test.csv: columns `video_id` and `sentence`
+MSRVTT_data.json: {"sentences": [{"video_id", "sen_id", "caption"}], ...}
+MSRVTT_train.9k.csv: a column `video_id`;  MSRVTT_JSFUSION_test.csv: columns `video_id` and `sentence`
 """
 
 import csv

@@ -81,5 +81,7 @@ def explained(path: pathlib.Path) -> Iterator[None]:
         near = next(p for p in path.parents if p.exists())
         free = shutil.disk_usage(near).free / 2**20
         raise OSError(
-            error.errno, f"{error.strerror}; {free:.0f} MiB are free. Make room: the same command then continues", str(path)
+            error.errno,
+            f"{error.strerror}; {free:.0f} MiB are free. Make room: the same command then continues",
+            str(path),
         ) from error

@@ -181,7 +181,9 @@ def test_msrvtt_train_and_test(tmp_path):
     names = [f"video{n}" for n in range(4)]
     arrays = arrays_of(names, 16.0, 5)
     sentences = [
-        {"video_id": name, "sen_id": 10 * n + k, "caption": f"a  man {k}\n"} for n, name in enumerate(names) for k in (0, 1)
+        {"video_id": name, "sen_id": 10 * n + k, "caption": f"a  man {k}\n"}
+        for n, name in enumerate(names)
+        for k in (0, 1)
     ]
     data = tmp_path / "MSRVTT_data.json"
     data.write_text(json.dumps({"videos": [], "sentences": sentences}))
@@ -206,7 +208,10 @@ def test_msrvtt_train_and_test(tmp_path):
 def test_own_queries_with_own_features(tmp_path):
     arrays = arrays_of(["a/one", "two"], 60.0, 2, dtype="f2")
     path = tmp_path / "mine.jsonl"
-    lines = [{"query_id": n, "video_id": "two", "sentence": "It rains.", "moments": [[5 * n + 1, 5 * n + 3]]} for n in range(4)]
+    lines = [
+        {"query_id": n, "video_id": "two", "sentence": "It rains.", "moments": [[5 * n + 1, 5 * n + 3]]}
+        for n in range(4)
+    ]
     lines.append({"query_id": "bad", "video_id": "two", "sentence": "x", "moments": [1, 2]})
     lines.append({"query_id": "odd", "video_id": "two", "sentence": "x", "moments": [], "color": 1})
     path.write_text("\n".join(map(json.dumps, lines)))
@@ -226,7 +231,9 @@ def test_query_features(tmp_path, kind):
     if kind == "h5":
         path = write_h5(tmp_path / "tokens.h5", arrays)
     else:
-        path = write_lmdb(tmp_path / "tokens", arrays, "token_features", cls_features=np.ones((1, WIDTH)), allow_pickle=False)
+        path = write_lmdb(
+            tmp_path / "tokens", arrays, "token_features", cls_features=np.ones((1, WIDTH)), allow_pickle=False
+        )
     encoder = Encoder("text", "b" * 64, WIDTH, 1.0)
     directory = QueryFeatures(tmp_path / "out", "train", encoder, [*lengths, "3"], open_features(path)).prepare()
     assert directory == tmp_path / "out" / QUERY_TOKENS
@@ -244,9 +251,9 @@ def test_what_is_wrong_with_rows_and_features_is_told_and_the_rest_goes_in(tmp_p
     arrays["m1"] = arrays["m1"][:, :-1]
     arrays["m2"][17, 3] = 1e30
     path = tmp_path / "MAD_val.json"
-    row = lambda movie, start, end, said=100.0: {"movie": movie, "sentence": "x.", "timestamps": [start, end]} | {
-        "movie_duration": said
-    }
+    row = lambda movie, start, end, said=100.0: (
+        {"movie": movie, "sentence": "x.", "timestamps": [start, end]} | {"movie_duration": said}
+    )
     rows = {"ok": row("m0", 5, 9), "point": row("m0", 5, 5), "late": row("m0", 98, 104), "end": row("m0", 98, 100.4)}
     rows |= {"width": row("m1", 5, 9), "inf": row("m2", 5, 9), "gone": row("m9", 5, 9), "long": row("m3", 5, 9, 140.0)}
     rows |= {"nan": row("m0", float("nan"), 9), "untimed": {"movie": "m0", "sentence": "x"}, "empty": row("m0", 1, 2)}

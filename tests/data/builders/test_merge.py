@@ -39,12 +39,15 @@ class Arrays:
 def build(builder_parts):
     arrays = builder_parts[2]((70, 200, 64, 33, 150, 90, 20))
     rows = [
-        Row(f"q{n}", video_id, "It happens.", ((1.0, 3.0),)) for n, video_id in enumerate([*arrays, "v9", "v0", "v5"] * 2)
+        Row(f"q{n}", video_id, "It happens.", ((1.0, 3.0),))
+        for n, video_id in enumerate([*arrays, "v9", "v0", "v5"] * 2)
     ]
     rows[3] = dataclasses.replace(rows[3], moments=((500.0, 501.0),))
 
     def make(directory, shard=(0, 1), encoder=ENCODER):
-        return Imported(directory, "train", encoder, Annotations(rows), Arrays(arrays), name="test", shard=shard).prepare()
+        return Imported(
+            directory, "train", encoder, Annotations(rows), Arrays(arrays), name="test", shard=shard
+        ).prepare()
 
     return make
 
@@ -103,7 +106,9 @@ def test_a_flipped_bit_stops_the_merge(tmp_path, build):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="00001-of-00002.*damaged|00001-of-00002.*checksum|00001-of-00002.*ArrayRecord"):
+    with pytest.raises(
+        ValueError, match="00001-of-00002.*damaged|00001-of-00002.*checksum|00001-of-00002.*ArrayRecord"
+    ):
         merge_shards(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
