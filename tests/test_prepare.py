@@ -1,4 +1,4 @@
-"""The verb: odd videos are reported and the rest done, kills lose little, shards merge, faults are told, reports show."""
+"""The verb: odd videos are reported and the rest done, kills lose little, shards merge, faults are told."""
 
 import dataclasses
 import json

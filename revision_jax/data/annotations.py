@@ -22,7 +22,8 @@ END_SLACK_S = 1.0  # an event may end so much after its video: annotators' playe
 class Row:
     """One annotated sentence, unchecked.
 
-    moments: (start_s, end_s) of each occurrence; None = the whole video. duration_s: length of the video as annotated, None if it is not said.
+    moments: (start_s, end_s) of each occurrence; None = the whole video.
+    duration_s: length of the video as annotated; None if it is not said.
     """
 
     query_id: str

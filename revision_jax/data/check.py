@@ -16,8 +16,9 @@ from revision_jax.data.builders.annotated import QUERY_TOKENS
 from revision_jax.data.builders.base import QUERIES, SHARDS
 from revision_jax.data.builders.folder import read_queries
 from revision_jax.data.extraction import Encoder
-from revision_jax.data.features import MANIFEST, DamagedError, FeatureStore, Manifest, NotFiniteError
+from revision_jax.data.features import DamagedError, FeatureStore, NotFiniteError
 from revision_jax.data.gaps import GAPS, Gap, in_order, load_gaps
+from revision_jax.data.manifest import MANIFEST, Manifest
 from revision_jax.data.moments import Query
 
 VERDICT = "check.json"

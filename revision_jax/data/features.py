@@ -2,18 +2,20 @@
 
 A data set directory holds `manifest.json` and ArrayRecord shards under `features/` (a TFDS data set). A
 record is a chunk of `chunk_frames` frames of one video, uncompressed and alone in its group: a window reads
-only the chunks that it touches. Letters: N frames of a video, D feature width. docs/data.md has every field.
+only the chunks that it touches, verified the first time, and in place from then on (mapped.py). Letters: N frames of
+a video, D feature width. docs/data.md has every field.
 """
 
 import bisect
-import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 
 import numpy as np
 from array_record.python import array_record_module
+
+from revision_jax.data.manifest import MANIFEST, Manifest, Shard, VideoInfo
+from revision_jax.data.mapped import MappedShard
 
 
 class DamagedError(ValueError):
@@ -22,88 +24,6 @@ class DamagedError(ValueError):
 
 class NotFiniteError(ValueError):
     """Features hold NaN or infinity."""
-
-
-MANIFEST = "manifest.json"
-FORMAT = 1
-DTYPES = ("float16", "float32")
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """One video in a store.
-
-    num_frames: stored frames N. duration_s: length in seconds. first_record: number of its first chunk among
-    all records of the shards, in order. sha256: of its features' bytes, [N, D] in row-major order.
-    """
-
-    num_frames: int
-    duration_s: float
-    first_record: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One ArrayRecord file: its path in the data set directory, its records and its size."""
-
-    path: str
-    records: int
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a store holds and which encoder made it.
-
-    fps: stored frames a second. width: D. chunk_frames: frames a record. source: how the data set was made.
-    """
-
-    encoder: str
-    encoder_sha256: str
-    fps: float
-    width: int
-    dtype: str
-    chunk_frames: int
-    shards: tuple[Shard, ...]
-    videos: dict[str, VideoInfo]
-    source: dict = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if self.dtype not in DTYPES:
-            raise ValueError(f"manifest: dtype is {self.dtype!r}; expected one of {DTYPES}")
-        for field in ("fps", "width", "chunk_frames"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"manifest: {field} is {getattr(self, field)!r}; expected > 0")
-        if not self.videos:
-            raise ValueError("manifest: lists no videos; expected at least one")
-
-    def chunks(self, video_id: str) -> int:
-        """Number of records of a video (the last one is padded with zeros)."""
-        return -(-self.videos[video_id].num_frames // self.chunk_frames)
-
-    def save(self, directory: str | os.PathLike) -> None:
-        """Writes `manifest.json`, whole or not at all: a data set is complete when its manifest is there."""
-        path = pathlib.Path(directory) / MANIFEST
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
-        os.replace(partial, path)
-
-    @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Manifest":
-        """Reads `manifest.json`; errors name the file."""
-        path = pathlib.Path(directory) / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no manifest; expected a prepared data set directory (docs/data.md)")
-        try:
-            fields = json.loads(path.read_text())
-            if (found := fields.pop("format", None)) != FORMAT:
-                raise ValueError(f"format is {found!r}, this program reads {FORMAT}; prepare the data set again")
-            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-            fields["videos"] = {name: VideoInfo(**info) for name, info in fields["videos"].items()}
-            return cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}: {error}") from error
 
 
 def first_non_finite(features: np.ndarray) -> int | None:
@@ -128,6 +48,7 @@ class FeatureStore:
         self.path = pathlib.Path(path)
         self.manifest = Manifest.load(self.path)
         self._ends = np.cumsum([shard.records for shard in self.manifest.shards]).tolist()
+        self._begins = [0, *self._ends[:-1]]
         self._open()
         self._check_layout()
 
@@ -155,7 +76,7 @@ class FeatureStore:
 
         Args:
           frames: [...] integers in 0..N-1.
-          out: contiguous [..., D] to be filled, of the stored dtype: a row of a batch, so that features are copied once.
+          out: contiguous [..., D] to be filled, of the stored dtype: a row of a batch, copied once.
 
         Returns:
           [..., D]: `out`, or a new array.
@@ -186,16 +107,23 @@ class FeatureStore:
 
     def _read_sorted(self, video_id: str, frames: np.ndarray, rows: np.ndarray) -> None:
         """Frames in ascending order -> rows of the same number."""
-        size = self.manifest.chunk_frames
-        chunks, starts = np.unique(frames // size, return_index=True)
-        ends = np.append(starts[1:], len(frames))
-        inside = frames % size
-        # Neighbouring chunks come by one call to the file.
-        for run in np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks) > 1) + 1) if len(chunks) else []:
-            first, last = int(chunks[run[0]]), int(chunks[run[-1]])
-            for number, data in zip(run, self._chunks(video_id, first, last + 1), strict=True):
-                part = slice(starts[number], ends[number])
+        size, first = self.manifest.chunk_frames, self.manifest.videos[video_id].first_record
+        shard = self._shard(first)  # a video never spans two shards
+        offset = first - self._begins[shard]
+        chunk_of, inside = np.divmod(frames, size)
+        mapped = self._mapped[shard]
+        missing = [chunk for chunk in np.unique(chunk_of).tolist() if not mapped.found(offset + chunk)]
+        if not missing:
+            mapped.copy(offset + chunk_of, inside, rows)
+            return
+        for chunk in np.unique(chunk_of).tolist():
+            part = slice(*np.searchsorted(chunk_of, (chunk, chunk + 1)))
+            if chunk in missing:
+                (data,) = self._chunks(video_id, chunk, chunk + 1)
+                mapped.locate(offset + chunk, data.reshape(-1).view(np.uint8))
                 np.take(data, inside[part], axis=0, out=rows[part], mode="clip")  # "raise" would copy twice
+            else:
+                mapped.copy(offset + chunk_of[part], inside[part], rows[part])
 
     def read_all(self, video_id: str) -> np.ndarray:
         """All features of a video, [N, D] in the stored dtype, checked against the manifest's checksum."""
@@ -219,7 +147,7 @@ class FeatureStore:
         """Yields chunks start..stop-1 of a video, each [chunk_frames, D]."""
         first = self.manifest.videos[video_id].first_record
         shard = self._shard(first)  # a video never spans two shards
-        offset = first - (self._ends[shard] - self.manifest.shards[shard].records)
+        offset = first - self._begins[shard]
         try:
             records = self._readers[shard].read(offset + start, offset + stop)
         except (RuntimeError, IndexError) as error:
@@ -260,7 +188,8 @@ class FeatureStore:
         self._checked = np.zeros(self._ends[-1], bool)
         # Without read-ahead, else every random read would fetch its neighbours too.
         options = "readahead_buffer_size:0,max_parallelism:0"
-        self._readers = []
+        self._readers, self._mapped = [], []
+        row_bytes = self.manifest.width * np.dtype(self.manifest.dtype).itemsize
         for shard in self.manifest.shards:
             self._check_file(shard)
             reader = array_record_module.ArrayRecordReader(str(self.path / shard.path), options)
@@ -270,6 +199,7 @@ class FeatureStore:
                     f"{MANIFEST} lists; prepare the data set again"
                 )
             self._readers.append(reader)
+            self._mapped.append(MappedShard(self.path / shard.path, shard.records, row_bytes))
 
     def _check_file(self, shard: Shard) -> None:
         path = self.path / shard.path

@@ -230,8 +230,8 @@ def group_streams(
             if len(drawer) < batch_size:
                 raise ValueError(
                     f"{len(data.queries)} queries give {len(drawer)} groups of {size} {kind} (skipped: "
-                    f"{dict(drawer.skipped)}); expected at least a batch of {batch_size}. Use more or longer videos, or "
-                    "a smaller batch"
+                    f"{dict(drawer.skipped)}); expected at least a batch of {batch_size}. Use more or longer videos, "
+                    "or a smaller batch"
                 )
             rows.append(Rows(drawer, load, data.weight))
         streams.append(make_stream(rows, batch_size, seed, place=place + number, places=places, **where))

@@ -207,8 +207,8 @@ def group(
     """`size` windows of a video, some adjacent ones around moment number `moment`, the others away from the event.
 
     One of `copies` is drawn: so many positive windows, each at its own offset, stand together at a random place; the
-    contrastive windows before and after them, each drawn by `negative`, are in time order. ValueError where there is no positive or contrastive
-    window.
+    contrastive windows before and after them, each drawn by `negative`, are in time order. ValueError where there is no
+    positive or contrastive window.
     """
     count = int(rng.choice(copies))
     around = [positive(query, moment, rng, hierarchy, duration_s) for _ in range(count)]

@@ -75,7 +75,7 @@ def test_damage_of_files(data):
     place = content.index(FeatureStore(data).read_all("v1").tobytes()[:64]) + 10
     shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])  # a flipped bit
     assert found(data) == [("damaged", "v1", "")] and found(data, deep=False) == []
-    with pytest.raises(ValueError, match="damaged|cannot be read"):
+    with pytest.raises(ValueError, match=r"damaged|cannot be read"):
         FeatureStore(data).read("v1", np.arange(10))
     shard.write_bytes(content[:-100])  # cut short
     assert found(data, deep=False) == [("damaged", "", "")]

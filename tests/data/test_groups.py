@@ -207,9 +207,10 @@ def test_groups_of_videos(load):
 def test_bad_arguments(load):
     with pytest.raises(ValueError, match=r"give 6 groups of 6 windows .*at least a batch of 64"):
         long(load, batch_size=64)
+    longer = [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))]
     with pytest.raises(ValueError, match=r"query 'q8': .*max_text_tokens is 96"):
         group_streams(
-            [(load, DataSet(load.store, [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))]))],
+            [(load, DataSet(load.store, longer))],
             sizes=(4,),
             **SETTINGS,
         )

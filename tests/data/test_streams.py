@@ -1,6 +1,7 @@
 """Streams over processes: disjoint shards whose union is one stream, whatever the number of hosts before and after."""
 
 import concurrent.futures
+import itertools
 import multiprocessing
 
 import grain
@@ -61,7 +62,7 @@ def joined(results):
     batches = []
     for step in range(len(results[0][0])):
         ids, tokens, video = zip(*(rows[step] for rows, _ in results))
-        batches.append((sum(ids, []), sum(tokens, []), b"".join(video)))
+        batches.append(([*itertools.chain(*ids)], [*itertools.chain(*tokens)], b"".join(video)))
     return batches
 
 

@@ -25,8 +25,9 @@ from tensorflow_datasets.core import writer as tfds_writer
 
 from revision_jax.data.builders.parts import Parts, explained
 from revision_jax.data.extraction import Encoder, VideoFeatures
-from revision_jax.data.features import MANIFEST, Manifest, Shard, VideoInfo, features_sha256
+from revision_jax.data.features import features_sha256
 from revision_jax.data.gaps import GAPS, Gap, in_order, save_gaps, summarise
+from revision_jax.data.manifest import MANIFEST, Manifest, Shard, VideoInfo
 from revision_jax.data.moments import Query, save_queries
 
 QUERIES = "queries.jsonl"

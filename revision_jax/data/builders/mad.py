@@ -1,4 +1,4 @@
-"""MAD's annotations: `MAD_{train,val,test}.json`, and the CONE jsonl of MAD and Ego4D-NLQ (REFERENCE: the data's authors).
+"""MAD's annotations: `MAD_{train,val,test}.json`, and the CONE jsonl of MAD and Ego4D-NLQ.
 
 MAD:  {query_id: {"movie", "sentence", "timestamps": [start_s, end_s], "movie_duration": s, ...}}
 CONE: a line {"query_id", "query", "duration", "clip_id", "video_id", "timestamps": [start_s, end_s]}
@@ -12,7 +12,7 @@ from revision_jax.data.annotations import Annotations, Row, intervals, numbered,
 
 
 def read_mad(path: str | os.PathLike) -> Annotations:
-    """Rows of a MAD file. `timestamps` are the event's; `ext_timestamps`, which reach to its neighbours, are not used."""
+    """Rows of a MAD file: `timestamps` are the event's, `ext_timestamps` reach to its neighbours and are not used."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: is a {type(content).__name__}; expected MAD's object of query ids")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from revision_jax.data.builders.base import QUERIES, SHARDS, by_video, shard_name
 from revision_jax.data.builders.parts import explained
-from revision_jax.data.features import MANIFEST, FeatureStore, Manifest, Shard
+from revision_jax.data.features import FeatureStore
 from revision_jax.data.gaps import GAPS, in_order, load_gaps, save_gaps
+from revision_jax.data.manifest import MANIFEST, Manifest, Shard
 from revision_jax.data.moments import check_queries, load_queries, save_queries
 
 INFO = "dataset_info.json"  # TFDS's own description

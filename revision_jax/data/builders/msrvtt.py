@@ -1,4 +1,4 @@
-"""MSR-VTT's annotations for retrieval: `MSRVTT_data.json` and the CSV of a split; every caption holds of its whole video.
+"""MSR-VTT's annotations for retrieval: `MSRVTT_data.json` and the CSV of a split; captions hold of whole videos.
 
 MSRVTT_data.json: {"sentences": [{"video_id", "sen_id", "caption"}], ...}
 MSRVTT_train.9k.csv: a column `video_id`;  MSRVTT_JSFUSION_test.csv: columns `video_id` and `sentence`

@@ -192,7 +192,7 @@ def test_msrvtt_train_and_test(tmp_path):
     test = tmp_path / "MSRVTT_JSFUSION_test.csv"
     test.write_text('key,vid_key,video_id,sentence\nret0,msr0,video3,"a dog, running"\n')
     features = write_npy(tmp_path / "features", arrays)
-    directory, store, queries = prepare(tmp_path, read_msrvtt(data, train), features, 5.0)
+    _, store, queries = prepare(tmp_path, read_msrvtt(data, train), features, 5.0)
     assert store.video_ids == names[:3] and len(queries) == 6
     assert queries[1].query_id == "video0/1" and queries[1].sentence == "a man 1"
     assert queries[1].moments == ((0.0, 16.0),)
@@ -201,7 +201,7 @@ def test_msrvtt_train_and_test(tmp_path):
         np.testing.assert_array_equal(store.read_all(name), arrays[name].astype(np.float16))
     found = read_msrvtt(None, test)
     assert [(row.video_id, row.sentence) for row in found.rows] == [("video3", "a dog, running")]
-    with pytest.raises(ValueError, match="no column sentence; give MSRVTT_data.json"):
+    with pytest.raises(ValueError, match=r"no column sentence; give MSRVTT_data\.json"):
         read_msrvtt(None, train)
 
 
@@ -279,7 +279,7 @@ def test_strangers_files_are_never_executed(tmp_path):
         transaction.put(b"v", buffer.getvalue())
         transaction.put(b"w", b"not an archive")
     for folder, key in (("npy", "v"), ("db", "v"), ("db", "w")):
-        with pytest.raises(ValueError, match="pickle.*refused|expected a plain array"):
+        with pytest.raises(ValueError, match=r"pickle.*refused|expected a plain array"):
             open_features(tmp_path / folder).read(key)
 
 
@@ -290,7 +290,7 @@ def test_what_cannot_be_features_is_told(tmp_path):
         open_features(tmp_path / "f.h5")
     with pytest.raises(ValueError, match="cannot tell what features"):
         open_features(tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match="expected a file .h5"):
+    with pytest.raises(FileNotFoundError, match=r"expected a file \.h5"):
         open_features(tmp_path / "nothing")
     source = open_features(write_h5(tmp_path / "g.h5", {"a": np.zeros((3, 2, 2)), "b": np.zeros((4, 2), int)}))
     for key in "ab":

@@ -95,7 +95,7 @@ def test_missing_and_unfinished_shards_are_named(tmp_path, build):
 def test_shards_of_different_encoders_are_refused(tmp_path, build):
     build(tmp_path, (0, 2))
     build(tmp_path, (1, 2), dataclasses.replace(ENCODER, fingerprint="b" * 64))
-    with pytest.raises(ValueError, match="00001-of-00002: encoder_sha256 'bbb.*Prepare that shard again"):
+    with pytest.raises(ValueError, match=r"00001-of-00002: encoder_sha256 'bbb.*Prepare that shard again"):
         merge_shards(tmp_path)
 
 
@@ -106,9 +106,7 @@ def test_a_flipped_bit_stops_the_merge(tmp_path, build):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
-    with pytest.raises(
-        ValueError, match="00001-of-00002.*damaged|00001-of-00002.*checksum|00001-of-00002.*ArrayRecord"
-    ):
+    with pytest.raises(ValueError, match=r"00001-of-00002.*(damaged|checksum|ArrayRecord)"):
         merge_shards(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
