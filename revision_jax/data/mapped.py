@@ -11,6 +11,7 @@ the place of a byte is counted with these left out (`logical`). Letters: n frame
 
 import mmap
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class MappedShard:
         self._rows = np.lib.stride_tricks.as_strided(self._bytes, (starts, row_bytes), (1, 1), writeable=False)
         self.row_bytes = row_bytes
         self._logical = np.full(records, UNKNOWN, np.int64)  # of each record's payload, or one of the above
+        self._last, self._stride = (0, 0), 0.0  # the last record found, and bytes from one to the next
 
     def found(self, record: int) -> bool:
         """Whether frames of a record can be copied from the file."""
@@ -47,20 +49,33 @@ class MappedShard:
         if self._logical[record] != UNKNOWN:
             return
         self._logical[record] = ABSENT
-        # Records are about equally long: the payload lies near its share of the file.
-        guess = int(len(self._bytes) * record / len(self._logical))
-        low, high = max(0, guess - 2 * len(payload) - BLOCK), guess + 3 * len(payload) + BLOCK
+        for logical in self._guesses(record, payload):
+            if self._matches(logical, payload):
+                self._logical[record] = logical
+                before, place = self._last
+                if record != before:
+                    self._stride = (logical - place) / (record - before)
+                self._last = record, logical
+                return
+
+    def _guesses(self, record: int, payload: np.ndarray) -> Iterator[int]:
+        """Where a payload may begin: as far from the last one found as others were, else wherever its start stands."""
+        before, place = self._last
+        if self._stride:
+            yield round(place + (record - before) * self._stride)
+        # Records are about equally long: it lies near its share of the file.
+        share = int(len(self._bytes) * record / len(self._logical))
+        low, high = max(0, share - 2 * len(payload) - BLOCK), share + 3 * len(payload) + BLOCK
         needle = payload[:64].tobytes()
         place = self._map.find(needle, low, high)
         while place >= 0:
-            logical = place - (place // BLOCK + 1) * HEADER
-            if self._matches(logical, payload):
-                self._logical[record] = logical
-                return
+            yield place - (place // BLOCK + 1) * HEADER
             place = self._map.find(needle, place + 1, high)
 
     def _matches(self, logical: int, payload: np.ndarray) -> bool:
         """Whether the payload lies at a place, from its first byte to its last."""
+        if logical < 0 or physical(logical + len(payload)) > len(self._bytes):
+            return False
         done = 0
         while done < len(payload):
             place = int(physical(logical + done))
