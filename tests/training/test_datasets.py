@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_base import config_of, make_base
 
-from revision_jax.config import ConfigError
+from revision_jax import evaluate
+from revision_jax.config import ConfigError, save_json
 from revision_jax.data.annotations import Annotations, Row
 from revision_jax.data.builders.annotated import Imported, QueryFeatures
 from revision_jax.data.check import save_verdict
@@ -16,7 +17,7 @@ from revision_jax.data.extraction import Encoder, identify
 from revision_jax.data.gaps import Gap
 from revision_jax.data.query_tokens import StoredQueryTokens
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import stages
+from revision_jax.training import parts, stages
 from revision_jax.training.datasets import check_files, open_split, open_train, other_split, prepare_data
 from revision_jax.training.parts import make_prompt_encoder
 
@@ -153,3 +154,16 @@ def test_stored_query_features_are_used(foreign):
         stages.make_loader(
             config, store, [*queries, dataclasses.replace(queries[0], query_id="n", sentence="New.")], *arguments[3:]
         )
+
+
+def test_evaluate_scores_any_prepared_split(foreign, made, tmp_path, monkeypatch):
+    make, folder = foreign
+    (tmp_path / "run").mkdir()
+    save_json(make(), tmp_path / "run/config.json")
+    monkeypatch.setattr(parts, "restore_grounder", lambda *_: (None, 0))
+    asked = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **options: asked.append(options))
+    elsewhere = made[1] / "foreign/test"
+    evaluate.evaluate_run(tmp_path / "run", data=elsewhere)
+    assert asked[0]["split"] == "foreign-test"
+    assert asked[0]["directories"] == {"val": folder / "val", "foreign-test": elsewhere}

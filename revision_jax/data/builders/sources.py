@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -147,9 +146,3 @@ def open_features(path: str | os.PathLike) -> FeatureSource:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")
     raise ValueError(f"{path}: cannot tell what features these are; expected {expected}")
-
-
-def missing_keys(source: FeatureSource, wanted: Sequence[str]) -> list[str]:
-    """Those of `wanted` that the source does not have."""
-    there = set(source.keys())
-    return [key for key in wanted if key not in there]
