@@ -4,8 +4,10 @@
     python -m revision_jax.benchmarks.pipeline --data DIR                a prepared split, nothing is made
 
 Windows of 125 s at 5 fps (625 stored frames, 250 of which are used) of features 768 wide in float16, in batches of
-32, by one process. Cold: the files are first dropped from the page cache. Bytes: what the process read from files
-(`/proc/self/io`) over the bytes of the windows' spans. Memory: resident size at a tenth of the windows and at the end.
+32, by one process. Cold: the files are first dropped from the page cache. Bytes over the bytes of the windows' spans, from
+`/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through mapped
+files (other windows may have brought it before). Memory: of the process alone, without the page cache, at a tenth of the
+windows and at the end.
 """
 
 import argparse
@@ -13,7 +15,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import shutil
 import tempfile
 import time
@@ -143,33 +144,35 @@ def drop_caches(split: Path) -> None:
 
 
 def measure(batches: Iterator, count: int) -> dict[str, float]:
-    """Windows a second over `count` windows after a first batch, bytes read a byte of span, and memory."""
+    """Windows a second over `count` windows after a first batch, bytes read a byte of span, and memory (MiB)."""
     batches = contextlib.closing(batches) if hasattr(batches, "close") else contextlib.nullcontext(batches)
     with batches as iterator:
         next(iterator)
-        read, memory, started = _bytes_read(), [], time.perf_counter()
+        before, memory, started = _bytes_read(), [], time.perf_counter()
         for number in range(1, count // BATCH + 1):
             next(iterator)
             if number in (count // BATCH // 10, count // BATCH):
-                memory.append(_resident_mib())
+                memory.append(_own_mib())
         seconds = time.perf_counter() - started
-        read = _bytes_read() - read
+        after = _bytes_read()
     done = count // BATCH * BATCH
     span = HIERARCHY.window_s * FPS * WIDTH * 2
     return {
         "windows_per_s": round(done / seconds, 1),
-        "bytes_ratio": round(read / done / span, 3),
+        **{f"{kind}_ratio": round((after[kind] - before[kind]) / done / span, 3) for kind in before},
         "memory_mib": [round(m) for m in memory],
     }
 
 
-def _bytes_read() -> int:
+def _bytes_read() -> dict[str, int]:
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(fields["rchar"])
+    return {"read": int(fields["rchar"]), "storage": int(fields["read_bytes"])}
 
 
-def _resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def _own_mib() -> float:
+    """Memory that is the process's own: mapped files lie in the page cache."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**10
 
 
 def run(split: Path, count: int, threads: int, prefetch: int) -> dict:
