@@ -4,10 +4,10 @@
     python -m revision_jax.benchmarks.pipeline --data DIR                a prepared split, nothing is made
 
 Windows of 125 s at 5 fps (625 stored frames, 250 of which are used) of features 768 wide in float16, in batches of
-32, by one process. Cold: the files are first dropped from the page cache. Bytes over the bytes of the windows' spans, from
-`/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through mapped
-files (other windows may have brought it before). Memory: of the process alone, without the page cache, at a tenth of the
-windows and at the end.
+32, by one process. Cold: the files are first dropped from the page cache. Bytes over the bytes of the windows' spans,
+from `/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through
+mapped files (other windows may have brought it before). Memory: of the process alone, without the page cache, at a
+tenth of the windows and at the end.
 """
 
 import argparse

@@ -10,6 +10,7 @@ import bisect
 import hashlib
 import os
 import pathlib
+import resource
 
 import numpy as np
 from array_record.python import array_record_module
@@ -40,6 +41,14 @@ def first_non_finite(features: np.ndarray) -> int | None:
 def features_sha256(features: np.ndarray) -> str:
     """Checksum of `features [N, D]` as the manifest keeps it."""
     return hashlib.sha256(np.ascontiguousarray(features)).hexdigest()
+
+
+def allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files to `count`, or as far as it may: the usual 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class FeatureStore:
@@ -194,6 +203,7 @@ class FeatureStore:
         # Without read-ahead, else every random read would fetch its neighbours too.
         options = "readahead_buffer_size:0,max_parallelism:0"
         self._readers, self._mapped = [], []
+        allow_open_files(3 * len(self.manifest.shards) + 256)
         row_bytes = self.manifest.width * np.dtype(self.manifest.dtype).itemsize
         for shard in self.manifest.shards:
             self._check_file(shard)

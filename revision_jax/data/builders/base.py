@@ -34,6 +34,7 @@ QUERIES = "queries.jsonl"
 SHARDS = "shards"
 CHUNK_FRAMES = 64
 SHARD_BYTES = 256 << 20
+MAX_FILES = 256  # of a data set as a whole: a reader holds all of them open
 
 
 class _UncompressedWriter(tfds_writer.ExampleWriter):
@@ -214,14 +215,15 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return {self.split: [functools.partial(self._examples, group) for group in self._groups()]}
 
     def _groups(self) -> list[list[str]]:
-        """Videos by shard: as many as fit into `SHARD_BYTES`, never a part of one."""
+        """Videos by file: as many as fit into `SHARD_BYTES`, or more if there would be too many files."""
         groups: list[list[str]] = []
-        room = 0
+        stored = sum(self._parts.path(video_id).stat().st_size for video_id in self._stored_ids())
+        full, room = max(SHARD_BYTES, stored * self.shard[1] // MAX_FILES), 0
         for video_id in self._stored_ids():
             size = self._parts.path(video_id).stat().st_size
             if not groups or size > room:
                 groups.append([])
-                room = SHARD_BYTES
+                room = full
             groups[-1].append(video_id)
             room -= size
         return groups

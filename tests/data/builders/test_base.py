@@ -138,3 +138,11 @@ def test_a_disk_that_fills_up_while_shards_are_written(tmp_path, builder_parts):
     store = FeatureStore(tmp_path / "d")
     for video_id, array in arrays.items():
         np.testing.assert_array_equal(store.read_all(video_id), array)
+
+
+def test_a_large_data_set_has_larger_files_not_more(tmp_path, builder_parts, monkeypatch):
+    array_builder, extractor, make_arrays = builder_parts
+    monkeypatch.setattr(base, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(base, "MAX_FILES", 3)
+    array_builder(tmp_path / "d", make_arrays((300,) * 12), extractor()).prepare()
+    assert 1 < len(FeatureStore(tmp_path / "d").manifest.shards) <= 4
