@@ -40,7 +40,7 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
     stream = _dense_stream(config, data, prompts)
-    return _task(config, grounder, prompts, [[stream]], _files(train_directory))
+    return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
 def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
@@ -54,7 +54,7 @@ def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Ta
         neg_factor=config.data.neg_factor,
         near_miss_fraction=config.data.near_miss_fraction,
     )
-    return _task(config, grounder, prompts, [[stream]], _files(train_directory))
+    return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
 def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
@@ -62,7 +62,7 @@ def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
     groups = _group_streams(config, _with_loaders(config, data, prompts, mesh))
-    return _task(config, grounder, prompts, [groups], _files(train_directory))
+    return _task(config, grounder, prompts, [groups], _files(data))
 
 
 def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
@@ -72,7 +72,7 @@ def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     places = 1 + len(config.hierarchy.levels)
     dense = _dense_stream(config, data, prompts, places=places)
     groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), place=1, places=places)
-    return _task(config, grounder, prompts, [[dense], groups], _files(train_directory))
+    return _task(config, grounder, prompts, [[dense], groups], _files(data))
 
 
 STAGES = {
@@ -128,14 +128,17 @@ def _group_streams(config, parts: list[tuple[LoadGroup, DataSet]], **place) -> l
     )
 
 
-def _files(directory: Path) -> list[Path]:
-    """What a data set directory's content is known by."""
-    return [directory / MANIFEST, directory / QUERIES]
+def _files(data: Iterable[DataSet]) -> list[Path]:
+    """What the content of data set directories is known by."""
+    return [own.store.path / name for own in data for name in (MANIFEST, QUERIES)]
 
 
 def _task(config, grounder, prompts, kinds: list[list[Stream]], files: Iterable[Path]) -> Task:
     pipeline = join(kinds, read_threads=config.data.read_threads, prefetch=config.data.prefetch)
-    data = {path.name: {"path": str(path), "sha256": fingerprint(path)} for path in files}
+    data: dict[str, dict[str, str]] = {}
+    for path in files:  # of a mixture, the first split goes by its files' names
+        role = str(path) if path.name in data else path.name
+        data[role] = {"path": str(path), "sha256": fingerprint(path)}
     return Task(
         grounder,
         prompts.prefix,
