@@ -69,7 +69,7 @@ def defaults() -> ConfigDict:
                 val_videos=1,
                 test_videos=3,
                 neg_factor=1.0,  # contrastive windows a positive one
-                near_miss_fraction=0.5,  # of the contrastive windows, show a near miss where there is one
+                near_miss_fraction=0.7,  # of the contrastive windows, show a near miss where there is one
                 negatives=(("random", 1.0),),  # (strategy, weight): random | hard | semi_hard | cross_video | mined
                 mined="",  # predictions of an earlier run on these queries, for `mined`
                 mixture=(),  # (directory, weight) of more train splits; data.dir's own has weight 1
@@ -83,9 +83,9 @@ def defaults() -> ConfigDict:
             ),
             train=dict(
                 batch_size=16,  # windows a step, over all devices
-                steps=500,  # optimizer steps; 0 = count `epochs`
+                steps=400,  # optimizer steps; 0 = count `epochs`
                 epochs=0,  # passes over the data; 0 = count `steps`
-                learning_rate=5e-4,  # peak; cosine decay to 0
+                learning_rate=1e-3,  # peak; cosine decay to 0
                 warmup_ratio=0.1,  # of the steps, linear from 0
                 weight_decay=0.0,
                 b1=0.9,
