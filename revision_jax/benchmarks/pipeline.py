@@ -6,7 +6,8 @@
 Windows of 125 s at 5 fps (625 stored frames, 250 of which are used) of features 768 wide in float16, in batches of
 32, by one process. Cold: the files are first dropped from the page cache. Bytes over the bytes of the windows' spans,
 from `/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through
-mapped files (other windows may have brought it before). Memory: of the process alone, without the page cache, at a
+mapped files (other windows may have brought it before). `cpu_us_per_window` is the processor time of all threads: what
+a busy machine does not distort. Memory: of the process alone, without the page cache, at a
 tenth of the windows and at the end.
 """
 
@@ -64,7 +65,7 @@ def make_data(directory: Path, gigabytes: float) -> Path:
     rng = np.random.default_rng(1)
     starts = rng.uniform(200, MOVIE_S - 200, (source.count, 400))
     rows = [
-        Row(f"{key}/{n}", key, "a man walks to the door and opens it", ((start, start + 4.1),))
+        Row(f"{key}/{n}", key, f"{n} a man walks to the door and opens it", ((start, start + 4.1),))
         for key, own in zip(source.keys(), starts, strict=True)
         for n, start in enumerate(own)
     ]
@@ -144,21 +145,22 @@ def drop_caches(split: Path) -> None:
 
 
 def measure(batches: Iterator, count: int) -> dict[str, float]:
-    """Windows a second over `count` windows after a first batch, bytes read a byte of span, and memory (MiB)."""
+    """Speed over `count` windows after a first batch, bytes read a byte of span, and memory (MiB)."""
     batches = contextlib.closing(batches) if hasattr(batches, "close") else contextlib.nullcontext(batches)
     with batches as iterator:
         next(iterator)
-        before, memory, started = _bytes_read(), [], time.perf_counter()
+        before, memory, started, busy = _bytes_read(), [], time.perf_counter(), time.process_time()
         for number in range(1, count // BATCH + 1):
             next(iterator)
             if number in (count // BATCH // 10, count // BATCH):
                 memory.append(_own_mib())
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
         after = _bytes_read()
     done = count // BATCH * BATCH
     span = HIERARCHY.window_s * FPS * WIDTH * 2
     return {
         "windows_per_s": round(done / seconds, 1),
+        "cpu_us_per_window": round(1e6 * busy / done),
         **{f"{kind}_ratio": round((after[kind] - before[kind]) / done / span, 3) for kind in before},
         "memory_mib": [round(m) for m in memory],
     }

@@ -37,10 +37,11 @@ def guarded(queries: Sequence[Query]) -> dict[str, Query]:
     key = lambda query: (query.video_id, normalize_event(query.sentence))
     for query in queries:
         spans[key(query)].update(query.moments)
+    occurrences = {key: tuple(sorted(found)) for key, found in spans.items()}
     return {
         query.query_id: query
-        if spans[key(query)] == set(query.moments)
-        else dataclasses.replace(query, moments=tuple(sorted(spans[key(query)])))
+        if len(occurrences[key(query)]) == len(set(query.moments))
+        else dataclasses.replace(query, moments=occurrences[key(query)])
         for query in queries
     }
 
