@@ -70,6 +70,10 @@ def defaults() -> ConfigDict:
                 test_videos=3,
                 neg_factor=1.0,  # contrastive windows a positive one
                 near_miss_fraction=0.7,  # of the contrastive windows, show a near miss where there is one
+                negatives=(("random", 1.0),),  # (strategy, weight): random | hard | semi_hard | cross_video | mined
+                mined="",  # predictions of an earlier run on these queries, for `mined`
+                mixture=(),  # (directory, weight) of more train splits; data.dir's own has weight 1
+                faults="refuse",  # gaps that `prepare check` finds: refuse | drop what they name
                 questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
                 groups="windows",  # what stands in a group: windows of one video | videos (retrieval)
                 group_copies=(2, 3),  # adjacent windows of a group that show the event

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
@@ -100,7 +99,8 @@ class Checkpoints:
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
-            "iterator": grain.checkpoint.CheckpointHandler(),
+            # One position of all hosts (data/streams.py), so that any number of them can go on from it.
+            "iterator": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
         options = ocp.CheckpointManagerOptions(
@@ -128,7 +128,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    iterator=grain.checkpoint.CheckpointSave(iterator),
+                    iterator=ocp.args.JsonSave(iterator.get_state()),
                     meta=ocp.args.JsonSave(_plain(self.meta, params)),
                 ),
             )
@@ -161,9 +161,10 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=_restore_as(params),
                     optimizer=_restore_as(optimizer),
-                    iterator=grain.checkpoint.CheckpointRestore(iterator),
+                    iterator=ocp.args.JsonRestore(),
                 ),
             )
+            iterator.set_state(got.iterator)
         return step, got.params, got.optimizer
 
     def restore_params(self, params: Any) -> tuple[int, Any]:

@@ -43,6 +43,7 @@ STAGE_NEEDS = {
 }
 # Stage -> the stages that it may go on from beside those: the dense stage on MAD continues VTimeLLM's LoRA.
 STAGE_MAY = {"align": (), "dense": ("dense",), "sparse": (), "long": (), "unified": ()}
+NEGATIVES = ("random", "hard", "semi_hard", "cross_video", "mined")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -54,6 +55,15 @@ def _are_shares(values) -> bool:
     """Shares up to 1, or whole numbers above it."""
     sound = lambda v: isinstance(v, float | int) and (0 < v <= 1 or v == int(v) > 1)
     return bool(values) and all(map(sound, values))
+
+
+def _are_weighted(rows) -> bool:
+    """(name, weight > 0) rows."""
+    return all(
+        isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], float | int)
+        and row[1] > 0
+        for row in rows
+    )  # fmt: skip
 
 
 def _is_table(rows) -> bool:
@@ -107,6 +117,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.test_videos": _at_least(1),
     "data.neg_factor": _at_least(0.0),
     "data.near_miss_fraction": _between(0.0, 1.0),
+    "data.negatives": (
+        lambda v: bool(v) and _are_weighted(v) and {name for name, _ in v} <= set(NEGATIVES),
+        "(strategy, weight > 0) of " + ", ".join(NEGATIVES),
+    ),
+    "data.mined": _anything,
+    "data.mixture": (lambda v: _are_weighted(v), "(directory, weight > 0) of each"),
+    "data.faults": _one_of("refuse", "drop"),
     "data.questions_per_window": _at_least(1),
     "data.groups": _one_of("windows", "videos"),
     "data.group_copies": (_whole_numbers(1), "numbers of windows of at least 1"),
@@ -201,6 +218,14 @@ def _stage_conflicts(config: ConfigDict) -> list[str]:
             f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage!r} a video belongs "
             "to one question."
         )
+    names = [name for name, _ in data.negatives]
+    if ("mined" in names) != bool(data.mined):
+        faults.append(
+            f"data.negatives is {data.negatives}, data.mined {data.mined!r}; expected predictions of an earlier run in "
+            "data.mined if, and only if, there is a strategy `mined`."
+        )
+    if stage in ("long", "unified") and "cross_video" in names:
+        faults.append(f"data.negatives is {data.negatives}; expected no cross_video: a group shows one video.")
     if max(data.group_copies) >= min(config.hierarchy.levels):
         faults.append(
             f"data.group_copies is {data.group_copies}; expected less than the smallest group of hierarchy.levels, "

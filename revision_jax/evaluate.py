@@ -23,6 +23,7 @@ absent, the temperature of confidences and the variant of CLIP retrieval are cho
 Examples:
   python -m revision_jax.evaluate --workdir runs/stage1-tiny               the config's split (test)
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --split val
+  python -m revision_jax.evaluate --workdir runs/stage1-tiny --data data/mine/test      made by `prepare folder`
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --upper runs/stage2-tiny
   python -m revision_jax.evaluate --workdir RUN --methods depth1,retrieve_then_ground --out eval-clip
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
@@ -181,6 +182,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the runs have")
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use (default: all it has)")
+    parser.add_argument("--data", metavar="DIR", help="another prepared split to score, of any domain")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -194,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     from revision_jax.train import user_errors
 
     try:
-        evaluate_run(args.workdir, args.split, args.upper, read_options(args, rest))
+        evaluate_run(args.workdir, args.split, args.upper, read_options(args, rest), args.data)
     except (*user_errors(), MemoryError) as error:
         if args.debug:
             raise
@@ -204,7 +206,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate_run(
-    workdir: str | Path, split: str = "", upper: str | Path | None = None, options: Options = DEFAULT
+    workdir: str | Path, split: str = "", upper: str | Path | None = None, options: Options = DEFAULT,
+    data: str | Path | None = None,
 ) -> dict:  # fmt: skip
     """Evaluates the newest checkpoint of a work folder, and of `upper` for the upper levels; see `evaluate`."""
     import jax
@@ -213,7 +216,7 @@ def evaluate_run(
     from revision_jax.evaluation import hosts
     from revision_jax.parallel import multihost
     from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.training.datasets import prepare_data
+    from revision_jax.training.datasets import other_split, prepare_data
     from revision_jax.training.parts import load_grounder, restore_grounder
 
     multihost.initialize(several=True)
@@ -232,11 +235,14 @@ def evaluate_run(
             split = split or upper_config.eval.split
             directory = prepare_data(upper_config, mesh, splits=(split,))[split]
             return evaluate_clips(upper_config, upper, grounder, chooser, directory=directory, mesh=mesh, split=split)
-    splits = tuple(sorted({"val", split or config.eval.split}))
+    splits = {"val"} if data else {"val", split or config.eval.split}
     if hosts.is_first():
-        prepare_data(config, mesh, splits=splits)
+        prepare_data(config, mesh, splits=tuple(sorted(splits)))
     hosts.wait_for_all("data")
-    directories = prepare_data(config, mesh, splits=splits)
+    directories = prepare_data(config, mesh, splits=tuple(sorted(splits)))
+    if data:
+        split, path = other_split(config, data)
+        directories = {**directories, split: path}
     before = load_grounder(config, mesh) if config.eval.before else None
     if config.stage != "dense" and upper is None:
         from revision_jax.evaluation.held_out import evaluate_held_out

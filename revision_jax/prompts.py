@@ -155,11 +155,17 @@ class PromptEncoder:
         self.max_text_tokens = max_text_tokens
         self.eos_id = tokenizer.eos_token_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._encoded: dict[str, np.ndarray] = {}  # a data pipeline asks for the same few texts every epoch
         self.prefix = np.append(np.int32(tokenizer.bos_token_id), self.encode_text(template.before_video))
 
     def encode_text(self, text: str) -> np.ndarray:
         """Tokens `[n]` int32 of a piece of text, without special tokens."""
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
+        tokens = self._encoded.get(text)
+        if tokens is None:
+            tokens = np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
+            tokens.flags.writeable = False  # shared by all who ask
+            self._encoded[text] = tokens
+        return tokens
 
     def encode_question(self, sentence: str, level: str = "dense") -> np.ndarray:
         """Tokens `[n]` int32 of the question up to `ASSISTANT:`, where the answer begins."""

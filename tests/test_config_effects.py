@@ -22,9 +22,10 @@ import tiny_base
 from revision_jax import config as configs
 from revision_jax import train
 from revision_jax.data import streams
+from revision_jax.data.gaps import Gap
 from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import loop, parts
+from revision_jax.training import datasets, loop, parts
 from revision_jax.training.datasets import check_files, prepare_data
 from revision_jax.training.parts import load_grounder, make_prompt_encoder
 from revision_jax.training.stages import dense_windows, make_task
@@ -71,6 +72,10 @@ CHANGES = {
     "data.test_videos": ("features", {"data.test_videos": 2}),
     "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
     "data.near_miss_fraction": ("longer videos", {"data.near_miss_fraction": 0.0}),
+    "data.negatives": ("batch", {"data.negatives": (("cross_video", 1.0),)}),
+    "data.mined": (RAISES, {"data.mined": "predictions.jsonl"}),
+    "data.mixture": (RAISES, {"data.mixture": (("nowhere", 1.0),)}),
+    "data.faults": ("faults", {"data.faults": "drop"}),
     "data.questions_per_window": ("batch", {"data.questions_per_window": 2}),
     "data.groups": ("groups", {"data.groups": "videos"}),
     "data.group_copies": ("groups", {"data.group_copies": (1,)}),
@@ -171,6 +176,20 @@ def without_predecessors(monkeypatch):
     monkeypatch.setattr(parts, "trained_before", lambda *_: {})
 
 
+def observe_faults(config, place, monkeypatch):
+    """What becomes of a split with a gap."""
+    directory = prepare_data(config)["train"]
+    found = datasets.open_split(config, directory, 12)[1]
+    with monkeypatch.context() as patch:
+        gap = Gap("not finite", "x", found[0].video_id)
+        patch.setattr(datasets, "known_gaps", lambda splits, *_: {split: [gap] for split in splits})
+        try:
+            prepare_data(config)
+        except ValueError as error:
+            return str(error)
+        return [query.query_id for query in datasets.open_split(config, directory, 12)[1]]
+
+
 def observe_reading(config, place, monkeypatch):
     """What Grain is asked to do."""
     asked, options = [], streams.grain.ReadOptions
@@ -259,6 +278,7 @@ OBSERVERS = {
     "groups": observe_groups,
     "sparse": observe_sparse,
     "reading": observe_reading,
+    "faults": observe_faults,
     "steps": observe_steps,
     "files": observe_files,
     "search": observe_search,

@@ -40,6 +40,34 @@ class VideoFeatures:
     fps: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What is known of the CLIP behind some features; an `Extractor` has all of it too.
+
+    name: for people. fingerprint: `encoder_sha256`. width: D. fps: stored frames a second.
+    """
+
+    name: str
+    fingerprint: str
+    width: int
+    fps: float
+
+
+def identify(clip_dir: str | os.PathLike, fps: float) -> Encoder:
+    """The encoder in a CLIP directory, without loading it: for features that somebody else made with it."""
+    clip_dir = pathlib.Path(clip_dir)
+    path = clip_dir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a Hugging Face directory of a CLIPModel")
+    fingerprint = encoder_sha256(clip_dir, *read_normalisation(clip_dir))
+    return Encoder(encoder_name(clip_dir), fingerprint, int(json.loads(path.read_text())["projection_dim"]), fps)
+
+
+def encoder_name(clip_dir: pathlib.Path) -> str:
+    """The last two folders of its path."""
+    return f"{clip_dir.parent.name}/{clip_dir.name}"
+
+
 class Extractor:
     """CLIP as a function from video files, frames and sentences to features.
 
@@ -61,7 +89,7 @@ class Extractor:
         self.image_size = clip.config.vision.image_size
         self.text_length = clip.config.text.max_position_embeddings
         mean, std = read_normalisation(self.clip_dir)
-        self.name = f"{self.clip_dir.parent.name}/{self.clip_dir.name}"
+        self.name = encoder_name(self.clip_dir)
         self.fingerprint = encoder_sha256(self.clip_dir, mean, std)
         graphdef, self._weights = nnx.split(clip)
         self._rows = None
@@ -101,7 +129,7 @@ class Extractor:
         done: list[np.ndarray] = []
         waiting: list[tuple[jax.Array, int]] = []
         for batch, count in in_background(self._fixed_batches(frames), depth=4):
-            waiting.append((self._encode_image(self._weights, self._put(batch)), count))
+            waiting.append((self.encode_batch(batch), count))
             if len(waiting) > 2:  # the encoder works on the next batch while this one is fetched
                 done.append(self._fetch(*waiting.pop(0)))
         done += [self._fetch(*item) for item in waiting]
@@ -177,8 +205,9 @@ class Extractor:
         if filled:
             yield buffer.copy(), filled
 
-    def _put(self, batch: np.ndarray) -> jax.Array:
-        return jax.device_put(batch, self._rows)
+    def encode_batch(self, frames: np.ndarray) -> jax.Array:
+        """Exactly `batch` frames of the encoder's size, uint8 [batch, S, S, 3] -> features [batch, D] on the device."""
+        return self._encode_image(self._weights, jax.device_put(frames, self._rows))
 
     @staticmethod
     def _fetch(features: jax.Array, count: int) -> np.ndarray:
