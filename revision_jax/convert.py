@@ -68,7 +68,7 @@ def convert(
     identity = {
         "made_by": f"revision_jax {__version__}",
         "format": form,
-        "dtype": dtype,
+        "dtype": dtype or "the source's, or float32",
         "shard_gib": shard_gib,
         "source": {"path": str(source), "sha256": fingerprint(source)},
     }

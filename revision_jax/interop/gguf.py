@@ -11,7 +11,7 @@ from flax import nnx
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.llama import load_llama, read_llama_config
 from revision_jax.interop.merged import MergedLlama
-from revision_jax.interop.output import byte_progress
+from revision_jax.interop.output import byte_progress, write_json
 from revision_jax.interop.shards import write_shards
 from revision_jax.interop.torch_files import to_numpy
 from revision_jax.models.llama import KVCache, Llama
@@ -24,6 +24,7 @@ PROMPTS = (
     "A man opens the door, looks around and",
 )
 NEW_TOKENS = 32
+_OF_THE_SOURCE = ("quantization_config", "_name_or_path", "_model_name_or_path")
 
 
 class Reference(NamedTuple):
@@ -52,7 +53,9 @@ def convert_gguf(source: Path, folder: Path, dtype: Any, shard_bytes: int) -> li
     if model.config.model_type != "llama":
         raise ValueError(f"{source}: holds a {model.config.model_type!r}; expected a llama")
     references = [_reference(model, tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
-    model.config.save_pretrained(folder)
+    # What is written is no GGUF any more, and has no other name than its folder.
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _OF_THE_SOURCE}
+    write_json(folder / "config.json", config | {"architectures": ["LlamaForCausalLM"], "dtype": dtype.name})
     tokenizer.save_pretrained(folder)
     tensors = {key: to_numpy(tensor) for key, tensor in model.state_dict().items()}
     merged = MergedLlama(read_llama_config(folder), tensors, None, source=source)

@@ -26,7 +26,7 @@ def open_torch(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: holds more than tensors and was not read (weights_only refused it): {_reason(error)}"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, OSError) as error:  # by where a damaged zip strikes
         raise ValueError(f"{path}: not a whole PyTorch archive ({_reason(error)}); download it again") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
         raise ValueError(f"{path}: expected a flat mapping of names to tensors")

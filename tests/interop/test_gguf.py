@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_torch import tiny_llama
 
 from revision_jax.convert import convert
@@ -38,3 +39,9 @@ def test_smollm2_computes_what_transformers_computes(tmp_path):
     for prompt, found in manifest["check"].items():
         assert found["passed"] and found["tokens_equal"] == found["tokens"] == NEW_TOKENS, prompt
         assert found["max_difference"] <= 1e-4 * found["max_value"]
+    # transformers reads the directory too, and the same model in it.
+    given = {"dtype": torch.float32}
+    gguf = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, **given)
+    written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "smollm2", **given)
+    for (name, one), two in zip(gguf.state_dict().items(), written.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
