@@ -66,7 +66,7 @@ def evaluate(
     from revision_jax.evaluation import methods as m
     from revision_jax.evaluation.identity import digest, file_digest, parameters
     from revision_jax.evaluation.peak import peak_memory
-    from revision_jax.evaluation.predictions import read_json, write_json
+    from revision_jax.evaluation.predictions import plain, read_json, write_json
     from revision_jax.evaluation.scores import calibrate, compare, score
     from revision_jax.report.summary import read_losses, write_summary
     from revision_jax.report.table import print_table
@@ -118,6 +118,9 @@ def evaluate(
     old = read_json(folder / f"metrics{suffix}.json") or {}
     if train_compilations is None:
         train_compilations = old.get("compilations", {}).get("train_step")
+    search_compilations = {"programs": searcher.compile_count, "shapes": len(searcher.shapes)}
+    if not searcher.compile_count:  # every answer was there: what was counted when they were found stands
+        search_compilations = old.get("compilations", {}).get("search", search_compilations)
     steps, _ = read_losses(Path(workdir))
     metrics = {
         "split": split,
@@ -134,7 +137,7 @@ def evaluate(
         "calibration": calibration,
         "compilations": {
             "train_step": train_compilations,
-            "search": {"programs": searcher.compile_count, "shapes": len(searcher.shapes)},
+            "search": search_compilations,
             "encoder": extractor.compile_count,
         },
         "measured": {
@@ -148,6 +151,7 @@ def evaluate(
         before_kinds = dict.fromkeys(model_alone, settings.confidence)
         chosen = calibrate(val_queries, earlier["val"], before_kinds)
         metrics["before"] = score(queries, earlier[split], chosen, protocol)
+    metrics = plain(metrics)
 
     # ---------------------------------------------------------------------------------------- tell
     if hosts.is_first():

@@ -133,15 +133,16 @@ def _whole_lines(path: Path) -> list[dict]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all; numbers that are not finite become null, as JSON has none."""
-    _write(path, json.dumps(_finite(values), indent=2) + "\n")
+    """Writes JSON, whole or not at all; see `plain`."""
+    _write(path, json.dumps(plain(values), indent=2) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON gives back: lists for tuples, names for keys, None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -14,8 +14,8 @@ _CHUNK = 100  # samples drawn at a time: memory does not grow with their number
 
 def mean_intervals(
     values: Mapping[str, np.ndarray], *, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """Name -> (low, high) of the mean of its values.
+) -> dict[str, list[float]]:
+    """Name -> [low, high] of the mean of its values.
 
     Args:
       values: name -> `[Q]`, one value a query, the same queries for every name: all names share the draws, so that
@@ -37,5 +37,5 @@ def mean_intervals(
     for name, column in zip(values, np.concatenate(means).T):
         column = column[np.isfinite(column)]  # a draw may hold none of the queries that count
         interval = np.percentile(column, [tail, 100.0 - tail]) if len(column) else (np.nan, np.nan)
-        intervals[name] = tuple(map(float, interval))
+        intervals[name] = list(map(float, interval))
     return intervals
