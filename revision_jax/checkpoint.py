@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
@@ -83,7 +82,7 @@ class Checkpoints:
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
-            "iterator": grain.checkpoint.CheckpointHandler(),
+            "iterator": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
         options = ocp.CheckpointManagerOptions(
@@ -111,7 +110,8 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    iterator=grain.checkpoint.CheckpointSave(iterator),
+                    # Batches taken, the same on every host: so that another number of hosts can go on.
+                    iterator=ocp.args.JsonSave(iterator.get_state()),
                     meta=ocp.args.JsonSave(_plain(self.meta, params)),
                 ),
             )
@@ -133,9 +133,10 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=_restore_as(params),
                     optimizer=_restore_as(optimizer),
-                    iterator=grain.checkpoint.CheckpointRestore(iterator),
+                    iterator=ocp.args.JsonRestore(),
                 ),
             )
+        iterator.set_state(got.iterator)
         return step, got.params, got.optimizer
 
     def restore_params(self, params: Any) -> tuple[int, Any]:

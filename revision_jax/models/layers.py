@@ -21,22 +21,29 @@ ones = jax.nn.initializers.ones
 normal = jax.nn.initializers.normal
 
 # What remat "names" keeps of a layer: the inputs and the output of attention, the part that a backward pass
-# cannot recompute with plain matrix products alone.
+# cannot recompute with plain matrix products alone. "mlp" keeps the two inner activations of the MLP as well: of the
+# big products only `o_proj` is then computed again.
 SAVED_NAMES = ("query", "key", "value", "attention")
+MLP_NAMES = ("gate", "up")
+
+
+def _saving(*names: str) -> Callable[[Callable], Callable]:
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    return lambda step: jax.checkpoint(step, policy=policy, prevent_cse=False)
+
 
 REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda step: step,
+    "mlp": _saving(*SAVED_NAMES, *MLP_NAMES),
+    "names": _saving(*SAVED_NAMES),
     "full": lambda step: jax.checkpoint(step, prevent_cse=False),
-    "names": lambda step: jax.checkpoint(
-        step, policy=jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES), prevent_cse=False
-    ),
 }
 
 
 def save_name(x: jax.Array, name: str) -> jax.Array:
-    """Marks an activation for the remat policy "names"; `name` must be one of SAVED_NAMES."""
-    if name not in SAVED_NAMES:
-        raise ValueError(f"activation name {name!r} is not one of {SAVED_NAMES}: no policy would save it")
+    """Marks an activation for the remat policies; `name` must be one of SAVED_NAMES or MLP_NAMES."""
+    if name not in SAVED_NAMES + MLP_NAMES:
+        raise ValueError(f"activation name {name!r} is not one of {SAVED_NAMES + MLP_NAMES}: no policy would save it")
     return checkpoint_name(x, name)
 
 

@@ -136,7 +136,8 @@ class MLP(nnx.Module):
         self.down_proj = linear("down_proj", inner, width, ("mlp", "embed"))
 
     def __call__(self, x, keys):
-        return self.down_proj(jax.nn.silu(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1]), keys[2])
+        gate, up = save_name(self.gate_proj(x, keys[0]), "gate"), save_name(self.up_proj(x, keys[1]), "up")
+        return self.down_proj(jax.nn.silu(gate) * up, keys[2])
 
 
 class LlamaLayers(nnx.Module):
@@ -166,7 +167,7 @@ class LlamaLayers(nnx.Module):
 class Llama(nnx.Module):
     """The decoder. Weights start at N(0, 0.02), norms at 1, LoRA B at 0.
 
-    `remat` is "none", "full" or "names" (see `layers.REMAT`); `attention` is a backend of `attention.py`.
+    `remat` is a key of `layers.REMAT`; `attention` is a backend of `attention.py`.
     """
 
     def __init__(

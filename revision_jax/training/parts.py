@@ -19,6 +19,7 @@ from revision_jax.interop.llama import load_llama
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.parallel.mesh import put
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
 from revision_jax.training.predecessors import missing_predecessors, predecessor_prints, trained_before
@@ -98,7 +99,7 @@ def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
         remat=config.model.remat,
         attention=config.model.attention,
         rngs=nnx.Rngs(config.seed),
-        place=lambda path, param, array: jax.device_put(array, sharding_for(path, param, mesh)),
+        place=lambda path, param, array: put(array, sharding_for(path, param, mesh)),
     )
     check_length(config, llm.config.max_position_embeddings)
     adapter = _make_adapter(config, llm.config.hidden_size)

@@ -15,6 +15,7 @@ from revision_jax.data.moments import Query
 from revision_jax.data.pipeline import clip_stream
 from revision_jax.data.query_tokens import QueryTokens
 from revision_jax.data.streams import Stream, join
+from revision_jax.parallel.mesh import host_shard, local_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.training.datasets import make_extractor, open_captions, open_split
 from revision_jax.training.parts import fingerprints, load_grounder, make_hierarchy, make_prompt_encoder
@@ -30,7 +31,9 @@ def frame_captions(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Tas
     """Align: the dense adapter on captions of single frames."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     source = open_captions(config, train_directory, "train", grounder.visual_width)
-    stream = caption_stream(source, prompts, batch_size=config.train.batch_size, seed=config.seed)
+    stream = caption_stream(
+        source, prompts, batch_size=config.train.batch_size, seed=config.seed, shard=_shard(config, mesh)
+    )
     return _task(config, grounder, prompts, [[stream]], source.files)
 
 
@@ -38,7 +41,7 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
     """Stage 1: the dense grounder on positive and contrastive windows of the train split."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     store, queries = open_split(config, train_directory, width=grounder.visual_width)
-    stream = _dense_stream(config, store, queries, prompts)
+    stream = _dense_stream(config, store, queries, prompts, shard=_shard(config, mesh))
     return _task(config, grounder, prompts, [[stream]], _files(train_directory))
 
 
@@ -53,6 +56,7 @@ def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Ta
         seed=config.seed,
         neg_factor=config.data.neg_factor,
         near_miss_fraction=config.data.near_miss_fraction,
+        shard=_shard(config, mesh),
     )
     return _task(config, grounder, prompts, [[stream]], _files(train_directory))
 
@@ -61,7 +65,8 @@ def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 2: a second LoRA on groups of windows, the sizes in turn batch by batch."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     store, queries = open_split(config, train_directory, width=grounder.visual_width)
-    groups = _group_streams(config, make_loader(config, store, queries, prompts, mesh), queries)
+    loader = make_loader(config, store, queries, prompts, mesh)
+    groups = _group_streams(config, loader, queries, shard=_shard(config, mesh))
     return _task(config, grounder, prompts, [groups], _files(train_directory))
 
 
@@ -69,10 +74,10 @@ def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Variant U: one LoRA for all levels; batches of dense windows and of groups alternate."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     store, queries = open_split(config, train_directory, width=grounder.visual_width)
-    places = 1 + len(config.hierarchy.levels)
-    dense = _dense_stream(config, store, queries, prompts, places=places)
+    where = {"places": 1 + len(config.hierarchy.levels), "shard": _shard(config, mesh)}
+    dense = _dense_stream(config, store, queries, prompts, **where)
     loader = make_loader(config, store, queries, prompts, mesh)
-    groups = _group_streams(config, loader, queries, place=1, places=places)
+    groups = _group_streams(config, loader, queries, place=1, **where)
     return _task(config, grounder, prompts, [[dense], groups], _files(train_directory))
 
 
@@ -90,8 +95,13 @@ def make_loader(
 ) -> LoadGroup:
     """Reads groups of a split's windows; encodes the split's sentences."""
     sentences = {query.query_id: query.sentence for query in queries}
-    tokens = QueryTokens(make_extractor(config, mesh), sentences.values(), config.prompt.query_tokens)
+    tokens = QueryTokens(make_extractor(config, local_mesh(mesh)), sentences.values(), config.prompt.query_tokens)
     return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
+
+
+def _shard(config: ConfigDict, mesh: Mesh) -> tuple[int, int]:
+    """The part of each batch that this host reads."""
+    return host_shard(mesh, config.train.batch_size)
 
 
 def _dense_stream(config, store, queries, prompts, **place) -> Stream:
