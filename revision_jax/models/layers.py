@@ -40,6 +40,15 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
 }
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """In float32, or wider where it is that already: sums, norms and angles need it, whatever a model computes in."""
+    return x.astype(wide_type(x))
+
+
+def wide_type(x: jax.Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def save_name(x: jax.Array, name: str) -> jax.Array:
     """Marks an activation for the remat policies; `name` must be one of SAVED_NAMES or MLP_NAMES."""
     if name not in SAVED_NAMES + MLP_NAMES:
@@ -121,7 +130,7 @@ class LayerNorm(nnx.Module):
         self.bias = parameter(rngs, zeros, (features,), (axis,), num_layers=num_layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
+        x = wide(x)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return (x * self.scale[...] + self.bias[...]).astype(self.dtype)

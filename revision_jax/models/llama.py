@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from revision_jax.models.attention import attention, check_backend, prefix_attention
-from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers
+from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers, wide, wide_type
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.rope import apply_rope, rope_frequencies, rope_tables
 
@@ -75,7 +75,7 @@ class RMSNorm(nnx.Module):
         self.scale = parameter(rngs, ones, (features,), ("norm",), num_layers=num_layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
+        x = wide(x)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return (x * self.scale[...]).astype(self.dtype)
 
@@ -204,7 +204,7 @@ class Llama(nnx.Module):
         tied = self.lm_head is None
         kernel = self.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
         hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
-        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return jnp.matmul(hidden, kernel, preferred_element_type=wide_type(hidden))
 
     def __call__(
         self,

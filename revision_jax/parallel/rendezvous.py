@@ -26,9 +26,8 @@ def missing_processes(cluster: Cluster, limit: float) -> list[int]:
     else:
         verdict = _report(host, int(port), cluster.process, limit)
     if verdict["twice"]:
-        raise ValueError(
-            f"several processes have the number {verdict['twice']}; expected 0 to {cluster.processes - 1}."
-        )
+        numbers = f"0 to {cluster.processes - 1}, each once"
+        raise ValueError(f"the process numbers {verdict['twice']} are given twice; expected {numbers}.")
     return verdict["missing"]
 
 

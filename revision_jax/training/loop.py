@@ -183,6 +183,7 @@ def train(
                 checkpoints.save(step, state.trainable, (state.opt_state, state.step), iterator)
             if taken and step < last:
                 checkpoints.wait()
+                multihost.meet(f"leaving after step {step}")  # launchers kill all once one has left
                 raise Preempted(step)
     finally:
         progress.close()

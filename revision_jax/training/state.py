@@ -83,7 +83,7 @@ def split_by_table(arrays: Arrays, table: Table) -> tuple[Arrays, Arrays, dict[s
     rows = assign(arrays, table)
     trainable = {path: array for path, array in arrays.items() if rows[path] != FROZEN}
     frozen = {path: array for path, array in arrays.items() if rows[path] == FROZEN}
-    narrow = [path for path, array in trainable.items() if array.dtype != jnp.float32]
+    narrow = [path for path, array in trainable.items() if array.dtype not in (jnp.float32, jnp.float64)]
     if narrow:
         raise ValueError(f"trained parameters must be float32; these are not: {narrow}. Freeze them.")
     return trainable, frozen, {path: float(rows[path]) for path in trainable}

@@ -66,7 +66,7 @@ def answer_loss(
       count: what the sums are divided by; default: the answer tokens.
     """
     count = loss_mask.sum().astype(jnp.float32) if count is None else count
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), tokens)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
     right = (logits.argmax(-1) == tokens) & loss_mask
     # where, not a product: a non-finite loss at a masked place must not reach the sum as 0 * inf.
     return jnp.where(loss_mask, losses, 0).sum() / count, right.sum() / count
