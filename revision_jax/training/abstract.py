@@ -3,8 +3,6 @@
 Where the config names no files, the published sizes stand in: Vicuna-7B v1.5 and CLIP ViT-L/14 (arXiv 2411.14901).
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,11 +50,11 @@ def prefix_tokens(config: ConfigDict) -> np.ndarray:
     return np.zeros(PREFIX_TOKENS, np.int32)
 
 
-def abstract_grounder(config: ConfigDict) -> Grounder:
-    """The stage's model, every parameter a shape and a type."""
+def abstract_grounder(config: ConfigDict, sizes: LlamaConfig | None = None) -> Grounder:
+    """The stage's model, every parameter a shape and a type; `sizes` instead of those of `base.llm`."""
     dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
     options = dtypes | {"remat": config.model.remat, "attention": config.model.attention}
-    width, sizes = clip_config(config).projection_dim, llama_config(config)
+    width, sizes = clip_config(config).projection_dim, sizes or llama_config(config)
 
     def build() -> Grounder:
         llm = Llama(sizes, lora=LoRAConfig(**config.lora), rngs=nnx.Rngs(0), **options)
@@ -100,9 +98,11 @@ def abstract_batches(config: ConfigDict, mesh: Mesh) -> dict[str, dict[str, jax.
     }[config.stage]
 
 
-def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[Program, TrainState, Arrays, jax.stages.Wrapped]:
+def abstract_step(
+    config: ConfigDict, mesh: Mesh, sizes: LlamaConfig | None = None
+) -> tuple[Program, TrainState, Arrays, jax.stages.Wrapped]:
     """(program, state, frozen arrays, jitted step) of a stage, all arrays as shapes in their places."""
-    module, shapes = take_apart(abstract_grounder(config))
+    module, shapes = take_apart(abstract_grounder(config, sizes))
     shardings = module.shardings(mesh)
     trainable, frozen, multipliers = split_by_table(shapes, config.trainable)
     program = make_program(config, module, multipliers, prefix_tokens(config), _STEPS)
@@ -113,10 +113,6 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[Program, TrainState, 
     state = jax.tree.map(_placed, fresh, where)
     frozen = {path: _placed(shape, shardings[path]) for path, shape in frozen.items()}
     return program, state, frozen, compile_step(program, where)
-
-
-def place_abstract(shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping) -> dict[str, jax.ShapeDtypeStruct]:
-    return {path: _placed(shape, shardings[path]) for path, shape in shapes.items()}
 
 
 def _placed(shape, sharding) -> jax.ShapeDtypeStruct:
