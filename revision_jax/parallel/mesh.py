@@ -39,7 +39,7 @@ def _arranged(devices: list, sizes: list[int]) -> np.ndarray:
     """
     if devices[0].platform != "tpu" or len(devices) == 1:
         return np.asarray(devices).reshape(sizes)
-    slices = len({device.slice_index for device in devices})
+    slices = len({getattr(device, "slice_index", 0) for device in devices})  # a lone slice has no number
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if sizes[0] % slices:

@@ -91,7 +91,8 @@ class Topology:
 
         host = (1, 1, 1) if self.num_chips == 1 else (2, 2, 1)
         # libtpu would ask the cloud's metadata server, for minutes, which machine this is.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+            os.environ.setdefault(name, value)
         try:
             described = topologies.get_topology_desc(
                 platform="tpu",
