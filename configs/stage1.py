@@ -69,7 +69,7 @@ def defaults() -> ConfigDict:
                 val_videos=1,
                 test_videos=3,
                 neg_factor=1.0,  # contrastive windows a positive one
-                near_miss_fraction=0.5,  # of the contrastive windows, show a near miss where there is one
+                near_miss_fraction=0.7,  # of the contrastive windows, show a near miss where there is one
                 questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
                 groups="windows",  # what stands in a group: windows of one video | videos (retrieval)
                 group_copies=(2, 3),  # adjacent windows of a group that show the event
@@ -80,9 +80,9 @@ def defaults() -> ConfigDict:
             train=dict(
                 batch_size=16,  # windows a step, over all devices
                 accumulate=1,  # parts of a batch that go through the model one after the other, to save memory
-                steps=500,  # optimizer steps; 0 = count `epochs`
+                steps=400,  # optimizer steps; 0 = count `epochs`
                 epochs=0,  # passes over the data; 0 = count `steps`
-                learning_rate=5e-4,  # peak; cosine decay to 0
+                learning_rate=1e-3,  # peak; cosine decay to 0
                 warmup_ratio=0.1,  # of the steps, linear from 0
                 weight_decay=0.0,
                 b1=0.9,

@@ -26,7 +26,7 @@ from revision_jax.metrics.grounding import best_iou
 from revision_jax.training.datasets import prepare_data
 
 # (suffix, codec, width, height, frames a second)
-FORMATS = ((".mkv", "libx264", 160, 120, 12.5), (".avi", "mpeg4", 96, 96, 4.0), (".webm", "libvpx", 128, 72, 10.0))
+FORMATS = ((".mkv", "libx264", 160, 120, 12.5), (".avi", "mpeg4", 96, 96, 4.0), (".webm", "libvpx", 128, 96, 10.0))
 
 FAST = {"libx264": {"preset": "ultrafast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}}
 

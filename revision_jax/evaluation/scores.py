@@ -9,7 +9,7 @@ from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.grounding import choose_threshold, grounding_scores, rejection
 from revision_jax.metrics.recall import search_recall
 
-MAX_FALSE_ALARM = 10.0  # percent of val's absent queries that the chosen threshold may answer
+MAX_FALSE_ALARM = 15.0  # percent of val's absent queries that the chosen threshold may answer
 
 
 def choose_thresholds(queries: Sequence[Query], answers: Mapping) -> dict[str, dict]:

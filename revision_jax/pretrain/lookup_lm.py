@@ -2,17 +2,18 @@
 
 The counterpart of VTimeLLM's stage 2, from which the published model starts on MAD. A sample is a sequence of `F`
 frames cut into segments; a segment shows one shape that stands still or changes (moves, turns, grows, fades), and
-a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). Three kinds of questions
-are asked, none a sentence of the Shapes world:
+a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). Four kinds of questions
+are asked, none in the form of the later stages:
 
-- `Find: red triangle rightward` -> `From 07 to 13.`, `In: red triangle rightward` -> `From 7 to 13.`: the thing
+- `Find: red triangle eastward` -> `From 07 to 13.`, `In: red triangle eastward` -> `From 7 to 13.`: the thing
   asked for is always there.
-- `Does: red triangle rightward` -> `Yes.` or `No.`
+- `Does: red triangle eastward` -> `Yes.` or `No.`
+- `red triangle eastward` -> `Not Present`: what is not asked in these ways gets no other answer.
 - `Say: Not Present` -> `Not Present`, `Say: In video 7.` -> `In video 7.`: the output head must be able to write what
   later stages will ask for. A word that never occurs here is pushed so far away that LoRA does not get it back.
 
-To ask the second before it answers the first, to say so in the third's words, and to understand sentences, is what
-stage 1 has to learn.
+To see in `During which frames can we see ...` the first, to ask the second before it answers that, and to say so in the
+last one's words is what stage 1 has to learn.
 
 A tiny Llama does not learn 64-frame lookups from scratch; a curriculum over F does: the next level of
 CURRICULUM comes when the running score (mean IoU, or the accuracy of the other answers where that is lower) passes its
@@ -32,38 +33,46 @@ import optax
 from flax import nnx
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, TEMPLATES, TURNABLE
+from revision_jax.data.builders.shapes_world import COLORS, OPPOSITE, SHAPES, SIZE, TEMPLATES, TURNABLE
 from revision_jax.interop.table import flat_params
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.pretrain import attributes
 
 # (frames, kind of video, the running score that ends it). What is matched comes first, and what is seen second:
-# "plain" shows colors and shapes alone; in "named" one actor does it all and every frame says in a word what
-# changes; in "change" half of the videos say so, and the others must be seen for what they show; "mixed" is the
-# real thing, of which half of the videos still say so before the last level.
+# "plain" shows colors and shapes alone; in "named" every frame says in a word what changes, and the threshold is high:
+# that all the words of a question must be true of the same frames is learned here or hardly ever; in "change" one
+# actor does it all and must be seen for what it does; "mixed" is the real thing. In half of the videos frames still say
+# what changes, but not at the last level.
 CURRICULUM = (
     (8, "plain", 0.85),
     (8, "named", 0.85),
-    (16, "named", 0.85),
-    (16, "mixed", 0.65),
+    (16, "named", 0.91),
     (16, "change", 0.75),
-    (32, "change", 0.7),
-    (32, "mixed", 0.7),
+    (16, "mixed", 0.85),
+    (32, "change", 0.75),
+    (32, "mixed", 0.85),
     (64, "change", 0.8),
+    (64, "mixed", 0.89),
     (64, "mixed", 1.0),
 )
 CHANGES = (
-    "still", "leftward", "rightward", "upward", "downward", "clockwise", "counterclockwise", "growing",
-    "shrinking", "appearing", "vanishing",
+    "still", "westward", "eastward", "northward", "southward", "dextral", "sinistral", "swelling",
+    "dwindling", "emerging", "fading",
 )  # fmt: skip
-LOOKUPS = 4  # questions a video: they share its cost, and do not see each other
-KINDS = {"Find": 0.35, "In": 0.08, "Does": 0.53, "Say": 0.04}  # shares of the questions
+# How else questions name them: as the world does. What an LLM knows before stage 1 is the words; what is asked, it
+# knows in its own form only.
+WORDINGS = ((), *([form.removeprefix("{a} ") for form in TEMPLATES[action]] for action in OPPOSITE))
+WORDED = 0.7  # share of the questions that name changes so
+TURNS = ("dextral", "sinistral")
+PRESENCE_WEIGHT = 4.0  # of `Yes` and `No` in the loss: one token tells all, where a span's answer has six
+LOOKUPS = 8  # questions a video: they share its cost, and do not see each other
+KINDS = {"Find": 0.3, "In": 0.06, "Does": 0.54, "Say": 0.04, "": 0.06}  # shares of the questions
 LEARNING_RATE = 1e-3
 CHANGE_LAYER = 2  # blocks after which a frame shows what changes
 HINTS = 0.5  # of the videos before the last level, say in a word what changes: so that matching it is learned first
-FILLERS = 9  # at most so many words without meaning stand between the keywords of a lookup
-LOOKUP_TOKENS = 14 + FILLERS  # "Find: red triangle rightward ASSISTANT:", fillers, and the answer
-ARRAYS = ("weights", "changes", "hinted", "tokens", "loss_mask")  # what the step needs of a batch
+FILLERS = 7  # at most so many words without meaning stand between the keywords of a lookup
+LOOKUP_TOKENS = 18 + FILLERS  # "Find: red triangle moves from left to right ASSISTANT:", fillers, and the answer
+ARRAYS = ("weights", "changes", "hinted", "tokens", "loss_weights")  # what the step needs of a batch
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
 _COLORS, _SHAPES = list(COLORS), list(SHAPES)
 _TURNABLE = [SHAPES.index(shape) for shape in TURNABLE]
@@ -97,8 +106,11 @@ class Segment:
     shape: int
     change: int
 
-    def keywords(self, form: int) -> str:
-        words = [_COLORS[self.color], _SHAPES[self.shape], CHANGES[self.change]]
+    def keywords(self, form: int, rng: np.random.Generator) -> str:
+        change = CHANGES[self.change]
+        if self.change and rng.random() < WORDED:
+            change = WORDINGS[self.change][rng.integers(len(WORDINGS[self.change]))]
+        words = [_COLORS[self.color], _SHAPES[self.shape], change]
         return " ".join([words, words[:2], words[1:], [words[0], words[2]]][form])
 
     def matches(self, other: "Segment", form: int) -> bool:
@@ -115,7 +127,7 @@ def _random_actor(rng) -> tuple[int, int]:
 
 def _random_change(shape: int, length: int, rng) -> int:
     """Index into CHANGES; what is too short stands still, and only shapes with an orientation turn."""
-    able = [i for i, change in enumerate(CHANGES) if shape in _TURNABLE or not change.endswith("clockwise")]
+    able = [i for i, change in enumerate(CHANGES) if shape in _TURNABLE or change not in TURNS]
     return able[rng.integers(len(able))] if length >= 4 else 0
 
 
@@ -125,19 +137,19 @@ def _states(segment: Segment, rng) -> np.ndarray:
     first = np.array([x, y, rng.uniform(6, 14), rng.uniform(0, 2 * np.pi), 1.0])
     last = first.copy()
     match CHANGES[segment.change]:
-        case "leftward" | "rightward" | "upward" | "downward" as way:
-            axis, sign = (0 if way in ("leftward", "rightward") else 1), (1 if way in ("rightward", "downward") else -1)
+        case "westward" | "eastward" | "northward" | "southward" as way:
+            axis, sign = (0 if way in ("westward", "eastward") else 1), (1 if way in ("eastward", "southward") else -1)
             reach = rng.uniform(13, 22)
             first[axis], last[axis] = SIZE / 2 - sign * reach, SIZE / 2 + sign * reach
-        case "clockwise" | "counterclockwise" as way:
-            last[3] += (1 if way == "clockwise" else -1) * np.radians(rng.uniform(25, 55)) * segment.length
-        case "growing":
+        case way if way in TURNS:
+            last[3] += (1 if way == TURNS[0] else -1) * np.radians(rng.uniform(25, 55)) * segment.length
+        case "swelling":
             first[2], last[2] = rng.uniform(4, 6), rng.uniform(13, 17)
-        case "shrinking":
+        case "dwindling":
             first[2], last[2] = rng.uniform(13, 17), rng.uniform(4, 6)
-        case "appearing":
+        case "emerging":
             first[4] = 0.05
-        case "vanishing":
+        case "fading":
             last[4] = 0.05
     return np.linspace(first, last, segment.length)
 
@@ -147,8 +159,8 @@ def _segments(frames: int, kind: str, rng) -> list[Segment]:
     usual = (1, 4) if frames <= 8 else (2, min(20, frames // 2))
     low, high = {"change": (4, max(6, frames // 4)), "named": (1, 3)}.get(kind, usual)
     empty = 0.1 if kind in ("change", "named") else 0.3
-    cast = [_random_actor(rng) for _ in range(rng.integers(1, 6) if kind == "mixed" else 1)]
-    share = {"plain": 0.0, "mixed": 0.85}.get(kind, 1.0)
+    cast = [_random_actor(rng) for _ in range(1 if kind == "change" else rng.integers(1, 6))]
+    share = {"change": 1.0, "named": 1.0}.get(kind, 0.85)
     segments: list[Segment] = []
     left = frames
     while left > 0:
@@ -177,10 +189,12 @@ class Question:
                 return prompts.group_answer(*self.span)
             case "Does":
                 return prompts.presence_answer(self.span is not None)
+            case "":
+                return prompts.NOT_PRESENT
         return self.keywords
 
 
-def _absent(segments: list[Segment], rng) -> str | None:
+def _absent(segments: list[Segment], kind: str, rng) -> str | None:
     """Keywords that fit no segment but differ from one in a single thing; None if a few tries find none.
 
     Mostly that thing is what another segment shows (a red circle is there, and a blue one grows: "red circle
@@ -195,10 +209,11 @@ def _absent(segments: list[Segment], rng) -> str | None:
             donor = Segment(near.length, color, shape, _random_change(near.shape, near.length, rng))
         opposite = (near.change - 1 ^ 1) + 1 if near.change else 0
         others = [{"color": donor.color}, {"shape": donor.shape}, {"change": donor.change}, {"change": opposite}]
-        near = dataclasses.replace(near, **others[rng.choice(4, p=(0.15, 0.15, 0.5, 0.2))])
-        form = int(rng.choice(4, p=(0.55, 0.15, 0.15, 0.15)))
+        chance, forms = ((0.5, 0.5), (0, 1)) if kind == "plain" else ((0.15, 0.15, 0.5, 0.2), (0.55, 0.15, 0.15, 0.15))
+        near = dataclasses.replace(near, **others[rng.choice(len(chance), p=chance)])
+        form = int(rng.choice(len(forms), p=forms))
         if not any(near.matches(s, form) for s in shown):
-            return near.keywords(form)
+            return near.keywords(form, rng)
     return None
 
 
@@ -233,13 +248,13 @@ def sample(frames: int, kind: str, rng: np.random.Generator) -> tuple[np.ndarray
     questions = []
     for target, form in (lookups[k] for k in chosen):
         span = int(starts[target]), int(min(starts[target + 1], frames - 1))
-        shares = {"plain": (1, 0, 0, 0), "named": (0.5, 0, 0.5, 0)}.get(kind, tuple(KINDS.values()))
+        shares = {"plain": (0.4, 0, 0.6, 0, 0), "named": (0.4, 0, 0.6, 0, 0)}.get(kind, tuple(KINDS.values()))
         asked = str(rng.choice(list(KINDS), p=shares))
-        question = Question(asked, segments[target].keywords(form), span)
+        question = Question(asked, segments[target].keywords(form, rng), span)
         if asked == "Say":
             words = rng.choice([prompts.NOT_PRESENT, prompts.video_answer(rng.integers(frames))])
             question = Question(asked, words, None)
-        elif asked == "Does" and rng.random() < 0.5 and (keywords := _absent(segments, rng)):
+        elif asked == "Does" and rng.random() < 0.5 and (keywords := _absent(segments, kind, rng)):
             question = Question(asked, keywords, None)
         questions.append(question)
     return np.concatenate(rows), changes if not plain else np.full_like(changes, -1), questions
@@ -254,14 +269,13 @@ def _fillers(tokenizer) -> np.ndarray:
 
 
 def _encode_question(encoder, question: Question, fillers: np.ndarray, rng) -> np.ndarray:
-    """Tokens of `Find: red triangle rightward ASSISTANT:`; three of four have meaningless words at random places.
+    """Tokens of `Find: red triangle eastward ASSISTANT:`; three of four have meaningless words at random places.
 
     Sentences will hold words that the LLM has never seen: it must find the keywords by what they are, not by
-    where they stand. `Find:` itself is often left out then: to be asked for a span is the rule.
+    where they stand.
     """
-    asked = encoder.encode_text(f"{question.kind}: {question.keywords}")
+    asked = encoder.encode_text(f"{question.kind}: {question.keywords}" if question.kind else question.keywords)
     if question.kind != "Say" and rng.random() < 0.75:
-        asked = asked[2:] if question.kind == "Find" and rng.random() < 0.7 else asked
         count = int(rng.integers(FILLERS + 1))
         asked = np.insert(asked, rng.integers(len(asked) + 1, size=count), rng.choice(fillers, count))
     return np.append(asked, encoder.encode_text(encoder.template.after_video("")))
@@ -273,14 +287,14 @@ def make_batch(
     """A batch of B videos and B * LOOKUPS texts.
 
     `weights [B, F, A]`, `changes [B, F]` and `hinted [B]`, whether the frames say in a word what changes (a share of
-    `hints` do); `tokens [.., T]`, `loss_mask [.., T]`, `span [.., 2]`.
+    `hints` do); `tokens [.., T]`, `loss_weights [.., T]`, `span [.., 2]`.
     """
     batch = {
         "weights": [],
         "changes": [],
         "hinted": rng.random(size) < (1 if kind == "named" else hints),
         "tokens": [],
-        "loss_mask": [],
+        "loss_weights": [],
         "span": [],
     }
     index = np.arange(LOOKUP_TOKENS)
@@ -296,7 +310,9 @@ def make_batch(
             tokens = np.full(LOOKUP_TOKENS, encoder.pad_id, np.int32)
             tokens[: len(asked) + len(answer)] = np.concatenate([asked, answer])
             batch["tokens"].append(tokens)
-            batch["loss_mask"].append((index >= len(asked)) & (index < len(asked) + len(answer)))
+            weights = np.float32((index >= len(asked)) & (index < len(asked) + len(answer)))
+            weights[len(asked)] = PRESENCE_WEIGHT if question.kind == "Does" else 1.0
+            batch["loss_weights"].append(weights)
             batch["span"].append(question.span if question.kind == "Find" else (-1, -1))
     return {key: np.stack(values) for key, values in batch.items()}
 
@@ -310,7 +326,7 @@ def loss_fn(params, graphdef, prefix, word_ids, change_ids, batch):
     """Loss and the teacher-forced predictions `[B * LOOKUPS, T]`.
 
     The loss is the mean cross-entropy over answer tokens, plus that of reading what changes off the frames
-    themselves: after CHANGE_LAYER blocks a frame must look like the word for it ("leftward"). A question finds colors
+    themselves: after CHANGE_LAYER blocks a frame must look like the word for it ("westward"). A question finds colors
     and shapes because these words are in the frames from the start; without this loss changes were never found.
     """
     model = nnx.merge(graphdef, params)
@@ -328,7 +344,7 @@ def loss_fn(params, graphdef, prefix, word_ids, change_ids, batch):
     texts, _ = model.extend(model.embed(batch["tokens"]), positions, cache, suffix, 0, causal)
     logits = model.logits(texts[:, :-1])  # the first token is always the question's: no loss on it
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, 1:])
-    loss = (losses * batch["loss_mask"][:, 1:]).sum() / batch["loss_mask"].sum()
+    loss = (losses * batch["loss_weights"][:, 1:]).sum() / batch["loss_weights"].sum()
     change_loss, seen = _change_loss(states[CHANGE_LAYER, :, len(prefix) :], model, change_ids, batch["changes"])
     return loss + change_loss, (loss, seen, jnp.pad(logits.argmax(-1), ((0, 0), (1, 0))))
 
@@ -356,17 +372,17 @@ def _train_step(params, opt_state, batch, prefix, word_ids, change_ids, rate, *,
 def _first_token_right(predicted, batch) -> float:
     """Share of the questions other than `Find` whose answer's first token is right."""
     rows = np.flatnonzero(batch["span"][:, 0] < 0)
-    first = batch["loss_mask"][rows].argmax(1)
+    first = batch["loss_weights"][rows].argmax(1)
     return float((predicted[rows, first] == batch["tokens"][rows, first]).mean()) if len(rows) else float("nan")
 
 
 def _mean_iou(predicted, batch, numbers: dict[int, int]) -> float:
     """IoU of the two number tokens (s from its own place, e after the true s), averaged over `Find` questions."""
     ious = []
-    for tokens, mask, (s, e) in zip(predicted, batch["loss_mask"], batch["span"], strict=True):
+    for tokens, weights, (s, e) in zip(predicted, batch["loss_weights"], batch["span"], strict=True):
         if s < 0:
             continue
-        first = int(np.argmax(mask))
+        first = int(np.argmax(weights))
         a, b = (numbers.get(int(tokens[first + k]), -1) for k in (1, 3))
         inter, union = min(b, e) - max(a, s), max(b, e) - min(a, s)
         ious.append(max(inter, 0) / union if union > 0 else float((a, b) == (s, e)))
@@ -434,8 +450,7 @@ def train(
         step, since = step + 1, since + 1
         if chosen == CURRICULUM[level]:
             score = _mean_iou(np.asarray(predicted), batch, numbers)
-            if kind != "plain":  # presence is learned as early as spans are
-                score = min(score, _first_token_right(np.asarray(predicted), batch))
+            score = min(score, _first_token_right(np.asarray(predicted), batch))
             running = 0.95 * running + 0.05 * score
         if step % 20 == 0:
             log(

@@ -19,7 +19,7 @@ LANGUAGE = (
     "USER: ASSISTANT: From to Not Present In video Yes No Does happen in the video? Answer yes or no. "
     "Describe this frame. "
     "During which frames can we see video In which . , ? : a an the at of and facing Find still there is nothing "
-    "rightward leftward upward downward clockwise counterclockwise growing shrinking appearing vanishing"
+    "westward eastward northward southward dextral sinistral swelling dwindling emerging fading"
 )
 
 

@@ -68,18 +68,26 @@ def test_a_lookup_has_one_answer(frames):
                 assert 0 <= s <= e < frames
                 assert (word_weights[s:e, columns] == 1).all(), question
     assert seen == {
-        ("Find", "From"), ("In", "From"), ("Does", "Yes."), ("Does", "No."), ("Say", "Not"), ("Say", "In"),
+        ("Find", "From"), ("In", "From"), ("Does", "Yes."), ("Does", "No."), ("Say", "Not"), ("Say", "In"), ("", "Not"),
     }  # fmt: skip
 
 
-def test_what_is_absent_is_nowhere():
+def test_what_is_absent_is_nowhere(monkeypatch):
+    monkeypatch.setattr(lookup_lm, "WORDED", 0.0)  # one wording only
     rng = np.random.default_rng(5)
     for _ in range(100):
         segments = lookup_lm._segments(32, "mixed", rng)
-        if any(segment.color >= 0 for segment in segments) and (keywords := lookup_lm._absent(segments, rng)):
+        if any(segment.color >= 0 for segment in segments) and (keywords := lookup_lm._absent(segments, "mixed", rng)):
             for segment in segments:
                 for form in range(4):
-                    assert segment.color < 0 or segment.keywords(form) != keywords
+                    assert segment.color < 0 or segment.keywords(form, rng) != keywords
+
+
+def test_changes_are_named_as_the_world_names_them():
+    segment = lookup_lm.Segment(8, 0, 0, lookup_lm.CHANGES.index("westward"))
+    rng = np.random.default_rng(0)
+    named = {segment.keywords(3, rng) for _ in range(100)}
+    assert {"red westward", "red slides left", "red moves from right to left"} < named and len(named) == 5
 
 
 def test_pictures_come_with_what_they_show():
