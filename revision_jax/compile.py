@@ -161,6 +161,7 @@ def roofline(topology, facts: dict[str, Any], report: dict[str, Any]) -> dict[st
 # ------------------------------------------------------------------------------------------- programs
 def train_programs(config, mesh):
     """(name, function that lowers, facts) of every kind of batch of the stage."""
+    from revision_jax.parallel.memory import held
     from revision_jax.training.abstract import abstract_batches, abstract_step
     from revision_jax.training.flops import FlopCount
 
@@ -201,6 +202,7 @@ def recomputed(remat: str, count, batch) -> float:
 
 def search_programs(config, mesh):
     """The search at depth 1 of a two-hour video for 64 queries."""
+    from revision_jax.parallel.memory import held
     from revision_jax.search.abstract import abstract_search
     from revision_jax.training.abstract import abstract_grounder, llama_config, prefix_tokens
 
@@ -217,6 +219,7 @@ def extract_programs(config, mesh):
     from flax import nnx
 
     from revision_jax.data.extraction import CLIP_MEAN, CLIP_STD, encode_images
+    from revision_jax.parallel.memory import held
     from revision_jax.parallel.mesh import batch_sharding, replicated
     from revision_jax.training.abstract import abstract_clip, clip_config
 
@@ -229,16 +232,6 @@ def extract_programs(config, mesh):
     encode = jax.jit(functools.partial(encode_images, graphdef, CLIP_MEAN, CLIP_STD))
     facts = {"parts": {"weights": held(weights), "batch": held(frames)}, "largest_matrix": largest_matrix(weights)}
     yield "extract, 128 frames a chip", functools.partial(encode.lower, weights, frames), facts
-
-
-def held(tree) -> float:
-    """Bytes a device of arrays in their places."""
-    import math
-
-    import jax
-
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def largest_matrix(tree) -> float:

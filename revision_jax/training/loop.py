@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import Checkpoints, Meta
 from revision_jax.parallel import multihost
+from revision_jax.parallel.memory import check_memory, device_limit, held
 from revision_jax.parallel.mesh import check_batch, host_shard, make_mesh, put_batch
 from revision_jax.training.flops import FlopCount, peak_flops
 from revision_jax.training.optimizer import describe_table
@@ -124,8 +125,11 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Part
     program = make_program(config, module, multipliers, task.prefix, total_steps(config, task))
     state, where = init_state(trainable, program.optimizer, shardings, mesh)
     flops = FlopCount({path: array.shape for path, array in arrays.items()}, set(trainable), len(task.prefix))
-    log.info("%s\nmesh %s", describe_table(arrays, config.trainable), dict(mesh.shape))
-    return Parts(module, place(frozen, shardings), compile_step(program, where), mesh, flops), state
+    frozen = place(frozen, shardings)
+    parts = {"frozen weights": held(frozen), "trained": held(state.trainable), "optimizer": held(state.opt_state)}
+    memory = check_memory(parts, mesh.shape, device_limit())
+    log.info("%s\nmesh %s\n%s", describe_table(arrays, config.trainable), dict(mesh.shape), memory)
+    return Parts(module, frozen, compile_step(program, where), mesh, flops), state
 
 
 def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> TrainState:
