@@ -40,7 +40,7 @@ def defaults() -> ConfigDict:
             ),
             model=dict(
                 dtype="float32",  # activations: float32 | bfloat16
-                param_dtype="float32",  # frozen weights; LoRA and adapter are always float32
+                param_dtype="float32",  # frozen weights, or int8; LoRA and adapter are always float32
                 remat="none",  # recomputed in the backward pass, from none to all: none | mlp | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together

@@ -70,7 +70,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base.clip": _anything,
     "base.projector": _anything,
     "model.dtype": _dtype,
-    "model.param_dtype": _dtype,
+    "model.param_dtype": _one_of("float32", "bfloat16", "int8"),
     "model.remat": _one_of("none", "mlp", "names", "full"),
     "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
     "model.window_chunk": _at_least(1),

@@ -190,10 +190,12 @@ class Llama(nnx.Module):
         self.remat = check_remat(remat)
         self.attention = check_backend(attention)
         shape = (config.vocab_size, config.hidden_size)
-        self.embed_tokens = Embedding(shape, param_dtype, rngs)
+        # Only the layers' kernels have scales; embeddings and head are a small part.
+        table_dtype = dtype if jnp.dtype(param_dtype) == jnp.int8 else param_dtype
+        self.embed_tokens = Embedding(shape, table_dtype, rngs)
         self.layers = LlamaLayers(config, _LinearFactory(config.num_layers, lora, dtype, param_dtype, rngs))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype, rngs=rngs)
-        self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], param_dtype, rngs)
+        self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], table_dtype, rngs)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, H]. A token outside the vocabulary becomes NaN, not a wrong row."""
