@@ -43,10 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 2 after one clear error line, or 75 where the same command should be started again."""
-    from revision_jax.training.preemption import RESTART_CODE, Preempted
-
     parser = make_parser()
     args, overrides = configs.parse(parser, argv)
+    from revision_jax.training.preemption import RESTART_CODE, Preempted  # slow, and `--help` must be quick
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("revision_jax").setLevel(logging.INFO)
     try:
