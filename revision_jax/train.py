@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 2 after one clear error line, or 75 where the same command should be started again."""
     parser = make_parser()
     args, overrides = configs.parse(parser, argv)
-    from revision_jax.training.preemption import RESTART_CODE, Preempted  # slow, and `--help` must be quick
+    # Slow to import, and `--help` must be quick.
+    from revision_jax.parallel.multihost import HungHost, leave_at_once
+    from revision_jax.training.preemption import RESTART_CODE, Preempted
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("revision_jax").setLevel(logging.INFO)
@@ -55,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     except Preempted as stop:
         print(stop, file=sys.stderr)
         return RESTART_CODE
+    except HungHost as error:
+        print(f"error: {error}", file=sys.stderr)
+        leave_at_once(RESTART_CODE)
     except user_errors() as error:
         if args.debug:
             raise
@@ -72,10 +77,10 @@ def default_workdir(spec: str) -> Path:
 def user_errors() -> tuple[type[Exception], ...]:
     """Errors that a person can mend: told in one line, without a traceback."""
     from revision_jax.checkpoint import CheckpointError
-    from revision_jax.parallel.multihost import Disagreement, HungHost, JoinError
+    from revision_jax.parallel.multihost import Disagreement, JoinError
     from revision_jax.training.loop import NonFiniteLoss
 
-    return (ValueError, OSError, NotImplementedError, CheckpointError, NonFiniteLoss, Disagreement, HungHost, JoinError)
+    return (ValueError, OSError, NotImplementedError, CheckpointError, NonFiniteLoss, Disagreement, JoinError)
 
 
 def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> dict:

@@ -117,6 +117,7 @@ def test_a_host_that_hangs_is_named(tmp_path):
     output = started[0].communicate(timeout=200)[0]
     started[1].kill()
     started[1].communicate()
+    assert started[0].returncode == 75
     assert "waited 5 s at step 1 for process 1" in output
 
 

@@ -145,7 +145,10 @@ def main(workdir: str, flags: dict[str, str]) -> int:
     except Preempted as stop:
         print(stop)
         return RESTART_CODE
-    except (multihost.JoinError, multihost.Disagreement, multihost.HungHost) as error:
+    except multihost.HungHost as error:
+        print(f"error: {error}")
+        multihost.leave_at_once(RESTART_CODE)
+    except (multihost.JoinError, multihost.Disagreement) as error:
         print(f"error: {error}")
         return 2
     print(result.first_step, result.last_step, result.compilations)
