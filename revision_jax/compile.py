@@ -84,13 +84,13 @@ def compile_all(config, spec: str, topology_name: str, what: str) -> list[dict[s
         check_batch(mesh, config.train.batch_size, "train.batch_size", config.train.accumulate)
     programs = {"train": train_programs, "search": search_programs, "extract": extract_programs}[what]
     reports = []
-    with jax.set_mesh(mesh):
-        for name, lower, facts in programs(config, mesh):
-            report = {"config": spec, "program": name, "topology": topology.name, "mesh": dict(mesh.shape)}
+    for name, lower, facts in programs(config, mesh):
+        report = {"config": spec, "program": name, "topology": topology.name, "mesh": dict(mesh.shape)}
+        with jax.set_mesh(mesh):  # not longer: nothing can be run on described devices
             report |= compile_one(lower, topology, facts)
-            report["advice"] = "" if report["fits"] else advise(config, report, what)
-            print_report(report)
-            reports.append(report)
+        report["advice"] = "" if report["fits"] else advise(config, report, what)
+        print_report(report)
+        reports.append(report)
     return reports
 
 
