@@ -204,11 +204,9 @@ def search_programs(config, mesh):
     """The search at depth 1 of a two-hour video for 64 queries."""
     from revision_jax.parallel.memory import held
     from revision_jax.search.abstract import abstract_search
-    from revision_jax.training.abstract import abstract_grounder, llama_config, prefix_tokens
+    from revision_jax.training.abstract import abstract_grounder, prefix_tokens
 
-    lower, arrays = abstract_search(
-        config, abstract_grounder(config), llama_config(config), prefix_tokens(config), mesh
-    )
+    lower, arrays = abstract_search(config, abstract_grounder(config), prefix_tokens(config), mesh)
     yield "search, depth 1", lower, {"parts": {"weights": held(arrays)}, "largest_matrix": largest_matrix(arrays)}
 
 

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -54,7 +53,7 @@ def abstract_search(
     states = hierarchy.num_frames**2
     choices, flags = np.zeros((states, CHOICES), np.int32), np.zeros(states, bool)
     grammar = Grammar(choices, choices, np.zeros((states, 2), np.int32), flags)
-    constants = jax.tree.map(lambda x: place(jnp.asarray(x)), (prefix, grammar, ()))
+    constants = jax.tree.map(lambda x: place(np.asarray(x)), (prefix, grammar, ()))
     program = jax.jit(
         functools.partial(search_program, (graphdef, None), hierarchy.num_frames, settings, ANSWER_TOKENS, mesh),
         static_argnums=0,
