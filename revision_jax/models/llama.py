@@ -19,6 +19,7 @@ from revision_jax.models.attention import attention, check_backend, prefix_atten
 from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers, wide, wide_type
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.rope import apply_rope, rope_frequencies, rope_tables
+from revision_jax.parallel.rules import gathered
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _INIT = normal(0.02)
@@ -205,6 +206,7 @@ class Llama(nnx.Module):
         """[..., H] after the final norm -> [..., V] float32."""
         tied = self.lm_head is None
         kernel = self.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
+        kernel = gathered(kernel, ("embed", "vocab"))
         hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
         return jnp.matmul(hidden, kernel, preferred_element_type=wide_type(hidden))
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from revision_jax.models.layers import Initializer, ones, parameter, zeros
+from revision_jax.parallel.rules import gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ class LoRALinear(nnx.Module):
         param_dtype: Any = jnp.float32,
     ):
         self.dtype = dtype
+        self.axes = axes
         self.lora = lora
         narrow = jnp.dtype(param_dtype) == jnp.int8
         shape = (in_features, out_features)
@@ -93,7 +95,7 @@ class LoRALinear(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`; without `dropout_key` deterministic."""
         x = x.astype(self.dtype)
-        y = x @ self.kernel[...].astype(self.dtype)
+        y = x @ gathered(self.kernel[...], self.axes).astype(self.dtype)
         if self.kernel_scale is not None:
             y = y * self.kernel_scale[...].astype(self.dtype)
         if self.lora is None:
