@@ -53,6 +53,8 @@ def train(sizes):
             batch = put_batch(batch, mesh, 8)
             state, metrics = parts.step_fn(state, batch, parts.frozen)
             losses.append(float(metrics["loss"]))
+        if not wide:
+            return {"losses": losses}
         hlo = parts.step_fn.lower(state, batch, parts.frozen).compile().as_text()
         hidden = jax.jit(lambda b, f, t: parts.module.merge(f, t).embed_windows(task.prefix, b["video"]))
         activations = hidden(batch, parts.frozen, state.trainable)
