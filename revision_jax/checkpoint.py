@@ -82,6 +82,7 @@ class Checkpoints:
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
+            # One position of all hosts (data/streams.py), so that any number of them can go on from it.
             "iterator": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
@@ -110,7 +111,6 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    # Batches taken, the same on every host: so that another number of hosts can go on.
                     iterator=ocp.args.JsonSave(iterator.get_state()),
                     meta=ocp.args.JsonSave(_plain(self.meta, params)),
                 ),
@@ -136,7 +136,7 @@ class Checkpoints:
                     iterator=ocp.args.JsonRestore(),
                 ),
             )
-        iterator.set_state(got.iterator)
+            iterator.set_state(got.iterator)
         return step, got.params, got.optimizer
 
     def restore_params(self, params: Any) -> tuple[int, Any]:
