@@ -45,6 +45,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.12",
             "torch==2.13.0",
             "peft>=0.18,<0.22",
