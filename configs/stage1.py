@@ -40,8 +40,8 @@ def defaults() -> ConfigDict:
             ),
             model=dict(
                 dtype="float32",  # activations: float32 | bfloat16
-                param_dtype="float32",  # frozen weights; LoRA and adapter are always float32
-                remat="none",  # recomputed in the backward pass: none | names | full
+                param_dtype="float32",  # frozen weights, or int8; LoRA and adapter are always float32
+                remat="none",  # recomputed in the backward pass, from none to all: none | mlp | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together
             ),
@@ -83,6 +83,7 @@ def defaults() -> ConfigDict:
             ),
             train=dict(
                 batch_size=16,  # windows a step, over all devices
+                accumulate=1,  # parts of a batch that go through the model one after the other, to save memory
                 steps=400,  # optimizer steps; 0 = count `epochs`
                 epochs=0,  # passes over the data; 0 = count `steps`
                 learning_rate=1e-3,  # peak; cosine decay to 0

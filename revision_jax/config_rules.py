@@ -84,8 +84,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base.clip": _anything,
     "base.projector": _anything,
     "model.dtype": _dtype,
-    "model.param_dtype": _dtype,
-    "model.remat": _one_of("none", "names", "full"),
+    "model.param_dtype": _one_of("float32", "bfloat16", "int8"),
+    "model.remat": _one_of("none", "mlp", "names", "full"),
     "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
     "model.window_chunk": _at_least(1),
     "lora.rank": _at_least(1),
@@ -131,6 +131,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.read_threads": _at_least(1),
     "data.prefetch": _at_least(1),
     "train.batch_size": _at_least(1),
+    "train.accumulate": _at_least(1),
     "train.steps": _at_least(0),
     "train.epochs": _at_least(0),
     "train.learning_rate": _positive,
@@ -185,6 +186,10 @@ def _conflicts(config: ConfigDict) -> list[str]:
         faults.append(
             f"train.steps is {train.steps} and train.epochs is {train.epochs}; expected one of them to be 0 "
             "(the other says how long to train)."
+        )
+    if train.batch_size % train.accumulate:
+        faults.append(
+            f"train.accumulate is {train.accumulate}; expected a divisor of train.batch_size ({train.batch_size})."
         )
     if train.checkpoint_every % train.log_every:
         faults.append(

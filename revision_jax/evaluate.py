@@ -223,7 +223,7 @@ def evaluate_run(
     from revision_jax.training.datasets import other_split, prepare_data
     from revision_jax.training.parts import load_grounder, restore_grounder
 
-    multihost.initialize(several=True)
+    multihost.initialize()
     config = configs.load_json(Path(workdir) / "config.json")
     # Hosts search apart, each on its own devices.
     mesh = make_mesh(**config.mesh, devices=jax.local_devices())

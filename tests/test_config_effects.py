@@ -83,6 +83,7 @@ CHANGES = {
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
     "train.batch_size": ("batch", {"train.batch_size": 2}),
+    "train.accumulate": ("steps", {"train.accumulate": 2}),
     "train.steps": ("files", {"train.steps": 6}),
     "train.epochs": ("files", {"train.epochs": 1, "train.steps": 0}),
     "train.learning_rate": ("steps", {"train.learning_rate": 1e-2}),
@@ -261,7 +262,7 @@ def observe_levels(config, place, monkeypatch):
 
 def observe_evaluation(config, place, monkeypatch):
     """A whole run whose training does nothing and whose answers are empty: what is scored, the files it leaves."""
-    unchanged = lambda config, workdir, task: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
+    unchanged = lambda config, workdir, task, **_: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
     empty = lambda split: ([methods.Prediction(q.query_id, methods.NOTHING) for q in split.all_queries], methods.Cost())
     monkeypatch.setattr(loop, "run", unchanged)
     monkeypatch.setattr(methods, "answer", lambda split, asks, *_: dict.fromkeys(asks, empty(split)))

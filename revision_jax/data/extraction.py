@@ -5,6 +5,7 @@ width.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -98,16 +99,12 @@ class Extractor:
             self._rows = batch_sharding(mesh)
 
         @jax.jit
-        def encode_image(weights, frames):
-            pixels = (frames.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
-            return nnx.merge(graphdef, weights).encode_image(pixels).astype(jnp.float16)
-
-        @jax.jit
         def encode_text(weights, tokens):
             features, holistic = nnx.merge(graphdef, weights).encode_text(tokens)
             return features.astype(jnp.float32), holistic.astype(jnp.float32)
 
-        self._encode_image, self._encode_text = encode_image, encode_text
+        self._encode_image = jax.jit(functools.partial(encode_images, graphdef, mean, std))
+        self._encode_text = encode_text
 
     @property
     def compile_count(self) -> int:
@@ -212,6 +209,12 @@ class Extractor:
     @staticmethod
     def _fetch(features: jax.Array, count: int) -> np.ndarray:
         return np.asarray(features)[:count]
+
+
+def encode_images(graphdef: nnx.GraphDef, mean, std, weights: nnx.State, frames: jax.Array) -> jax.Array:
+    """uint8 [B, S, S, 3] -> [B, D] float16; mean and standard deviation of RGB in 0..1."""
+    pixels = (frames.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    return nnx.merge(graphdef, weights).encode_image(pixels).astype(jnp.float16)
 
 
 def read_normalisation(clip_dir: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

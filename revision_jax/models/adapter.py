@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.layers import LayerNorm, Linear, normal, parameter, scan_layers
+from revision_jax.models.layers import LayerNorm, Linear, normal, parameter, scan_layers, wide
 from revision_jax.models.lora import dropout
 
 _XAVIER = jax.nn.initializers.xavier_uniform()
@@ -27,7 +27,7 @@ class DenseAdapter(nnx.Module):
 
     def __call__(self, video: jax.Array) -> jax.Array:
         """[..., F, D] any float -> [..., F, H] float32."""
-        return video.astype(jnp.float32) @ self.kernel[...] + self.bias[...]
+        return wide(video) @ self.kernel[...] + self.bias[...]
 
 
 class SparseLayers(nnx.Module):
@@ -121,7 +121,7 @@ class SparseAdapter(nnx.Module):
         """The first `wanted` outputs of `encode`."""
         if video.shape[-1] != text.shape[-1]:
             raise ValueError(f"video width {video.shape[-1]} and text width {text.shape[-1]} differ: two encoders?")
-        video, text = video.astype(jnp.float32), text.astype(jnp.float32)
+        video, text = wide(video), wide(text)
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         positions = frame_positions(*video.shape[1:])
         video = self._cross(video, positions, text, text_mask.astype(bool), keys[0])

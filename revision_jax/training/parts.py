@@ -18,6 +18,8 @@ from revision_jax.interop.llama import load_llama
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.quantize import quantize, with_scales
+from revision_jax.parallel.mesh import put, replicated
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
 from revision_jax.training.predecessors import (
@@ -94,16 +96,26 @@ def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
       CheckpointError: a predecessor that stands on other files.
     """
     report_missing(missing_base(config) + missing_predecessors(config))
+    narrow, scales = config.model.param_dtype == "int8", {}
+
+    def put_parameter(path, param, array):
+        if narrow and path.startswith("layers/") and path.endswith("/kernel"):
+            # As it is read: the weights are never whole in more than 8 bits.
+            array, scale = quantize(array)
+            scales[f"{path}_scale"] = put(scale, replicated(mesh))
+        return put(array, sharding_for(path, param, mesh))
+
     llm = load_llama(
         resolve_path(config.base.llm),
         lora=LoRAConfig(**config.lora),
         dtype=jnp.dtype(config.model.dtype),
-        param_dtype=jnp.dtype(config.model.param_dtype),
+        param_dtype=jnp.dtype(config.model.dtype if narrow else config.model.param_dtype),
         remat=config.model.remat,
         attention=config.model.attention,
         rngs=nnx.Rngs(config.seed),
-        place=lambda path, param, array: jax.device_put(array, sharding_for(path, param, mesh)),
+        place=put_parameter,
     )
+    llm = with_scales(llm, scales) if narrow else llm
     check_length(config, llm.config.max_position_embeddings)
     adapter, sparse = make_adapters(config, llm.config.hidden_size)
     # Placed as the train step leaves them, so that one compiled search serves the model before and after.

@@ -16,6 +16,7 @@ from revision_jax.data.moments import Query
 from revision_jax.data.pipeline import DataSet, clip_stream
 from revision_jax.data.query_tokens import QueryTokens, StoredQueryTokens
 from revision_jax.data.streams import Stream, join
+from revision_jax.parallel.mesh import host_shard, local_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.training.datasets import make_extractor, open_captions, open_train
 from revision_jax.training.parts import fingerprints, load_grounder, make_hierarchy, make_prompt_encoder
@@ -31,7 +32,9 @@ def frame_captions(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Tas
     """Align: the dense adapter on captions of single frames."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     source = open_captions(config, train_directory, "train", grounder.visual_width)
-    stream = caption_stream(source, prompts, batch_size=config.train.batch_size, seed=config.seed)
+    stream = caption_stream(
+        source, prompts, batch_size=config.train.batch_size, seed=config.seed, shard=_shard(config, mesh)
+    )
     return _task(config, grounder, prompts, [[stream]], source.files)
 
 
@@ -39,7 +42,7 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
     """Stage 1: the dense grounder on positive and contrastive windows of the train split."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    stream = _dense_stream(config, data, prompts)
+    stream = _dense_stream(config, data, prompts, shard=_shard(config, mesh))
     return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
@@ -53,6 +56,7 @@ def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Ta
         seed=config.seed,
         neg_factor=config.data.neg_factor,
         near_miss_fraction=config.data.near_miss_fraction,
+        shard=_shard(config, mesh),
     )
     return _task(config, grounder, prompts, [[stream]], _files(data))
 
@@ -61,7 +65,7 @@ def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 2: a second LoRA on groups of windows, the sizes in turn batch by batch."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh))
+    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), shard=_shard(config, mesh))
     return _task(config, grounder, prompts, [groups], _files(data))
 
 
@@ -69,9 +73,9 @@ def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Variant U: one LoRA for all levels; batches of dense windows and of groups alternate."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    places = 1 + len(config.hierarchy.levels)
-    dense = _dense_stream(config, data, prompts, places=places)
-    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), place=1, places=places)
+    where = {"places": 1 + len(config.hierarchy.levels), "shard": _shard(config, mesh)}
+    dense = _dense_stream(config, data, prompts, **where)
+    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), place=1, **where)
     return _task(config, grounder, prompts, [[dense], groups], _files(data))
 
 
@@ -93,12 +97,17 @@ def make_loader(
         ids = {sentence: query_id for query_id, sentence in sentences.items()}
         tokens = StoredQueryTokens(FeatureStore(store.path / QUERY_TOKENS), ids, config.prompt.query_tokens)
     else:
-        tokens = QueryTokens(make_extractor(config, mesh), sentences.values(), config.prompt.query_tokens)
+        tokens = QueryTokens(make_extractor(config, local_mesh(mesh)), sentences.values(), config.prompt.query_tokens)
     return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
 
 
 def _with_loaders(config, data: Iterable[DataSet], prompts, mesh) -> list[tuple[LoadGroup, DataSet]]:
     return [(make_loader(config, own.store, own.queries, prompts, mesh), own) for own in data]
+
+
+def _shard(config: ConfigDict, mesh: Mesh) -> tuple[int, int]:
+    """The part of each batch that this host reads."""
+    return host_shard(mesh, config.train.batch_size)
 
 
 def _dense_stream(config, data: list[DataSet], prompts, **place) -> Stream:
