@@ -73,5 +73,5 @@ def test_comparisons_are_paired():
     assert row["methods"] == ["depth1", "clip"] and row["R1@0.3"]["difference"] == 25
     assert row["R5@0.3"]["interval"][0] >= 0
     (same,) = compare(queries, {"depth1": (predictions, COST), "clip": (predictions, COST)})
-    assert same["mean_iou"] == {"difference": 0.0, "interval": (0.0, 0.0)}
+    assert same["mean_iou"] == {"difference": 0.0, "interval": [0.0, 0.0]}
     assert compare(queries, {"depth1": (predictions, COST)}) == []
