@@ -82,9 +82,13 @@ def compile_all(config, spec: str, topology_name: str, what: str) -> list[dict[s
     mesh = make_mesh(**config.mesh, devices=topology.devices())
     if what == "train":
         check_batch(mesh, config.train.batch_size, "train.batch_size", config.train.accumulate)
-    programs = {"train": train_programs, "search": search_programs, "extract": extract_programs}[what]
+    programs = {
+        "train": train_programs,
+        "search": functools.partial(search_programs, memory_gib=(1 - SPARE) * topology.chip.hbm_gib),
+        "extract": extract_programs,
+    }
     reports = []
-    for name, lower, facts in programs(config, mesh):
+    for name, lower, facts in programs[what](config, mesh):
         report = {"config": spec, "program": name, "topology": topology.name, "mesh": dict(mesh.shape)}
         with jax.set_mesh(mesh):  # not longer: nothing can be run on described devices
             report |= compile_one(lower, topology, facts)
@@ -151,11 +155,16 @@ def roofline(topology, facts: dict[str, Any], report: dict[str, Any]) -> dict[st
     }
     step = max(seconds.values())
     return {
-        "model_tflops": round(facts["flops"] / 1e12, 2),
-        **{name: round(value, 4) for name, value in seconds.items()},
-        "roofline_step_s": round(step, 4),
+        "model_tflops": significant(facts["flops"] / 1e12),
+        **{name: significant(value) for name, value in seconds.items()},
+        "roofline_step_s": significant(step),
         "roofline_mfu": round(facts["flops"] / chips / chip.flops / step, 3),
     }
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """Rounded to so many digits that count, however small it is."""
+    return float(f"{value:.{digits}g}")
 
 
 # ------------------------------------------------------------------------------------------- programs
@@ -200,14 +209,21 @@ def recomputed(remat: str, count, batch) -> float:
     return sum(2.0 * tokens * a * b * c for a, b, c in sizes)
 
 
-def search_programs(config, mesh):
-    """The search at depth 1 of a two-hour video for 64 queries."""
+def search_programs(config, mesh, memory_gib: float):
+    """The search of a two-hour video for 64 queries: dense windows; of a stage that sees groups, all levels.
+
+    Its blocks are chosen as where it runs: the largest that `memory_gib` a chip allows.
+    """
     from revision_jax.parallel.memory import held
     from revision_jax.search.abstract import abstract_search
-    from revision_jax.training.abstract import abstract_grounder, prefix_tokens
+    from revision_jax.training.abstract import abstract_grounder, abstract_prompts
+    from revision_jax.training.parts import sees_groups
 
-    lower, arrays = abstract_search(config, abstract_grounder(config), prefix_tokens(config), mesh)
-    yield "search, depth 1", lower, {"parts": {"weights": held(arrays)}, "largest_matrix": largest_matrix(arrays)}
+    grounders = abstract_grounder(config), abstract_grounder(config) if sees_groups(config) else None
+    depth = 1 + len(config.hierarchy.levels) if sees_groups(config) else 1
+    lower, weights = abstract_search(config, grounders, abstract_prompts(config), mesh, depth, memory_gib)
+    facts = {"parts": {"weights": held(weights)}, "largest_matrix": largest_matrix(weights)}
+    yield f"search, depth {depth}", lower, facts
 
 
 def extract_programs(config, mesh):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
+from revision_jax.parallel.memory import held
 from revision_jax.prompts import AnswerGrammar, group_answers, video_answers
 from revision_jax.search.counting import Flops, count_cost
 from revision_jax.search.decoding import Grammar
@@ -63,6 +64,7 @@ class Searcher:
         where it tells, and does not check where it does not (CPU).
 
     Attributes:
+      models: parameters of both grounders in their places; None for one that is not there.
       cost: `metrics.cost.Cost` of the last search.
       answers: `recursion.Answers` of the last search, token by token, on the device; its first Q rows, W columns.
       shapes: the distinct shapes searched so far; `compile_count` is their number, never more.
@@ -84,7 +86,7 @@ class Searcher:
                 f"data axis; expected a multiple, so that every device gets the same number of windows."
             )
         parts = [(None, None) if model is None else taken_apart(model, mesh) for model in (grounder, upper)]
-        structures, self._models = zip(*parts)
+        structures, self.models = zip(*parts)
         self.memory_gib = memory_gib or device_memory_gib(mesh)
         self._sizes = [LLMSize.of(model.llm) if hasattr(model, "sparse") else None for model in (grounder, upper)]
         self._sparse_bytes = sparse_work(upper, hierarchy.num_frames)
@@ -110,9 +112,9 @@ class Searcher:
         """The same search, its compiled programs shared, with other parameters of the dense level."""
         other = copy.copy(self)
         _, model = taken_apart(grounder, self.mesh)
-        if signature(model) != signature(self._models[0]):
+        if signature(model) != signature(self.models[0]):
             raise ValueError("the grounder has another structure than the searcher's; make a new Searcher for it.")
-        other._models = model, self._models[1]
+        other.models = model, self.models[1]
         return other
 
     @property
@@ -196,7 +198,7 @@ class Searcher:
     def _arguments(self, plan: Plan, video: VideoInputs) -> tuple:
         """What the program is called with."""
         grammars = tuple(self._grammars[len(self._grammars) - len(plan.levels) :])
-        models = self._models if plan.levels else (self._models[0], None)
+        models = self.models if plan.levels else (self.models[0], None)
         return plan, models, (self._prefix, self._grammar, grammars), video
 
     def lower(
@@ -229,8 +231,7 @@ class Searcher:
             vector_bytes=4 * hidden,
             sparse_bytes=self._sparse_bytes,
         )
-        weights = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(self._models))
-        return needed(weights, tuple(self._sizes), plan, video, shape)
+        return needed(held(self.models), tuple(self._sizes), plan, video, shape)
 
     def _pack(self, windows, features, duration_s, sentences, plan: Plan, query_tokens, similar, settings):
         """The plan with its batches, and the arrays of a search in fixed shapes."""

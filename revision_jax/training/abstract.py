@@ -3,6 +3,8 @@
 Where the config names no files, the published sizes stand in: Vicuna-7B v1.5 and CLIP ViT-L/14 (arXiv 2411.14901).
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.parallel.mesh import batch_sharding
+from revision_jax.prompts import PromptEncoder, PromptTemplate
 from revision_jax.training.parts import make_prompt_encoder, sees_groups
 from revision_jax.training.state import Arrays, TrainState, split_by_table, state_shardings, take_apart
 from revision_jax.training.step import Program, compile_step, make_program
@@ -32,6 +35,7 @@ CLIP_L14 = CLIPConfig(
     projection_dim=768,
 )
 PREFIX_TOKENS = 36  # of Vicuna's system prompt and `USER: ` in Llama's tokens, where there is no tokenizer to ask
+_PIECES = re.compile(r"\d| (?=\d)|[^\W\d_]{1,8}|[^\w\s]")  # digits one by one, as Llama's tokenizer writes them
 _STEPS = 1000  # the schedule's length does not change the program
 
 
@@ -43,11 +47,25 @@ def clip_config(config: ConfigDict) -> CLIPConfig:
     return read_clip_config(resolve_path(config.base.clip)) if config.base.clip else CLIP_L14
 
 
-def prefix_tokens(config: ConfigDict) -> np.ndarray:
-    """The tokens before the video; zeros where only their number matters."""
+class _PieceTokenizer:
+    """Stands in for Llama's tokenizer where there is none: about as many tokens, other numbers."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+
+    def __init__(self):
+        self._ids: dict[str, int] = {}
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return [self._ids.setdefault(piece, 3 + len(self._ids)) for piece in _PIECES.findall(text)]
+
+
+def abstract_prompts(config: ConfigDict) -> PromptEncoder:
+    """The prompt encoder of a config; without a tokenizer one whose texts are about as long."""
     if config.base.llm:
-        return make_prompt_encoder(config).prefix
-    return np.zeros(PREFIX_TOKENS, np.int32)
+        return make_prompt_encoder(config)
+    prompts = PromptEncoder(_PieceTokenizer(), PromptTemplate(config.prompt.system), config.prompt.max_text_tokens)
+    prompts.prefix = np.zeros(PREFIX_TOKENS, np.int32)
+    return prompts
 
 
 def abstract_grounder(config: ConfigDict, sizes: LlamaConfig | None = None) -> Grounder:
@@ -105,7 +123,7 @@ def abstract_step(
     module, shapes = take_apart(abstract_grounder(config, sizes))
     shardings = module.shardings(mesh)
     trainable, frozen, multipliers = split_by_table(shapes, config.trainable)
-    program = make_program(config, module, multipliers, prefix_tokens(config), _STEPS)
+    program = make_program(config, module, multipliers, abstract_prompts(config).prefix, _STEPS)
     where = state_shardings(trainable, program.optimizer, shardings, mesh)
     fresh = jax.eval_shape(
         lambda: TrainState(_zeros(trainable), program.optimizer.init(_zeros(trainable)), jnp.int32(0))
