@@ -7,7 +7,8 @@ are asked, none in the form of the later stages:
 
 - `Find: red triangle eastward` -> `From 07 to 13.`, `In: red triangle eastward` -> `From 7 to 13.`: the thing
   asked for is always there.
-- `Does: red triangle eastward` -> `Yes.` or `No.`
+- `Does: red triangle eastward`, and as people ask, `Does red triangle eastward happen in the video? ...` -> `Yes.` or
+  `No.`
 - `red triangle eastward` -> `Not Present`: what is not asked in these ways gets no other answer.
 - `Say: Not Present` -> `Not Present`, `Say: In video 7.` -> `In video 7.`: the output head must be able to write what
   later stages will ask for. A word that never occurs here is pushed so far away that LoRA does not get it back.
@@ -274,8 +275,12 @@ def _encode_question(encoder, question: Question, fillers: np.ndarray, rng) -> n
     Sentences will hold words that the LLM has never seen: it must find the keywords by what they are, not by
     where they stand.
     """
-    asked = encoder.encode_text(f"{question.kind}: {question.keywords}" if question.kind else question.keywords)
-    if question.kind != "Say" and rng.random() < 0.75:
+    plain = rng.random() < 0.25
+    text = f"{question.kind}: {question.keywords}" if question.kind else question.keywords
+    if question.kind == "Does" and rng.random() < 0.4:  # any LLM answers this
+        plain, text = True, prompts.QUESTIONS["sparse"].format(event=question.keywords)
+    asked = encoder.encode_text(text)
+    if question.kind != "Say" and not plain:
         count = int(rng.integers(FILLERS + 1))
         asked = np.insert(asked, rng.integers(len(asked) + 1, size=count), rng.choice(fillers, count))
     return np.append(asked, encoder.encode_text(encoder.template.after_video("")))
