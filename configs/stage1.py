@@ -13,8 +13,8 @@
 | msrvtt      | MSRVTT               | the same                   | 8 x 80 GB | 5 epochs | not published    |
 
 The 7B presets carry the paper's recipe (arXiv 2411.14901); their files are yours to give, and a run that
-misses one says how it is made. The LoRA starts fresh: to continue VTimeLLM's stage 2 as the paper does on
-MAD, give as `base.llm` a Vicuna with that LoRA merged into it.
+misses one says how it is made. The LoRA starts fresh; to continue VTimeLLM's stage 2 as the paper does on MAD,
+give its directory: `--config.init.dense=DIR` (docs/recipes.md).
 """
 
 from ml_collections import ConfigDict
@@ -29,8 +29,8 @@ def defaults() -> ConfigDict:
         dict(
             seed=0,  # data order, the start of what is drawn (LoRA, adapters), dropout
             stage="dense",  # align | dense | sparse | long | unified; each has its file in configs/
-            init=dict(  # work folders of the runs that this stage goes on from; empty = none
-                dense="",  # its LoRA
+            init=dict(  # what this stage goes on from: a run's work folder, or a published stage's directory; "" = none
+                dense="",  # its LoRA; for stage dense itself a LoRA to continue, such as VTimeLLM's
                 sparse="",  # its sparse adapter
             ),
             base=dict(  # pretrained, frozen here; `asset:` = shipped with the package
@@ -40,8 +40,8 @@ def defaults() -> ConfigDict:
             ),
             model=dict(
                 dtype="float32",  # activations: float32 | bfloat16
-                param_dtype="float32",  # frozen weights; LoRA and adapter are always float32
-                remat="none",  # recomputed in the backward pass: none | names | full
+                param_dtype="float32",  # frozen weights, or int8; LoRA and adapter are always float32
+                remat="none",  # recomputed in the backward pass, from none to all: none | mlp | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together
             ),
@@ -70,6 +70,10 @@ def defaults() -> ConfigDict:
                 test_videos=3,
                 neg_factor=1.0,  # contrastive windows a positive one
                 near_miss_fraction=0.7,  # of the contrastive windows, show a near miss where there is one
+                negatives=(("random", 1.0),),  # (strategy, weight): random | hard | semi_hard | cross_video | mined
+                mined="",  # predictions of an earlier run on these queries, for `mined`
+                mixture=(),  # (directory, weight) of more train splits; data.dir's own has weight 1
+                faults="refuse",  # gaps that `prepare check` finds: refuse | drop what they name
                 questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
                 groups="windows",  # what stands in a group: windows of one video | videos (retrieval)
                 group_copies=(2, 3),  # adjacent windows of a group that show the event
@@ -79,6 +83,7 @@ def defaults() -> ConfigDict:
             ),
             train=dict(
                 batch_size=16,  # windows a step, over all devices
+                accumulate=1,  # parts of a batch that go through the model one after the other, to save memory
                 steps=400,  # optimizer steps; 0 = count `epochs`
                 epochs=0,  # passes over the data; 0 = count `steps`
                 learning_rate=1e-3,  # peak; cosine decay to 0
@@ -101,7 +106,7 @@ def defaults() -> ConfigDict:
             search=dict(
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
                 policy="top_down",  # of the upper levels: top_down | bottom_up
-                keep=(0.8, 0.55),  # top_down: share of the windows each upper level sends down, coarse first
+                keep=(0.8, 0.55),  # share, or above 1 number, of the windows a level sends down, coarse first
                 rescale=0.5,  # bottom_up: power of the upper levels' likelihood in the confidence
                 top_k=50,  # moments kept a query
                 nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped

@@ -7,17 +7,18 @@ steps since the last finished save. Frozen weights are not copied: `meta` names 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt")  # what a pretrained part is made of
+LARGE = 2**26  # bytes
 
 
 class CheckpointError(RuntimeError):
@@ -45,9 +46,26 @@ def fingerprint(path: str | Path) -> str:
         raise FileNotFoundError(f"no weights at {path}; expected a file, or a directory that holds some.")
     total = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{file.name}:{_file_sha256(file)}\n".encode())
     return total.hexdigest()
+
+
+def _file_sha256(file: Path) -> str:
+    """Of a file's content; large files, of which a base LLM has 13 GB, are read for it once a process."""
+    stat = file.stat()
+    if stat.st_size < LARGE:
+        return _hashed(file)
+    return _hashed_once(file.absolute(), stat.st_size, stat.st_mtime_ns)
+
+
+def _hashed(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.cache
+def _hashed_once(file: Path, size: int, mtime_ns: int) -> str:
+    return _hashed(file)
 
 
 def fingerprint_trained(directory: str | Path) -> str:
@@ -62,9 +80,7 @@ def fingerprint_trained(directory: str | Path) -> str:
     params = max(steps, key=lambda path: int(path.name)) / "params"
     total = hashlib.sha256()
     for file in sorted(path for path in params.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(params)}:{sha256}\n".encode())
+        total.update(f"{file.relative_to(params)}:{_hashed(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -83,7 +99,8 @@ class Checkpoints:
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
-            "iterator": grain.checkpoint.CheckpointHandler(),
+            # One position of all hosts (data/streams.py), so that any number of them can go on from it.
+            "iterator": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
         options = ocp.CheckpointManagerOptions(
@@ -111,10 +128,16 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    iterator=grain.checkpoint.CheckpointSave(iterator),
+                    iterator=ocp.args.JsonSave(iterator.get_state()),
                     meta=ocp.args.JsonSave(_plain(self.meta, params)),
                 ),
             )
+
+    def save_weights(self, step: int, params: Any) -> None:
+        """Writes a step that holds parameters alone, for weights that were trained elsewhere."""
+        with self._explained(f"save step {step} to"):
+            meta = ocp.args.JsonSave(_plain(self.meta, params))
+            self._manager.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=meta))
 
     def restore(self, params: Any, optimizer: Any, iterator: Any) -> tuple[int, Any, Any] | None:
         """The newest step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
@@ -126,6 +149,11 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             return None
+        if not (self.directory / str(step) / "optimizer").exists():
+            raise CheckpointError(
+                f"{self.directory / str(step)} holds weights that were converted, with no optimizer to go on from; "
+                "start a new run from this one (init.dense, init.sparse) in another --workdir."
+            )
         self._check(step, params)
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(
@@ -133,9 +161,10 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=_restore_as(params),
                     optimizer=_restore_as(optimizer),
-                    iterator=grain.checkpoint.CheckpointRestore(iterator),
+                    iterator=ocp.args.JsonRestore(),
                 ),
             )
+            iterator.set_state(got.iterator)
         return step, got.params, got.optimizer
 
     def restore_params(self, params: Any) -> tuple[int, Any]:

@@ -41,6 +41,9 @@ STAGE_NEEDS = {
     "long": ("dense", "sparse"),
     "unified": ("dense", "sparse"),
 }
+# Stage -> the stages that it may go on from beside those: the dense stage on MAD continues VTimeLLM's LoRA.
+STAGE_MAY = {"align": (), "dense": ("dense",), "sparse": (), "long": (), "unified": ()}
+NEGATIVES = ("random", "hard", "semi_hard", "cross_video", "mined")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -49,7 +52,18 @@ def _whole_numbers(low: int) -> Callable[[Any], bool]:
 
 
 def _are_shares(values) -> bool:
-    return bool(values) and all(isinstance(v, float | int) and 0 < v <= 1 for v in values)
+    """Shares up to 1, or whole numbers above it."""
+    sound = lambda v: isinstance(v, float | int) and (0 < v <= 1 or v == int(v) > 1)
+    return bool(values) and all(map(sound, values))
+
+
+def _are_weighted(rows) -> bool:
+    """(name, weight > 0) rows."""
+    return all(
+        isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], float | int)
+        and row[1] > 0
+        for row in rows
+    )  # fmt: skip
 
 
 def _is_table(rows) -> bool:
@@ -70,8 +84,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base.clip": _anything,
     "base.projector": _anything,
     "model.dtype": _dtype,
-    "model.param_dtype": _dtype,
-    "model.remat": _one_of("none", "names", "full"),
+    "model.param_dtype": _one_of("float32", "bfloat16", "int8"),
+    "model.remat": _one_of("none", "mlp", "names", "full"),
     "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
     "model.window_chunk": _at_least(1),
     "lora.rank": _at_least(1),
@@ -103,6 +117,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.test_videos": _at_least(1),
     "data.neg_factor": _at_least(0.0),
     "data.near_miss_fraction": _between(0.0, 1.0),
+    "data.negatives": (
+        lambda v: bool(v) and _are_weighted(v) and {name for name, _ in v} <= set(NEGATIVES),
+        "(strategy, weight > 0) of " + ", ".join(NEGATIVES),
+    ),
+    "data.mined": _anything,
+    "data.mixture": (lambda v: _are_weighted(v), "(directory, weight > 0) of each"),
+    "data.faults": _one_of("refuse", "drop"),
     "data.questions_per_window": _at_least(1),
     "data.groups": _one_of("windows", "videos"),
     "data.group_copies": (_whole_numbers(1), "numbers of windows of at least 1"),
@@ -110,6 +131,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.read_threads": _at_least(1),
     "data.prefetch": _at_least(1),
     "train.batch_size": _at_least(1),
+    "train.accumulate": _at_least(1),
     "train.steps": _at_least(0),
     "train.epochs": _at_least(0),
     "train.learning_rate": _positive,
@@ -128,7 +150,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.tensor": _axis,
     "search.depth": _at_least(0),
     "search.policy": _one_of("top_down", "bottom_up"),
-    "search.keep": (_are_shares, "shares of the windows, in (0, 1]"),
+    "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
     "search.rescale": _at_least(0.0),
     "search.top_k": _at_least(1),
     "search.nms_iou": _between(0.0, 1.0),
@@ -165,6 +187,10 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"train.steps is {train.steps} and train.epochs is {train.epochs}; expected one of them to be 0 "
             "(the other says how long to train)."
         )
+    if train.batch_size % train.accumulate:
+        faults.append(
+            f"train.accumulate is {train.accumulate}; expected a divisor of train.batch_size ({train.batch_size})."
+        )
     if train.checkpoint_every % train.log_every:
         faults.append(
             f"train.checkpoint_every is {train.checkpoint_every}; expected a multiple of train.log_every "
@@ -190,13 +216,21 @@ def _stage_conflicts(config: ConfigDict) -> list[str]:
     """What a stage cannot have."""
     stage, data, faults = config.stage, config.data, []
     for before, workdir in config.init.items():
-        if workdir and before not in STAGE_NEEDS[stage]:
+        if workdir and before not in STAGE_NEEDS[stage] + STAGE_MAY[stage]:
             faults.append(f"init.{before} is {workdir!r}; expected nothing: stage {stage!r} does not start from it.")
     if stage not in ("dense", "unified") and data.questions_per_window > 1:
         faults.append(
             f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage!r} a video belongs "
             "to one question."
         )
+    names = [name for name, _ in data.negatives]
+    if ("mined" in names) != bool(data.mined):
+        faults.append(
+            f"data.negatives is {data.negatives}, data.mined {data.mined!r}; expected predictions of an earlier run in "
+            "data.mined if, and only if, there is a strategy `mined`."
+        )
+    if stage in ("long", "unified") and "cross_video" in names:
+        faults.append(f"data.negatives is {data.negatives}; expected no cross_video: a group shows one video.")
     if max(data.group_copies) >= min(config.hierarchy.levels):
         faults.append(
             f"data.group_copies is {data.group_copies}; expected less than the smallest group of hierarchy.levels, "

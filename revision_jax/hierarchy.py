@@ -25,8 +25,9 @@ class Hierarchy:
       window_s: length of a window in seconds.
       num_frames: frames `F` the model sees of a window.
       stride: step between dense windows as a fraction of the window, in (0, 1].
-      upper_stride: step between upper windows, likewise.
+      upper_stride: step between upper windows, as a fraction of one of them.
       levels: upper windows a group has at each upper level, the largest groups first.
+      upper_scale: length of an upper window, in dense ones: with longer ones a level reads fewer tokens of a video.
     """
 
     window_s: float
@@ -34,6 +35,7 @@ class Hierarchy:
     stride: float = 0.5
     upper_stride: float = 0.2
     levels: tuple[int, ...] = (100, 33)
+    upper_scale: float = 1.0
 
     def __post_init__(self):
         if not self.window_s > 0:
@@ -45,6 +47,8 @@ class Hierarchy:
                 raise ValueError(
                     f"hierarchy.{name} is {getattr(self, name)}; expected a fraction of the window in (0, 1]."
                 )
+        if not self.upper_scale >= 1:
+            raise ValueError(f"hierarchy.upper_scale is {self.upper_scale}; expected at least 1, the dense windows'.")
         if any(size < 2 for size in self.levels) or any(a <= b for a, b in zip(self.levels, self.levels[1:])):
             raise ValueError(
                 f"hierarchy.levels is {self.levels}; expected windows a group, at least 2, each level fewer than the "
@@ -74,31 +78,32 @@ class Hierarchy:
         The last window is moved left so that it is whole; a video shorter than a window gets one window that
         starts at 0 (its frames past the end repeat the last frame).
         """
-        return self._cover(duration_s, self.stride)
+        return self._cover(duration_s, self.window_s, self.stride)
 
     def upper_windows(self, duration_s: float) -> np.ndarray:
         """Upper windows that cover a video, `[U, 2]`, as `windows`."""
-        return self._cover(duration_s, self.upper_stride)
+        return self._cover(duration_s, self.window_s * self.upper_scale, self.upper_stride)
 
-    def _cover(self, duration_s: float, stride: float) -> np.ndarray:
+    @staticmethod
+    def _cover(duration_s: float, length: float, stride: float) -> np.ndarray:
         if not duration_s > 0:
             raise ValueError(f"a video of {duration_s} s has no windows; expected a duration > 0.")
-        last = max(duration_s - self.window_s, 0.0)
-        starts = np.arange(0.0, last, self.window_s * stride)
-        starts = np.append(starts, last)
-        return np.stack([starts, starts + self.window_s], axis=1)
+        last = max(duration_s - length, 0.0)
+        starts = np.append(np.arange(0.0, last, length * stride), last)
+        return np.stack([starts, starts + length], axis=1)
 
     def parents(self, duration_s: float) -> np.ndarray:
         """Which upper windows send each dense window down: `[W, P]` int32, filled up with repetitions.
 
-        Those that it overlaps by more than half; and so that no window stays without a parent or without a child,
+        Those that hold more than half of it; and so that no window stays without a parent or without a child,
         a window is also joined to those that it overlaps most. P depends on the strides alone.
         """
-        dense, upper = self.windows(duration_s)[:, :1], self.upper_windows(duration_s)[:, 0]
-        distance = np.round(np.abs(dense - upper) / self.window_s, 6)  # [W, U], windows; 0.5 shares half
-        joined = distance < 0.5
-        joined |= distance == distance.min(axis=0)
-        joined |= distance == distance.min(axis=1, keepdims=True)
+        dense, upper = self.windows(duration_s)[:, None], self.upper_windows(duration_s)
+        shared = np.minimum(dense[..., 1], upper[:, 1]) - np.maximum(dense[..., 0], upper[:, 0])
+        shared = np.round(shared / self.window_s, 6)  # [W, U], dense windows; below 0 they are apart
+        joined = shared > 0.5
+        joined |= shared == shared.max(axis=0)
+        joined |= shared == shared.max(axis=1, keepdims=True)
         # Starts less than half a window away on both sides, the last window, which was moved, and ties.
         most = int(1 / self.upper_stride) + 4
         order = np.argsort(~joined, axis=1, kind="stable")[:, :most]

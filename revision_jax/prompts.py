@@ -28,7 +28,7 @@ YES, NO = "Yes.", "No."
 _SPAN = re.compile(r"From (\d+) to (\d+)\.")
 _VIDEO = re.compile(r"In video (\d+)\.")
 # Text that would be read as structure: special tokens, the place of the video, the turn of the assistant.
-_STRUCTURE = re.compile(r"<[^<>\s]{1,20}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
+_STRUCTURE = re.compile(r"<[^<>\s]{1,40}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
 
 
 def normalize_event(sentence: str) -> str:
@@ -39,7 +39,10 @@ def normalize_event(sentence: str) -> str:
     Raises:
       ValueError: the sentence is empty.
     """
-    event = " ".join(_STRUCTURE.sub(" ", sentence).split()).lower().removesuffix(".").strip()
+    text = sentence
+    while (cleaned := _STRUCTURE.sub(" ", text)) != text:  # what stands around a marker may be one in turn
+        text = cleaned
+    event = " ".join(text.split()).lower().removesuffix(".").strip()
     if not event:
         raise ValueError(f"the query {sentence!r} is empty; expected a sentence that describes an event.")
     return event
@@ -152,11 +155,17 @@ class PromptEncoder:
         self.max_text_tokens = max_text_tokens
         self.eos_id = tokenizer.eos_token_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._encoded: dict[str, np.ndarray] = {}  # a data pipeline asks for the same few texts every epoch
         self.prefix = np.append(np.int32(tokenizer.bos_token_id), self.encode_text(template.before_video))
 
     def encode_text(self, text: str) -> np.ndarray:
         """Tokens `[n]` int32 of a piece of text, without special tokens."""
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
+        tokens = self._encoded.get(text)
+        if tokens is None:
+            tokens = np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
+            tokens.flags.writeable = False  # shared by all who ask
+            self._encoded[text] = tokens
+        return tokens
 
     def encode_question(self, sentence: str, level: str = "dense") -> np.ndarray:
         """Tokens `[n]` int32 of the question up to `ASSISTANT:`, where the answer begins."""

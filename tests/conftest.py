@@ -1,4 +1,4 @@
-"""What all tests share: compiled programs, and a tiny run for those that need one."""
+"""What all tests share: compiled programs, and tiny runs for those that need some."""
 
 import atexit
 import dataclasses
@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-sys.path.append(str(Path(__file__).parent / "training"))
+sys.path += [str(Path(__file__).parent / room) for room in ("training", "interop")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,57 @@ class TrainedRun:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
-    from tiny_base import config_of, make_base
+    from tiny_base import config_of, make_base, to_torch
 
     from revision_jax.train import train
     from revision_jax.training.datasets import prepare_data
 
     folder = tmp_path_factory.mktemp("trained")
     changes = {"data__val_videos": 2, "data__test_videos": 2, "eval__before": True}
-    config = config_of(make_base(folder / "base"), folder / "data", **changes)
+    # From PyTorch's files: what needs a trained run also shows that these are as good as any.
+    config = config_of(to_torch(make_base(folder / "base")), folder / "data", **changes)
     metrics = train(config, folder / "runs" / "tiny")
     return TrainedRun(config, folder / "runs" / "tiny", dict(prepare_data(config)), metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Finished runs of the stages dense and sparse, from which the next ones start; do not change them.
+
+    Attributes:
+      folder: holds the runs `dense/` and `sparse/`.
+      directories: split -> data set directory.
+      config: (config file or preset, changes) -> a tiny config that starts from these runs.
+    """
+
+    folder: Path
+    directories: dict
+    config: Callable
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory):
+    from tiny_base import chain_config, make_base
+
+    from revision_jax.parallel.mesh import make_mesh
+    from revision_jax.training import loop
+    from revision_jax.training.datasets import prepare_data
+    from revision_jax.training.stages import make_task
+
+    folder = tmp_path_factory.mktemp("chain")
+    # As wide as the text tower of CLIP: the sparse adapter reads both.
+    make_base(folder / "base", width=16)
+    config = lambda spec, **changes: chain_config(spec, folder, **changes)
+    dense = config("configs/stage1.py")
+    directories = dict(prepare_data(dense))
+    for name, stage in (("dense", dense), ("sparse", config("configs/stage1_sparse.py"))):
+        loop.run(stage, folder / name, make_task(stage, directories["train"], make_mesh(**stage.mesh)))
+    return Chain(folder, directories, config)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """Stage directories as others publish them, and the PyTorch base they stand on; do not change them."""
+    from tiny_published import publish
+
+    return publish(tmp_path_factory.mktemp("published"))

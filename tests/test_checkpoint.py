@@ -207,3 +207,29 @@ def test_fingerprint_is_of_names_and_contents(tmp_path):
     assert fingerprint(folder / "config.json") != fingerprint(folder / "model.safetensors")
     with pytest.raises(FileNotFoundError, match="no weights at"):
         fingerprint(tmp_path / "nothing")
+
+
+def test_weights_alone_are_read_but_not_resumed(tmp_path):
+    meta, params = Meta({}, {}), {"a": jnp.arange(3.0)}
+    with Checkpoints(tmp_path, meta) as checkpoints:
+        checkpoints.save_weights(0, params)
+    with Checkpoints(tmp_path, meta, read_only=True) as checkpoints:
+        step, restored = checkpoints.restore_params(params)
+        assert step == 0
+        np.testing.assert_array_equal(restored["a"], params["a"])
+        with pytest.raises(CheckpointError, match=r"converted, with no optimizer.*init\.dense"):
+            checkpoints.restore(params, params, None)
+
+
+def test_large_files_are_hashed_once_until_they_change(tmp_path, monkeypatch):
+    from revision_jax import checkpoint
+
+    monkeypatch.setattr(checkpoint, "LARGE", 4)
+    hashed, whole = [], checkpoint._hashed
+    monkeypatch.setattr(checkpoint, "_hashed", lambda file: hashed.append(file.name) or whole(file))
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    assert fingerprint(file) == fingerprint(file) and hashed == ["model.safetensors"]
+    one = fingerprint(file)
+    file.write_bytes(b"other weights")
+    assert fingerprint(file) != one and len(hashed) == 2

@@ -192,7 +192,7 @@ def test_later_stages_carry_the_papers_recipe(spec, recipe):
 @pytest.mark.parametrize(
     "spec, override, message",
     [
-        ("stage1", "init.dense=runs/x", "init.dense is 'runs/x'; expected nothing: stage 'dense' does not start"),
+        ("align", "init.dense=runs/x", "init.dense is 'runs/x'; expected nothing: stage 'align' does not start"),
         ("stage1_sparse", "init.sparse=runs/x", "init.sparse is 'runs/x'; expected nothing"),
         ("stage2", "data.questions_per_window=4", "data.questions_per_window is 4; expected 1: in stage 'long'"),
         ("stage2", "data.group_copies=(2,16)", "data.group_copies is .*; expected less than .*, 16"),

@@ -22,9 +22,10 @@ import tiny_base
 from revision_jax import config as configs
 from revision_jax import train
 from revision_jax.data import streams
+from revision_jax.data.gaps import Gap
 from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import loop, parts
+from revision_jax.training import datasets, loop, parts
 from revision_jax.training.datasets import check_files, prepare_data
 from revision_jax.training.parts import load_grounder, make_prompt_encoder
 from revision_jax.training.stages import dense_windows, make_task
@@ -35,7 +36,7 @@ RAISES = "raises"
 CHANGES = {
     "seed": ("model", {"seed": 1}),
     "stage": (RAISES, {"stage": "sparse"}),  # has its own data, and a predecessor
-    "init.dense": (RAISES, {"init.dense": "runs/other"}),  # this stage starts from nothing
+    "init.dense": (RAISES, {"init.dense": "runs/other"}),  # there is no such run
     "init.sparse": (RAISES, {"init.sparse": "runs/other"}),
     "base.llm": ("model", {"base.llm": "OTHER/llm"}),
     "base.clip": ("features", {"base.clip": "OTHER/clip"}),
@@ -71,6 +72,10 @@ CHANGES = {
     "data.test_videos": ("features", {"data.test_videos": 2}),
     "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
     "data.near_miss_fraction": ("longer videos", {"data.near_miss_fraction": 0.0}),
+    "data.negatives": ("batch", {"data.negatives": (("cross_video", 1.0),)}),
+    "data.mined": (RAISES, {"data.mined": "predictions.jsonl"}),
+    "data.mixture": (RAISES, {"data.mixture": (("nowhere", 1.0),)}),
+    "data.faults": ("faults", {"data.faults": "drop"}),
     "data.questions_per_window": ("batch", {"data.questions_per_window": 2}),
     "data.groups": ("groups", {"data.groups": "videos"}),
     "data.group_copies": ("groups", {"data.group_copies": (1,)}),
@@ -78,6 +83,7 @@ CHANGES = {
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
     "train.batch_size": ("batch", {"train.batch_size": 2}),
+    "train.accumulate": ("steps", {"train.accumulate": 2}),
     "train.steps": ("files", {"train.steps": 6}),
     "train.epochs": ("files", {"train.epochs": 1, "train.steps": 0}),
     "train.learning_rate": ("steps", {"train.learning_rate": 1e-2}),
@@ -171,6 +177,20 @@ def without_predecessors(monkeypatch):
     monkeypatch.setattr(parts, "trained_before", lambda *_: {})
 
 
+def observe_faults(config, place, monkeypatch):
+    """What becomes of a split with a gap."""
+    directory = prepare_data(config)["train"]
+    found = datasets.open_split(config, directory, 12)[1]
+    with monkeypatch.context() as patch:
+        gap = Gap("not finite", "x", found[0].video_id)
+        patch.setattr(datasets, "known_gaps", lambda splits, *_: {split: [gap] for split in splits})
+        try:
+            prepare_data(config)
+        except ValueError as error:
+            return str(error)
+        return [query.query_id for query in datasets.open_split(config, directory, 12)[1]]
+
+
 def observe_reading(config, place, monkeypatch):
     """What Grain is asked to do."""
     asked, options = [], streams.grain.ReadOptions
@@ -228,7 +248,7 @@ def observe_levels(config, place, monkeypatch):
     choices = ({}, {"depth": 3}, {"depth": 2, "policy": "bottom_up"}, {"depth": 2, "policy": None})
     seen = []
 
-    def stop(windows, features, duration_s, sentences, plan, query_tokens):
+    def stop(windows, features, duration_s, sentences, plan, *_):
         upper = None if windows.upper is None else len(windows.upper)
         seen.append((len(windows.dense), upper, str(plan)))
         raise StopIteration
@@ -242,7 +262,7 @@ def observe_levels(config, place, monkeypatch):
 
 def observe_evaluation(config, place, monkeypatch):
     """A whole run whose training does nothing and whose answers are empty: what is scored, the files it leaves."""
-    unchanged = lambda config, workdir, task: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
+    unchanged = lambda config, workdir, task, **_: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
     empty = lambda split: ([methods.Prediction(q.query_id, methods.NOTHING) for q in split.all_queries], methods.Cost())
     monkeypatch.setattr(loop, "run", unchanged)
     monkeypatch.setattr(methods, "answer", lambda split, asks, *_: dict.fromkeys(asks, empty(split)))
@@ -259,6 +279,7 @@ OBSERVERS = {
     "groups": observe_groups,
     "sparse": observe_sparse,
     "reading": observe_reading,
+    "faults": observe_faults,
     "steps": observe_steps,
     "files": observe_files,
     "search": observe_search,

@@ -22,14 +22,15 @@ from revision_jax.search.clip_baseline import ClipRetrieval
 from revision_jax.search.evaluator import Searcher
 from revision_jax.training.parts import restore_grounder
 
-SCORES = ("recall", "mean_iou", "rejection", "threshold", "failed", "queries", "present", "absent")
+MEASURED = ("measured", "compilations")  # seconds, memory, and what this process compiled
 
 
 def _scores(metrics):
-    """What must not depend on how the evaluation went."""
-    groups = [metrics["methods"], metrics["before"]]
-    plain = [{name: {key: method[key] for key in SCORES} for name, method in group.items()} for group in groups]
-    return json.loads(json.dumps(plain).replace("NaN", "null"))
+    """What must not depend on how the evaluation went: all but `MEASURED`, as it stands in the file."""
+    strip = lambda value: (
+        {k: strip(v) for k, v in value.items() if k not in MEASURED} if isinstance(value, dict) else value
+    )
+    return json.dumps(json.loads(json.dumps(strip(dict(metrics))).replace("NaN", "null")), sort_keys=True)
 
 
 def _copy(run, folder):
@@ -45,10 +46,20 @@ def test_metrics_hold_everything(trained_run):
         assert method["queries"] == metrics["queries"] == metrics["present"] + metrics["absent"]
         assert set(method["recall"]) == {"mad", "ge"} and len(method["recall"]["mad"]) == 16
         assert {"precision", "recall", "f1", "false_alarm_rate", "auroc"} <= set(method["rejection"])
-        assert method["cost"]["seconds_per_query"] > 0
+        assert method["measured"]["seconds_per_query"] > 0
+        assert len(method["intervals"]["R1@0.3"]) == 2 and set(method["calibration"]) == {"0.1", "0.3", "0.5"}
+        assert 0 <= method["sets"]["count_accuracy"] <= 100
     assert metrics["methods"]["depth1"]["cost"]["windows"] > metrics["methods"]["depth0"]["cost"]["windows"] == 2
     assert metrics["methods"]["depth1"]["threshold"] == metrics["calibration"]["depth1"]["threshold"]
-    assert metrics["train_steps"] == 4 and metrics["device"]["count"] == 1 and metrics["seconds"] > 0
+    assert (
+        metrics["train_steps"] == 4
+        and metrics["measured"]["device"]["count"] == 1
+        and metrics["measured"]["peak_host_gib"] > 0
+    )
+    assert metrics["protocol"]["name"] == "ours" and metrics["compared"][0]["methods"] == ["depth1", "clip"]
+    cost = metrics["methods"]["depth1"]["cost"]
+    assert cost["frames_decoded_per_hour"] == pytest.approx(3600, rel=0.02)  # one frame a second
+    assert cost["gflops_per_query"] > 0 and cost["llm_tokens_per_query"] > cost["frames_to_llm_per_query"] > 0
 
 
 def test_programs_compile_once_a_shape(trained_run):
@@ -173,7 +184,7 @@ def with_upper(trained_run, tmp_path_factory):
 
 def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys):
     workdir, metrics = with_upper
-    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up"}
+    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "fused", "retrieve_then_ground"}
     assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
     # What was searched before is neither searched again nor changed.
     for method in ("depth1", "depth0"):
@@ -183,7 +194,9 @@ def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys
     for method in deeper:
         scores = metrics["methods"][method]
         levels = scores["search"]
-        assert len(levels) == len(scores["cost"]["levels"]) == int(method[5]) - 1
+        levels_of = {"fused": 2, "retrieve_then_ground": 0}
+        uppers = levels_of[method] if method in levels_of else int(method[5]) - 1
+        assert len(scores["cost"]["levels"]) == uppers and len(levels) == max(uppers, 1)
         assert all(0 <= level["recall"] <= 100 and 0 < level["sent"] <= 100 for level in levels)
         if "bottom_up" in method:
             assert scores["cost"]["frame_share"] == levels[-1]["sent"] == 100.0
@@ -191,7 +204,7 @@ def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys
             assert levels[-1]["sent"] == scores["cost"]["frame_share"] < 75.0
     assert metrics["compilations"]["search"]["programs"] == metrics["compilations"]["search"]["shapes"]
     headings, rows = level_rows(metrics)
-    assert len(rows) == 2 * (1 + 2) and all(len(row) == len(headings) for row in rows)
+    assert len(rows) == 2 * (1 + 2) + 2 + 1 and all(len(row) == len(headings) for row in rows)
     page = (workdir / "eval/report.html").read_text()
     assert "Where the search goes" in page and "depth 3, bottom-up" in page
     print_table(metrics)

@@ -91,3 +91,18 @@ def test_a_depth_goes_through_the_finest_levels():
         MAD.levels_of(4)
     with pytest.raises(ValueError, match=r"hierarchy.levels is \(16, 48\)"):
         Hierarchy(64.0, 64, levels=(16, 48))
+
+
+def test_longer_upper_windows_are_fewer_and_hold_their_children():
+    short, long = (Hierarchy(32.0, 16, 0.5, 0.25, (12, 4), upper_scale=scale) for scale in (1.0, 4.0))
+    for duration in (50.0, 640.0, 3600.0):
+        windows, upper = long.windows(duration), long.upper_windows(duration)
+        assert len(upper) <= max(len(short.upper_windows(duration)) / 3.5, 1)
+        assert upper[0, 0] == 0 and (upper[:, 1] - upper[:, 0] == 128).all() and upper[-1, 1] >= duration
+        parents = long.parents(duration)
+        shared = np.minimum(windows[:, None, 1], upper[:, 1]) - np.maximum(windows[:, None, 0], upper[:, 0])
+        for row, named in zip(shared, parents):
+            assert set(np.flatnonzero(row > 16)) <= set(named)
+        assert set(parents.ravel()) == set(range(len(upper)))
+    with pytest.raises(ValueError, match=r"upper_scale is 0\.5; expected at least 1"):
+        Hierarchy(32.0, 16, upper_scale=0.5)

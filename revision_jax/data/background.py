@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def in_background(items: Iterable, depth: int) -> Iterator:
@@ -10,6 +10,11 @@ def in_background(items: Iterable, depth: int) -> Iterator:
 
     Closing this generator ends the thread at its next item.
     """
+    return interleaved([items], depth)
+
+
+def interleaved(sources: Sequence[Iterable], depth: int) -> Iterator:
+    """As `in_background`, with a thread for each source: their items come as they are ready."""
     ready: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -20,7 +25,7 @@ def in_background(items: Iterable, depth: int) -> Iterator:
             except queue.Full:
                 continue
 
-    def produce():
+    def produce(items):
         try:
             for item in items:
                 put("item", item)
@@ -30,16 +35,20 @@ def in_background(items: Iterable, depth: int) -> Iterator:
         except BaseException as error:  # carried over to the consumer, which raises it
             put("error", error)
 
-    thread = threading.Thread(target=produce, daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=produce, args=(items,), daemon=True) for items in sources]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
     try:
-        while True:
+        while running:
             kind, value = ready.get()
             if kind == "error":
                 raise value
             if kind == "end":
-                return
-            yield value
+                running -= 1
+            else:
+                yield value
     finally:
         stopped.set()
-        thread.join()
+        for thread in threads:
+            thread.join()

@@ -15,7 +15,7 @@ from revision_jax.data import video
 from revision_jax.data.builders.shapes_world import make_video
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import MANIFEST, FeatureStore
-from revision_jax.data.streams import Stream, make_stream
+from revision_jax.data.streams import Rows, Stream, make_stream
 from revision_jax.prompts import PromptEncoder
 
 LCS_CAPTIONS = "blip_laion_cc_sbu_558k.json"
@@ -99,11 +99,14 @@ class LoadCaption:
     captions: Captions
     prompts: PromptEncoder
 
-    def __call__(self, item: tuple[int, int]) -> dict[str, np.ndarray]:
+    def __call__(self, item: tuple[int, int], video: np.ndarray | None = None) -> dict[str, np.ndarray]:
         record_id, number = item
         text = self.captions.texts[number]
+        feature = self.captions.read(number)[None]
+        if video is not None:
+            video[:] = feature
         return {
-            "video": self.captions.read(number)[None],
+            "video": feature if video is None else video,
             **self.prompts.encode_example(text, text, "caption"),
             "record_id": np.int32(record_id),
         }
@@ -118,4 +121,4 @@ def caption_stream(captions: Captions, prompts: PromptEncoder, *, batch_size: in
     if len(captions.texts) < batch_size:
         raise ValueError(f"there are {len(captions.texts)} captions; expected at least a batch of {batch_size}")
     prompts.encode_example(max(captions.texts, key=len), max(captions.texts, key=len), "caption")
-    return make_stream(CaptionDrawer(captions), LoadCaption(captions, prompts), batch_size, seed, **where)
+    return make_stream(Rows(CaptionDrawer(captions), LoadCaption(captions, prompts)), batch_size, seed, **where)

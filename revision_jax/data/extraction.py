@@ -5,6 +5,7 @@ width.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from revision_jax.data import video
 from revision_jax.data.background import in_background
 from revision_jax.data.features import first_non_finite
 from revision_jax.interop.clip import load_clip
+from revision_jax.interop.weights import weight_files
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
 from revision_jax.prompts import clip_query, load_tokenizer
 
@@ -37,6 +39,34 @@ class VideoFeatures:
     features: np.ndarray
     duration_s: float
     fps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What is known of the CLIP behind some features; an `Extractor` has all of it too.
+
+    name: for people. fingerprint: `encoder_sha256`. width: D. fps: stored frames a second.
+    """
+
+    name: str
+    fingerprint: str
+    width: int
+    fps: float
+
+
+def identify(clip_dir: str | os.PathLike, fps: float) -> Encoder:
+    """The encoder in a CLIP directory, without loading it: for features that somebody else made with it."""
+    clip_dir = pathlib.Path(clip_dir)
+    path = clip_dir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a Hugging Face directory of a CLIPModel")
+    fingerprint = encoder_sha256(clip_dir, *read_normalisation(clip_dir))
+    return Encoder(encoder_name(clip_dir), fingerprint, int(json.loads(path.read_text())["projection_dim"]), fps)
+
+
+def encoder_name(clip_dir: pathlib.Path) -> str:
+    """The last two folders of its path."""
+    return f"{clip_dir.parent.name}/{clip_dir.name}"
 
 
 class Extractor:
@@ -60,7 +90,7 @@ class Extractor:
         self.image_size = clip.config.vision.image_size
         self.text_length = clip.config.text.max_position_embeddings
         mean, std = read_normalisation(self.clip_dir)
-        self.name = f"{self.clip_dir.parent.name}/{self.clip_dir.name}"
+        self.name = encoder_name(self.clip_dir)
         self.fingerprint = encoder_sha256(self.clip_dir, mean, std)
         graphdef, self._weights = nnx.split(clip)
         self._rows = None
@@ -69,16 +99,12 @@ class Extractor:
             self._rows = batch_sharding(mesh)
 
         @jax.jit
-        def encode_image(weights, frames):
-            pixels = (frames.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
-            return nnx.merge(graphdef, weights).encode_image(pixels).astype(jnp.float16)
-
-        @jax.jit
         def encode_text(weights, tokens):
             features, holistic = nnx.merge(graphdef, weights).encode_text(tokens)
             return features.astype(jnp.float32), holistic.astype(jnp.float32)
 
-        self._encode_image, self._encode_text = encode_image, encode_text
+        self._encode_image = jax.jit(functools.partial(encode_images, graphdef, mean, std))
+        self._encode_text = encode_text
 
     @property
     def compile_count(self) -> int:
@@ -100,7 +126,7 @@ class Extractor:
         done: list[np.ndarray] = []
         waiting: list[tuple[jax.Array, int]] = []
         for batch, count in in_background(self._fixed_batches(frames), depth=4):
-            waiting.append((self._encode_image(self._weights, self._put(batch)), count))
+            waiting.append((self.encode_batch(batch), count))
             if len(waiting) > 2:  # the encoder works on the next batch while this one is fetched
                 done.append(self._fetch(*waiting.pop(0)))
         done += [self._fetch(*item) for item in waiting]
@@ -176,12 +202,19 @@ class Extractor:
         if filled:
             yield buffer.copy(), filled
 
-    def _put(self, batch: np.ndarray) -> jax.Array:
-        return jax.device_put(batch, self._rows)
+    def encode_batch(self, frames: np.ndarray) -> jax.Array:
+        """Exactly `batch` frames of the encoder's size, uint8 [batch, S, S, 3] -> features [batch, D] on the device."""
+        return self._encode_image(self._weights, jax.device_put(frames, self._rows))
 
     @staticmethod
     def _fetch(features: jax.Array, count: int) -> np.ndarray:
         return np.asarray(features)[:count]
+
+
+def encode_images(graphdef: nnx.GraphDef, mean, std, weights: nnx.State, frames: jax.Array) -> jax.Array:
+    """uint8 [B, S, S, 3] -> [B, D] float16; mean and standard deviation of RGB in 0..1."""
+    pixels = (frames.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    return nnx.merge(graphdef, weights).encode_image(pixels).astype(jnp.float16)
 
 
 def read_normalisation(clip_dir: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -194,7 +227,7 @@ def read_normalisation(clip_dir: pathlib.Path) -> tuple[tuple[float, ...], tuple
 def encoder_sha256(clip_dir: pathlib.Path, mean: Sequence[float], std: Sequence[float]) -> str:
     """Fingerprint of what decides a feature: the weights' files and the normalisation."""
     digest = hashlib.sha256(json.dumps([list(mean), list(std)]).encode())
-    for path in sorted(clip_dir.glob("*.safetensors")):
+    for path in weight_files(clip_dir):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

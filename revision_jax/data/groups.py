@@ -7,6 +7,7 @@ Letters: n windows a group, F frames a window, D feature width, Q query tokens, 
 
 import collections
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -15,10 +16,11 @@ import numpy as np
 from revision_jax.data import sampling
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query, check_queries
-from revision_jax.data.pipeline import NO_ROOM, TOO_LONG, TOO_NEAR, ClipDrawer, check_prompts, make_drawer
+from revision_jax.data.negatives import Random, Strategy, guarded
+from revision_jax.data.pipeline import NO_ROOM, TOO_LONG, TOO_NEAR, ClipDrawer, DataSet, check_prompts, make_drawer
 from revision_jax.data.query_tokens import QueryTokens
 from revision_jax.data.sampling import GroupClip
-from revision_jax.data.streams import Stream, make_stream
+from revision_jax.data.streams import Rows, Stream, make_stream
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, group_answer, normalize_event, presence_answer, video_answer
 
@@ -49,10 +51,10 @@ class GroupDrawer:
         *,
         size: int,
         copies: Sequence[int],
-        near_miss_fraction: float = 0.0,
+        negatives: Strategy,
     ):
-        self.hierarchy, self.durations = hierarchy, durations
-        self.size, self.copies, self.near_miss_fraction = size, copies, near_miss_fraction
+        self.hierarchy, self.durations, self.negatives = hierarchy, durations, negatives
+        self.size, self.copies, self.guarded = size, copies, guarded(queries)
         self.rows: list[tuple[Query, int]] = []
         skipped = collections.Counter()
         for query in queries:
@@ -73,7 +75,7 @@ class GroupDrawer:
             return TOO_LONG
         if not len(sampling.positive_starts(query, moment, window_s, duration_s)):
             return TOO_NEAR
-        return None if sampling.free_starts(query, window_s, duration_s) else NO_ROOM
+        return None if sampling.free_starts(self.guarded[query.query_id], window_s, duration_s) else NO_ROOM
 
     def draw(self, row: int, rng: np.random.Generator) -> GroupClip:
         query, moment = self.rows[row]
@@ -85,7 +87,7 @@ class GroupDrawer:
             self.durations[query.video_id],
             size=self.size,
             copies=self.copies,
-            near_miss_fraction=self.near_miss_fraction,
+            negative=functools.partial(self.negatives.draw, self.guarded[query.query_id]),
         )
 
 
@@ -124,20 +126,25 @@ class LoadGroup:
     sentences: Mapping[str, str]
     query_tokens: QueryTokens
 
-    def __call__(self, item: tuple[int, GroupClip]) -> dict[str, np.ndarray]:
+    def __call__(self, item: tuple[int, GroupClip], video: np.ndarray | None = None) -> dict[str, np.ndarray]:
         record_id, clip = item
         sentence = self.sentences[clip.query_id]
         return {
-            "video": np.stack([self._read(*window) for window in clip.windows]),
+            "video": self._read_all(clip.windows, video),
             **self.query_tokens(sentence),
             **self.prompts.encode_example(sentence, answer_text(clip), clip.level),
             "record_id": np.int32(record_id),
         }
 
-    def _read(self, video_id: str, start_s: float, end_s: float) -> np.ndarray:
+    def _read_all(self, windows: Sequence[tuple[str, float, float]], video: np.ndarray | None) -> np.ndarray:
         manifest = self.store.manifest
-        total = manifest.videos[video_id].num_frames
-        return self.store.read(video_id, self.hierarchy.frame_indices(start_s, end_s, manifest.fps, total))
+        if video is None:
+            video = np.empty((len(windows), self.hierarchy.num_frames, manifest.width), manifest.dtype)
+        for (video_id, start_s, end_s), out in zip(windows, video, strict=True):
+            total = manifest.videos[video_id].num_frames
+            frames = self.hierarchy.frame_indices(start_s, end_s, manifest.fps, total)
+            self.store.read(video_id, frames, out)
+        return video
 
     def describe(self, clip: GroupClip) -> str:
         """`query ... in 16 windows of video ...: From 3 to 5.`"""
@@ -162,8 +169,7 @@ def answer_text(clip: GroupClip) -> str:
 
 
 def presence_stream(
-    load: LoadGroup,
-    queries: Sequence[Query],
+    parts: Sequence[tuple[LoadGroup, DataSet]],
     *,
     batch_size: int,
     seed: int,
@@ -171,16 +177,23 @@ def presence_stream(
     near_miss_fraction: float = 0.0,
     **where,
 ) -> Stream:
-    """Batches of single windows, present or absent; arguments as in `pipeline.clip_stream`."""
-    queries = check_queries(queries, load.store.durations)
-    check_prompts(queries, load.prompts, presence_answer(True), "sparse")
-    drawer = make_drawer(load.store, queries, load.hierarchy, batch_size, neg_factor, near_miss_fraction)
-    return make_stream(PresenceDrawer(drawer), load, batch_size, seed, **where)
+    """Batches of single windows, present or absent.
+
+    Args:
+      parts: a split with its loader, or several that are mixed by weight.
+      Others as in `pipeline.clip_stream`.
+    """
+    rows = []
+    for load, data in parts:
+        checked = check_queries(data.queries, load.store.durations)
+        check_prompts(checked, load.prompts, presence_answer(True), "sparse")
+        drawer = make_drawer(data, load.hierarchy, batch_size, neg_factor, near_miss_fraction)
+        rows.append(Rows(PresenceDrawer(drawer), load, data.weight))
+    return make_stream(rows, batch_size, seed, **where)
 
 
 def group_streams(
-    load: LoadGroup,
-    queries: Sequence[Query],
+    parts: Sequence[tuple[LoadGroup, DataSet]],
     *,
     batch_size: int,
     seed: int,
@@ -195,37 +208,50 @@ def group_streams(
     """One stream of groups for each size.
 
     Args:
+      parts: as in `presence_stream`.
       sizes: windows of a group, or videos.
       kind: "windows" of one video, or whole "videos".
+      near_miss_fraction: of a group's contrastive windows that are drawn at random.
       place, places: of the first stream, see `streams.make_stream`; `places` is by default the number of sizes.
 
     Raises ValueError for queries that do not fit the store, the prompt, or give too few groups.
     """
-    queries = check_queries(queries, load.store.durations)
     largest = max(sizes)
     longest, level = (group_answer(largest - 1, largest), "group") if kind == "windows" else ("", "retrieval")
-    check_prompts(queries, load.prompts, longest or video_answer(largest - 1), level)
     places = len(sizes) if places is None else places
+    for load, data in parts:
+        checked = check_queries(data.queries, load.store.durations)
+        check_prompts(checked, load.prompts, longest or video_answer(largest - 1), level)
     streams = []
     for number, size in enumerate(sizes):
-        drawer = make_group_drawer(load, queries, size, kind, copies, near_miss_fraction)
-        if len(drawer) < batch_size:
-            raise ValueError(
-                f"{len(queries)} queries give {len(drawer)} groups of {size} {kind} (skipped: {dict(drawer.skipped)}); "
-                f"expected at least a batch of {batch_size}. Use more or longer videos, or a smaller batch"
-            )
-        streams.append(make_stream(drawer, load, batch_size, seed, place=place + number, places=places, **where))
-    if streams and drawer.skipped:
-        logging.warning("of %d queries some give no groups: %s", len(queries), drawer.skipped)
+        rows = []
+        for load, data in parts:
+            drawer = make_group_drawer(load, data.queries, size, kind, copies, near_miss_fraction, data.negatives)
+            if len(drawer) < batch_size:
+                raise ValueError(
+                    f"{len(data.queries)} queries give {len(drawer)} groups of {size} {kind} (skipped: "
+                    f"{dict(drawer.skipped)}); expected at least a batch of {batch_size}. Use more or longer videos, "
+                    "or a smaller batch"
+                )
+            rows.append(Rows(drawer, load, data.weight))
+        streams.append(make_stream(rows, batch_size, seed, place=place + number, places=places, **where))
+    if streams and streams[-1].skipped:
+        logging.warning("some queries give no groups: %s", streams[-1].skipped)
     return streams
 
 
 def make_group_drawer(
-    load: LoadGroup, queries: Sequence[Query], size: int, kind: str, copies: Sequence[int], near_miss_fraction: float
+    load: LoadGroup,
+    queries: Sequence[Query],
+    size: int,
+    kind: str,
+    copies: Sequence[int],
+    near_miss_fraction: float,
+    negatives: Strategy | None = None,
 ) -> GroupDrawer | VideoGroupDrawer:
+    """Draws groups of one size; `negatives` is by default at random."""
     durations = load.store.durations
     if kind == "videos":
         return VideoGroupDrawer(queries, durations, size=size)
-    return GroupDrawer(
-        queries, load.hierarchy, durations, size=size, copies=copies, near_miss_fraction=near_miss_fraction
-    )
+    negatives = negatives or Random(load.hierarchy, durations, near_miss_fraction)
+    return GroupDrawer(queries, load.hierarchy, durations, size=size, copies=copies, negatives=negatives)

@@ -15,8 +15,9 @@ import numpy as np
 from revision_jax.data import sampling
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query, check_queries
+from revision_jax.data.negatives import Random, Strategy, guarded
 from revision_jax.data.sampling import Clip
-from revision_jax.data.streams import Pipeline, Stream, join, make_stream
+from revision_jax.data.streams import Pipeline, Rows, Stream, join, make_stream
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import NOT_PRESENT, PromptEncoder, span_answer
 
@@ -32,16 +33,26 @@ class ClipDrawer:
     `neg_factor` times as many as of these together. A fraction of a pass is drawn at random.
     """
 
-    def __init__(self, queries, hierarchy, durations, neg_factor, near_miss_fraction, questions_per_window=1):
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        hierarchy: Hierarchy,
+        durations: Mapping[str, float],
+        neg_factor: float,
+        near_miss_fraction: float,
+        questions_per_window: int = 1,
+        negatives: Strategy | None = None,
+    ):
         self.hierarchy, self.durations = hierarchy, durations
+        self.strategy = negatives or Random(hierarchy, durations, near_miss_fraction)
         self.questions = questions_per_window
         by_video = collections.defaultdict(list)
         for query in queries:
             by_video[query.video_id].append(query)
         self.companions = {
-            video_id: sampling.Companions(own, hierarchy, near_miss_fraction) for video_id, own in by_video.items()
+            video_id: sampling.Companions(by_video[video_id], hierarchy, near_miss_fraction) for video_id in durations
         }
-        self.near_miss_fraction = near_miss_fraction
+        self.guarded = guarded(queries)
         self.positives: list[tuple[Query, int]] = []
         self.negatives: list[Query] = []
         skipped = collections.Counter()
@@ -52,7 +63,7 @@ class ClipDrawer:
                 skipped.update([reason] if reason else [])
                 fitting += [] if reason else [(query, moment)]
             self.positives += fitting
-            room = sampling.free_starts(query, hierarchy.window_s, durations[query.video_id])
+            room = sampling.free_starts(self.guarded[query.query_id], hierarchy.window_s, durations[query.video_id])
             self.negatives += [query] * (len(fitting) if query.present else 1) if room else []
             skipped.update([] if room else [NO_ROOM])
         self.skipped = dict(skipped)
@@ -73,6 +84,8 @@ class ClipDrawer:
     def draw(self, row: int, rng: np.random.Generator) -> tuple[Clip, ...]:
         """One row -> its clip, and companions about the same window up to `questions_per_window`."""
         clip = self._draw(row, rng)
+        if self.questions == 1:
+            return (clip,)
         return clip, *self.companions[clip.video_id].draw(clip, self.questions - 1, rng)
 
     def _draw(self, row: int, rng: np.random.Generator) -> Clip:
@@ -82,8 +95,7 @@ class ClipDrawer:
         row -= len(self.positives)
         whole_passes = self.contrastive - self.contrastive % len(self.negatives)
         number = row % len(self.negatives) if row < whole_passes else rng.integers(len(self.negatives))
-        query = self.negatives[number]
-        return sampling.contrastive(query, rng, self.hierarchy, self.durations[query.video_id], self.near_miss_fraction)
+        return self.strategy.draw(self.guarded[self.negatives[number].query_id], rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +110,7 @@ class LoadClip:
     prompts: PromptEncoder
     sentences: Mapping[str, str]
 
-    def __call__(self, item: tuple[int, tuple[Clip, ...]]) -> dict[str, np.ndarray]:
+    def __call__(self, item: tuple[int, tuple[Clip, ...]], video: np.ndarray | None = None) -> dict[str, np.ndarray]:
         record_id, clips = item
         clip = clips[0]
         end_s = clip.window_start_s + self.hierarchy.window_s
@@ -107,7 +119,7 @@ class LoadClip:
         texts = [self.prompts.encode_example(self.sentences[c.query_id], answer_text(c)) for c in clips]
         joined = {key: np.stack([text[key] for text in texts]) for key in ("tokens", "loss_mask")}
         return {
-            "video": self.store.read(clip.video_id, frames),
+            "video": self.store.read(clip.video_id, frames, video),
             **(joined if len(clips) > 1 else texts[0]),
             "record_id": np.int32(record_id),
         }
@@ -127,14 +139,36 @@ def answer_text(clip: Clip) -> str:
     return NOT_PRESENT if clip.answer is None else span_answer(*clip.answer)
 
 
-def make_pipeline(*data, read_threads: int = 4, prefetch: int = 8, **options) -> Pipeline:
-    """Training batches of positive and contrastive windows alone; the other arguments are those of `clip_stream`."""
-    return join([[clip_stream(*data, **options)]], read_threads=read_threads, prefetch=prefetch)
+def make_pipeline(
+    store: FeatureStore,
+    queries: Sequence[Query],
+    hierarchy: Hierarchy,
+    prompts: PromptEncoder,
+    *,
+    read_threads: int = 4,
+    prefetch: int = 8,
+    **options,
+) -> Pipeline:
+    """Training batches of one split's windows alone; the other arguments are those of `clip_stream`."""
+    stream = clip_stream([DataSet(store, queries)], hierarchy, prompts, **options)
+    return join([[stream]], read_threads=read_threads, prefetch=prefetch)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A prepared split that a stream draws from.
+
+    negatives: where its contrastive windows come from; None = at random. weight: its share of a mixture.
+    """
+
+    store: FeatureStore
+    queries: Sequence[Query]
+    negatives: Strategy | None = None
+    weight: float = 1.0
 
 
 def clip_stream(
-    store: FeatureStore,
-    queries: Sequence[Query],
+    data: Sequence[DataSet],
     hierarchy: Hierarchy,
     prompts: PromptEncoder,
     *,
@@ -148,6 +182,7 @@ def clip_stream(
     """Batches of positive and contrastive windows: `video [B, F, D]`, `tokens` and `loss_mask [B, (G,) T]`.
 
     Args:
+      data: a split, or several that are mixed by weight.
       batch_size: clips a batch, over all shards.
       neg_factor: contrastive clips for each positive one.
       near_miss_fraction: of the contrastive clips, those made to show a near miss, where there is one.
@@ -156,19 +191,27 @@ def clip_stream(
 
     Raises ValueError for queries that do not fit the store, the window or the prompt.
     """
-    queries = check_queries(queries, store.durations)
     longest = span_answer(hierarchy.num_frames - 1, hierarchy.num_frames - 1)
-    check_prompts(queries, prompts, longest, "dense")
-    drawer = make_drawer(store, queries, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window)
-    load = LoadClip(store, hierarchy, prompts, {query.query_id: query.sentence for query in queries})
-    return make_stream(drawer, load, batch_size, seed, **where)
+    rows = []
+    for own in data:
+        queries = check_queries(own.queries, own.store.durations)
+        check_prompts(queries, prompts, longest, "dense")
+        drawer = make_drawer(
+            own, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window=questions_per_window
+        )
+        load = LoadClip(own.store, hierarchy, prompts, {query.query_id: query.sentence for query in queries})
+        rows.append(Rows(drawer, load, own.weight))
+    return make_stream(rows, batch_size, seed, **where)
 
 
 def make_drawer(
-    store, queries, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window=1
+    data: DataSet, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window=1
 ) -> ClipDrawer:
     """A `ClipDrawer` that fills at least a batch; ValueError if the queries give too few clips."""
-    drawer = ClipDrawer(queries, hierarchy, store.durations, neg_factor, near_miss_fraction, questions_per_window)
+    queries, durations = data.queries, data.store.durations
+    drawer = ClipDrawer(
+        queries, hierarchy, durations, neg_factor, near_miss_fraction, questions_per_window, data.negatives
+    )
     if drawer.skipped:
         logging.warning("of %d queries some give no clips: %s", len(queries), drawer.skipped)
     if not drawer.positives or len(drawer) < batch_size:

@@ -6,7 +6,7 @@ draw always succeeds where `can_*` says it can. REFERENCE: the paper's section o
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -110,19 +110,19 @@ def contrastive(
             f"({duration_s} s) touches the event; skip it (free_starts is empty)"
         )
     if query.distractors and rng.random() < near_miss_fraction:
-        near = [_holding(free, distractor, hierarchy.window_s) for distractor in query.distractors]
+        near = [holding(free, distractor, hierarchy.window_s) for distractor in query.distractors]
         near = [starts for starts in near if starts]
         free = near[rng.integers(len(near))] if near else free
-    return Clip(query.query_id, query.video_id, _uniform(free, rng), None)
+    return Clip(query.query_id, query.video_id, uniform(free, rng), None)
 
 
-def _holding(free: list[Interval], event: Interval, window_s: float) -> list[Interval]:
+def holding(free: list[Interval], event: Interval, window_s: float) -> list[Interval]:
     """The part of `free` whose windows hold `event` whole."""
     parts = [(max(low, event[1] - window_s), min(high, event[0])) for low, high in free]
     return [(low, high) for low, high in parts if low <= high]
 
 
-def _uniform(intervals: list[Interval], rng: np.random.Generator) -> float:
+def uniform(intervals: list[Interval], rng: np.random.Generator) -> float:
     """A point drawn uniformly from a union of disjoint intervals (single points if they have no length)."""
     lengths = np.array([high - low for low, high in intervals])
     total = lengths.sum()
@@ -151,7 +151,7 @@ class Companions:
         touching = self._count(self._moments, lambda s, e: (s < end) & (e > start))
         inside = self._count(self._moments, lambda s, e: (s >= start) & (e <= end))
         near = self._count(self._distractors, lambda s, e: (s >= start) & (e <= end))
-        other = np.array([query.query_id != clip.query_id for query in self.queries])
+        other = np.array([query.query_id != clip.query_id for query in self.queries], bool)
         pools = {
             "present": list(np.flatnonzero(other & (touching == 1) & (inside == 1))),
             "near": list(np.flatnonzero(other & (touching == 0) & (near > 0))),
@@ -202,17 +202,17 @@ def group(
     *,
     size: int,
     copies: Sequence[int],
-    near_miss_fraction: float = 0.0,
+    negative: Callable[[np.random.Generator], Clip],
 ) -> GroupClip:
     """`size` windows of a video, some adjacent ones around moment number `moment`, the others away from the event.
 
     One of `copies` is drawn: so many positive windows, each at its own offset, stand together at a random place; the
-    contrastive windows before and after them are in time order. ValueError where there is no positive or contrastive
-    window.
+    contrastive windows before and after them, each drawn by `negative`, are in time order. ValueError where there is no
+    positive or contrastive window.
     """
     count = int(rng.choice(copies))
     around = [positive(query, moment, rng, hierarchy, duration_s) for _ in range(count)]
-    others = [contrastive(query, rng, hierarchy, duration_s, near_miss_fraction) for _ in range(size - count)]
+    others = [negative(rng) for _ in range(size - count)]
     around, others = (sorted(clip.window_start_s for clip in clips) for clips in (around, others))
     place = int(rng.integers(size - count + 1))
     starts = [*others[:place], *around, *others[place:]]

@@ -13,7 +13,7 @@ from revision_jax.evaluation import methods as m
 from revision_jax.evaluation.predictions import write_json
 from revision_jax.metrics.retrieval import retrieval_scores
 from revision_jax.report.table import print_rows
-from revision_jax.search.retrieval import rank_clips
+from revision_jax.search.retrieval import score_clips
 from revision_jax.training.datasets import make_extractor
 
 COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
@@ -47,10 +47,10 @@ def evaluate_clips(
     truth = np.array([names.index(query.video_id) for query in queries])
     searcher, extractor = m.make_searcher(config, grounder, mesh, queries, upper), make_extractor(config, mesh)
     tokens = m.query_tokens(extractor, sentences, config.prompt.query_tokens)
-    orders = {"clip": best_frame(clips, extractor.encode_queries(sentences))}
+    ratings = {"clip": best_frame(clips, extractor.encode_queries(sentences))}
     for depth in range(1, searcher.max_depth + 1):
-        orders[f"depth{depth}"] = rank_clips(searcher, clips, sentences, depth=depth, query_tokens=tokens)
-    scores = {name: retrieval_scores(order, truth) for name, order in orders.items()}
+        ratings[f"depth{depth}"] = score_clips(searcher, clips, sentences, depth=depth, query_tokens=tokens)
+    scores = {name: retrieval_scores(rating, truth) for name, rating in ratings.items()}
     metrics = {"split": split, "clips": len(clips), "queries": len(queries), "methods": scores}
     write_json(Path(workdir) / "eval" / "retrieval.json", metrics)
     print_retrieval(metrics)
@@ -58,11 +58,10 @@ def evaluate_clips(
 
 
 def best_frame(clips: Sequence[np.ndarray], queries: np.ndarray) -> np.ndarray:
-    """Clips `[n, D]` in the order of their frame most similar to each query `[Q, D]`: `[Q, C]` int64."""
+    """Cosine similarity of each query `[Q, D]` to the frame of each clip `[n, D]` most similar to it: `[Q, C]`."""
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     queries = unit(queries.astype(np.float32))
-    similarity = np.stack([(queries @ unit(clip.astype(np.float32)).T).max(axis=1) for clip in clips], axis=1)
-    return np.argsort(-similarity, axis=1, kind="stable")
+    return np.stack([(queries @ unit(clip.astype(np.float32)).T).max(axis=1) for clip in clips], axis=1)
 
 
 def print_retrieval(metrics: Mapping) -> None:

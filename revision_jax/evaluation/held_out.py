@@ -204,7 +204,7 @@ def answer_greedily(grammar: Grammar, prompts: PromptEncoder, max_length: int, m
         state = decode_step(grammar, state, model.text_logits(context, tokens)[row, place])
         return state, tokens.at[row, place].set(state.token)
 
-    start = DecodeState.start(len(row)), batch["tokens"]
+    start = DecodeState.start(len(row), max_length), batch["tokens"]
     return grammar.answer[jax.lax.fori_loop(0, max_length, step, start)[0].state]
 
 

@@ -1,30 +1,37 @@
 """The methods that are compared, all as one function: `ask(store, video_id, queries) -> (predictions, cost)`."""
 
 import dataclasses
+import functools
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from revision_jax.config import ConfigError
 from revision_jax.data.extraction import Extractor
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.moments import Query
 from revision_jax.data.query_tokens import QueryTokens
+from revision_jax.evaluation import hosts
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
 from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.evaluator import Result, Searcher, SearchSettings
-from revision_jax.search.policies import POLICIES
+from revision_jax.search.evaluator import Searcher
+from revision_jax.search.layout import check_features
+from revision_jax.search.result import Result
+from revision_jax.search.settings import SearchSettings
 from revision_jax.training.datasets import open_split
 from revision_jax.training.parts import make_hierarchy, make_prompt_encoder
 
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
-Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 NOTHING = np.zeros((0, 3))
 
 
@@ -57,16 +64,24 @@ class Split:
         return [query for queries in self.queries.values() for query in queries]
 
 
-def make_searcher(config: ConfigDict, grounder, mesh, queries: Iterable[Query] = (), upper=None) -> Searcher:
+def make_searcher(
+    config: ConfigDict, grounder, mesh, queries: Iterable[Query] = (), upper=None, *,
+    changes: Mapping[str, Any] = MappingProxyType({}), memory_gib: float = 0.0,
+) -> Searcher:  # fmt: skip
     """The search as a run's config has it; one question length for all `queries`, so that it compiles once.
 
-    `upper` is the grounder of the upper levels, if there are any: with `data.groups` of videos, of retrieval.
+    Args:
+      upper: the grounder of the upper levels, if there are any: with `data.groups` of videos, of retrieval.
+      changes: fields of `SearchSettings` that differ from the config.
+      memory_gib: see `Searcher`.
     """
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
     level = "retrieval" if config.data.groups == "videos" else "group"
     grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    settings = SearchSettings(**config.search)
-    searcher = Searcher(grounder, prompts, grammar, hierarchy, settings, mesh, upper=upper, upper_question=level)
+    settings = SearchSettings(**config.search.to_dict() | dict(changes))
+    searcher = Searcher(
+        grounder, prompts, grammar, hierarchy, settings, mesh, upper=upper, upper_question=level, memory_gib=memory_gib
+    )
     sound = [query.sentence for query in queries if _fault(searcher, query) is None]
     if sound:
         searcher.fit_questions(sound)
@@ -89,20 +104,32 @@ def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) ->
     return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])
 
 
-def search_at(searcher: Searcher, depth: int, policy: str = "top_down", encode: Encode | None = None) -> Ask:
+def search_at(
+    searcher: Searcher, depth: int, policy: str = "top_down", extractor: Extractor | None = None, query_length: int = 0
+) -> Ask:
     """The model at a search depth. A query that cannot be asked is a miss, never a query fewer.
 
-    `encode` gives the sentences' token features; depths from 2 on need it.
+    Args:
+      extractor: gives the sentences' features, where depth, policy or ranking need them.
+      query_length: token features of a sentence, for depths from 2 on.
     """
+    compares = searcher.settings.ranking == "cosine" or policy in ("fused", "retrieve_then_ground")
 
     def ask(store, video_id, queries):
+        info, features = store.manifest.videos[video_id], store.read_all(video_id)
         faults = [_fault(searcher, query) for query in queries]
+        try:
+            check_features(features)
+        except ValueError as error:
+            faults = [f"video {video_id}: {error}"] * len(queries)
         sentences = [query.sentence for query, fault in zip(queries, faults) if fault is None]
-        features, info = store.read_all(video_id), store.manifest.videos[video_id]
-        encoded = encode(sentences) if encode and sentences else None
+        if not sentences:
+            return [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)], Cost(videos=1)
         results = searcher.search(
-            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy, query_tokens=encoded
-        )
+            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy,
+            query_tokens=query_tokens(extractor, sentences, query_length) if depth > 1 else None,
+            similar=extractor.encode_queries(sentences) if compares else None,
+        )  # fmt: skip
         results = iter(results)
         predictions = [
             Prediction(query.query_id, NOTHING, fault) if fault else _prediction(query, next(results))
@@ -113,14 +140,33 @@ def search_at(searcher: Searcher, depth: int, policy: str = "top_down", encode: 
     return ask
 
 
-def search_deeper(searcher: Searcher, extractor: Extractor, config: ConfigDict) -> dict[str, Ask]:
-    """Every search through upper levels, by both policies: method -> ask."""
-    encode = lambda sentences: query_tokens(extractor, sentences, config.prompt.query_tokens)
-    return {
-        f"depth{depth}" + ("" if policy == POLICIES[0] else f"_{policy}"): search_at(searcher, depth, policy, encode)
-        for depth in range(2, searcher.max_depth + 1)
-        for policy in POLICIES
-    }
+def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
+    """Method -> (depth, policy) of every way to search with so many levels; those that are always compared first."""
+    methods = {"depth1": (1, "top_down"), "depth0": (0, "top_down")}
+    for depth in range(2, max_depth + 1):
+        methods |= {f"depth{depth}": (depth, "top_down"), f"depth{depth}_bottom_up": (depth, "bottom_up")}
+    if max_depth > 1:
+        methods["fused"] = max_depth, "fused"
+    return methods | {"retrieve_then_ground": (1, "retrieve_then_ground")}
+
+
+def method(searcher: Searcher, name: str, retrieval: ClipRetrieval, extractor: Extractor, config: ConfigDict) -> Ask:
+    """The function that answers queries by a method."""
+    if name == "clip":
+        return retrieve(retrieval, extractor)
+    depth, policy = known_methods(searcher.max_depth)[name]
+    return search_at(searcher, depth, policy, extractor, config.prompt.query_tokens)
+
+
+def chosen_methods(wanted: Sequence[str], max_depth: int) -> list[str]:
+    """The methods to compare, those without upper levels first."""
+    known = [*known_methods(max_depth), "clip"]
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise ConfigError(f"--methods names {', '.join(strangers)}; this run has {', '.join(known)}.")
+    if wanted:
+        return [name for name in known if name in wanted]
+    return [name for name in known if max_depth > 1 or name != "retrieve_then_ground"]
 
 
 def _prediction(query: Query, result: Result) -> Prediction:
@@ -137,7 +183,10 @@ def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
         sentences = [query.sentence for query in queries]
         asked = extractor.encode_queries(sentences)
         results = retrieval.search(features, store.manifest.fps, info.duration_s, sentences, asked)
-        cost = Cost(videos=1, queries=len(queries), seconds=time.perf_counter() - started)
+        cost = Cost(
+            videos=1, queries=len(queries), seconds=time.perf_counter() - started, video_s=info.duration_s,
+            stored_frames=len(features),
+        )  # fmt: skip
         return [Prediction(q.query_id, result.moments) for q, result in zip(queries, results)], cost
 
     return ask
@@ -156,18 +205,45 @@ def choose_retrieval(val: Split, extractor: Extractor, *, top_k: int, nms_iou: f
     return choose_variant(cases, top_k=top_k, nms_iou=nms_iou)
 
 
-def answer(split: Split, methods: Mapping[str, Ask], log: PredictionLog, progress: Callable = lambda *_: None) -> dict:
+def answer(
+    split: Split, methods: Mapping[str, Ask], path: Path, identity: str, progress: Callable = lambda *_: None
+) -> dict:
     """Method -> (predictions in the order of `split.all_queries`, cost); what the log holds is not done again.
 
+    Several hosts share the videos, each with its own log, and wait for each other before anything is gathered.
+
     Args:
+      path: the log, `PredictionLog`; identity: what it belongs to.
       progress: called as (method, videos done, videos in all).
     """
-    answers = {name: ([], Cost()) for name in methods}
-    for done, (video_id, queries) in enumerate(split.queries.items(), 1):
+    log = PredictionLog(hosts.log_path(path), identity, [path, *hosts.host_logs(path)])
+    share = hosts.own_share(split.queries)
+    for done, video_id in enumerate(share, 1):
         for name, ask in methods.items():
             if log.get(name, video_id) is None:
+                queries = split.queries[video_id]
                 log.append(name, queries, *ask(split.store, video_id, queries))
-                progress(name, done, len(split.queries))
-            predictions, cost = log.get(name, video_id)
-            answers[name] = answers[name][0] + predictions, answers[name][1] + cost
-    return answers
+                progress(name, done, len(share))
+    hosts.wait_for_all(f"answered {path.name}")
+    log.read_others([path, *hosts.host_logs(path)])
+    hosts.wait_for_all(f"read {path.name}")
+    if hosts.is_first():
+        log.merge(hosts.host_logs(path))
+    return {name: _gathered(split, log, name) for name in methods}
+
+
+def _gathered(split: Split, log: PredictionLog, method: str) -> Answers:
+    """All predictions of a method.
+
+    Raises:
+      ValueError: a video is missing; part of a run is never scored as a whole.
+    """
+    missing = [video_id for video_id in split.queries if log.get(method, video_id) is None]
+    if missing:
+        raise ValueError(
+            f"{method}: {len(missing)} of {len(split.queries)} videos were not answered, first {missing[0]!r}; do all "
+            f"hosts write into one folder? Run the same command again to go on."
+        )
+    groups = [log.get(method, video_id) for video_id in split.queries]
+    predictions = [prediction for rows, _ in groups for prediction in rows]
+    return predictions, functools.reduce(operator.add, (cost for _, cost in groups), Cost())

@@ -2,6 +2,7 @@
 
 `predictions.jsonl` begins with a line that says what it belongs to. Then a line a query, and after the last query
 of a (method, video) a closing line with its cost: only closed groups count, so that half a video is never scored.
+Hosts write apart (`hosts.py`); the first one's file holds everything in the end.
 """
 
 import dataclasses
@@ -40,33 +41,47 @@ class PredictionLog:
     Args:
       path: the file; one of another identity is begun anew, one of this identity is continued.
       identity: what the predictions depend on: model, data, settings.
+      others: files of other hosts, read where they have this identity.
     """
 
-    def __init__(self, path: Path, identity: str):
+    def __init__(self, path: Path, identity: str, others: Sequence[Path] = ()):
         self.path = path
         self._groups: dict[tuple[str, str], tuple[list[Prediction], Cost]] = {}
-        header = {"evaluation": identity}
-        kept = []
-        lines = _whole_lines(path)
-        if lines and lines[0] == header:
-            kept = self._read(lines[1:])
+        self._header = {"evaluation": identity}
+        own = self._read(path)
+        self._in_file = set(own)
         # What a kill left open is dropped from the file too, else it would stand there twice.
-        _write(path, "".join(json.dumps(line) + "\n" for line in [header, *kept]))
+        lines = [self._header, *(line for group in own.values() for line in group)]
+        _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+        self.read_others(others)
 
-    def _read(self, lines: Sequence[dict]) -> list[dict]:
-        """Takes in the closed groups and returns their lines."""
+    def read_others(self, others: Sequence[Path]) -> None:
+        """Takes in what other hosts wrote."""
+        for other in others:
+            self._read(other)
+
+    def merge(self, others: Sequence[Path]) -> None:
+        """Takes in what other hosts wrote, into this file, and removes theirs."""
+        for other in others:
+            groups = self._read(other)
+            _append(self.path, [line for key, group in groups.items() if key not in self._in_file for line in group])
+            self._in_file |= set(groups)
+            other.unlink()
+
+    def _read(self, path: Path) -> dict[tuple[str, str], list[dict]]:
+        """Takes in the closed groups of a file, if it is of this identity, and returns their lines."""
         open_: dict[tuple[str, str], list[dict]] = {}
-        kept = []
-        for line in lines:
+        closed, lines = {}, _whole_lines(path)
+        for line in lines[1:] if lines[:1] == [self._header] else []:
             key = line["method"], line["video_id"]
             if "cost" in line:
                 rows = open_.pop(key, [])
                 if len(rows) == line["queries"]:
-                    self._groups[key] = [_prediction(row) for row in rows], Cost.from_dict(line["cost"])
-                    kept += [*rows, line]
+                    self._groups.setdefault(key, ([_prediction(row) for row in rows], Cost.from_dict(line["cost"])))
+                    closed[key] = [*rows, line]
             else:
                 open_.setdefault(key, []).append(line)
-        return kept
+        return closed
 
     def get(self, method: str, video_id: str) -> tuple[list[Prediction], Cost] | None:
         """A closed group: its predictions and their cost, or None."""
@@ -83,12 +98,18 @@ class PredictionLog:
             for q, p in zip(queries, predictions, strict=True)
         ]
         end = {"method": method, "video_id": video_id, "queries": len(rows), "cost": cost.as_dict()}
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in [*rows, end])
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self.path, [*rows, end])
         # What is scored is what is in the file, so that a resumed evaluation scores the same.
         self._groups[method, video_id] = [_prediction(row) for row in rows], cost
+        self._in_file.add((method, video_id))
+
+
+def _append(path: Path, lines: Sequence[dict]) -> None:
+    """Adds lines to a file; when this returns they are on the disk."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _rounded(moments: np.ndarray) -> list[list[float]]:
@@ -112,15 +133,16 @@ def _whole_lines(path: Path) -> list[dict]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all; numbers that are not finite become null, as JSON has none."""
-    _write(path, json.dumps(_finite(values), indent=2) + "\n")
+    """Writes JSON, whole or not at all; see `plain`."""
+    _write(path, json.dumps(plain(values), indent=2) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON gives back: lists for tuples, names for keys, None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,34 +1,61 @@
-"""From predictions to scores: the threshold chosen on val, and what a method is worth on a split."""
+"""From predictions to scores: what is chosen on val, and what a method is worth on a split.
+
+Percentages. Intervals are of 95 %, from a bootstrap over queries (`metrics.bootstrap`).
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from revision_jax.data.moments import Query
+from revision_jax.evaluation.protocols import PROTOCOLS, Protocol
+from revision_jax.metrics.bootstrap import mean_intervals
+from revision_jax.metrics.calibration import calibration_error, fit_temperature, probability, reliability
 from revision_jax.metrics.cost import Cost
-from revision_jax.metrics.grounding import choose_threshold, grounding_scores, rejection
+from revision_jax.metrics.grounding import auroc, best_iou, choose_threshold, grounding_scores, hits_at_k, rejection
 from revision_jax.metrics.recall import search_recall
+from revision_jax.metrics.sets import set_values
+from revision_jax.search.confidence import uncertainty
 
 MAX_FALSE_ALARM = 15.0  # percent of val's absent queries that the chosen threshold may answer
+CALIBRATED = (0.1, 0.3, 0.5)  # IoU above which the first moment counts as right, as the paper's ECE
+COMPARED = ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
+# What is compared with what, query by query: the difference of the first minus the second.
+PAIRS = (
+    ("depth1", "clip"), ("depth2", "depth2_bottom_up"), ("depth3", "depth3_bottom_up"), ("depth3", "depth1"),
+    ("fused", "depth3"), ("fused", "retrieve_then_ground"), ("depth3", "retrieve_then_ground"),
+)  # fmt: skip
 
 
-def choose_thresholds(queries: Sequence[Query], answers: Mapping) -> dict[str, dict]:
-    """Method -> its confidence threshold on these (validation) queries, and how well it rejects there."""
+def calibrate(queries: Sequence[Query], answers: Mapping, kinds: Mapping[str, str]) -> dict[str, dict]:
+    """Method -> its threshold and temperatures on these (validation) queries, and how well it rejects there.
+
+    `kinds`: method -> what its confidence is, a kind of `search.confidence`.
+    """
     present = np.array([query.present for query in queries])
     chosen = {}
     for method, (predictions, _) in answers.items():
         scores = np.array([p.moments[0, 2] if len(p.moments) else -np.inf for p in predictions])
         threshold = choose_threshold(scores, present, MAX_FALSE_ALARM)
-        chosen[method] = {"threshold": threshold, "val": rejection(scores, present, threshold)}
+        claims = {theta: _claims(queries, predictions, kinds[method], theta) for theta in CALIBRATED}
+        chosen[method] = {
+            "threshold": threshold,
+            "confidence": kinds[method],
+            "temperature": {str(theta): fit_temperature(*claim) for theta, claim in claims.items()},
+            "val": rejection(scores, present, threshold),
+        }
     return chosen
 
 
-def score(queries: Sequence[Query], answers: Mapping, calibration: Mapping) -> dict[str, dict]:
+def score(
+    queries: Sequence[Query], answers: Mapping, calibration: Mapping, protocol: Protocol = PROTOCOLS["ours"]
+) -> dict[str, dict]:
     """Method -> scores, failures and cost.
 
     Args:
       answers: method -> (predictions in the order of `queries`, cost).
-      calibration: what `choose_thresholds` gave.
+      calibration: what `calibrate` gave.
+      protocol: how IoU is rounded, and whether failures count.
     """
     scores = {}
     for method, (predictions, cost) in answers.items():
@@ -36,16 +63,96 @@ def score(queries: Sequence[Query], answers: Mapping, calibration: Mapping) -> d
         strangers = [pair for pair in named if pair[0] != pair[1]]
         if strangers:
             raise ValueError(f"{method}: predictions and queries are not in one order, first at {strangers[0]}.")
+        counted = _counted(queries, predictions, protocol)
+        moments, truths = [p.moments for _, p in counted], [q.moments for q, _ in counted]
+        chosen = calibration[method]
+        values = query_values(moments, truths, chosen["threshold"], protocol.iou_decimals)
+        counters = {name: value for name, value in cost.as_dict().items() if name != "seconds"}
         scores[method] = {
-            **grounding_scores(
-                [p.moments for p in predictions], [q.moments for q in queries], calibration[method]["threshold"]
-            ),
+            **grounding_scores(moments, truths, chosen["threshold"], protocol.iou_decimals),
+            "sets": {name: _mean(values[name]) for name in values if name not in COMPARED},
+            "intervals": mean_intervals(values),
+            "calibration": _calibration(counted, chosen),
             "failed": sum(p.error is not None for p in predictions),
             "search": _levels(queries, predictions, cost),
-            "cost": cost.as_dict()
-            | {"seconds_per_query": cost.seconds / max(cost.queries, 1), "frame_share": cost.frame_share},
+            "cost": counters | {"frame_share": cost.frame_share} | cost.rates(),
+            "measured": {
+                "seconds": cost.seconds,
+                "seconds_per_query": cost.seconds / max(cost.queries, 1),
+                "seconds_per_hour": 3600.0 * cost.seconds / cost.video_s if cost.video_s else None,
+            },
         }
     return scores
+
+
+def compare(queries: Sequence[Query], answers: Mapping, protocol: Protocol = PROTOCOLS["ours"]) -> list[dict]:
+    """Differences between methods with paired intervals, for those of `PAIRS` that were asked."""
+    rows = []
+    for one, other in PAIRS:
+        if one not in answers or other not in answers:
+            continue
+        both = [
+            query_values(
+                [p.moments for p in answers[name][0]], [q.moments for q in queries], 0.0, protocol.iou_decimals
+            )
+            for name in (one, other)
+        ]
+        differences = {name: both[0][name] - both[1][name] for name in COMPARED}
+        intervals = mean_intervals(differences)
+        rows.append({"methods": [one, other]} | {
+            name: {"difference": _mean(differences[name]), "interval": intervals[name]} for name in COMPARED
+        })  # fmt: skip
+    return rows
+
+
+def query_values(moments: Sequence, truths: Sequence, threshold: float, decimals: int | None) -> dict[str, np.ndarray]:
+    """Score -> its value for each query in percent, NaN where the query does not count: `COMPARED`, and of sets."""
+    overlaps = [best_iou(m, t, decimals) if len(t) else np.zeros(0) for m, t in zip(moments, truths)]
+    present = np.array([len(truth) > 0 for truth in truths], bool)
+    hits = hits_at_k(overlaps)
+    first = np.array([overlap[0] if len(overlap) else 0.0 for overlap in overlaps])
+    values = {name: first if name == "mean_iou" else hits[name] for name in COMPARED}
+    values = {name: np.where(present, 100.0 * value, np.nan) for name, value in values.items()}
+    return values | set_values([m[m[:, 2] >= threshold] if len(m) else m for m in moments], truths)
+
+
+def _counted(queries: Sequence[Query], predictions: Sequence, protocol: Protocol) -> list[tuple]:
+    """(query, prediction) pairs that stand in the denominator."""
+    return [(q, p) for q, p in zip(queries, predictions) if not (protocol.skip_failed and p.error is not None)]
+
+
+def _claims(queries: Sequence[Query], predictions: Sequence, kind: str, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of every query with a moment: how unsure its first one is, and whether it is right (IoU > theta).
+
+    A query without any moment claims nothing; one whose event is absent is answered wrongly by any moment.
+    """
+    answered = [(q, p.moments) for q, p in zip(queries, predictions) if len(p.moments)]
+    right = [q.present and bool(best_iou(moments[:1], q.moments)[0] > theta) for q, moments in answered]
+    sure = np.array([moments[0, 2] for _, moments in answered])
+    return uncertainty(kind, sure), np.array(right, bool)
+
+
+def _calibration(counted: Sequence[tuple], chosen: Mapping) -> dict[str, dict]:
+    """IoU -> ECE before (temperature 1) and after, AUROC of right against wrong answers, reliability bins."""
+    scores = {}
+    for theta in CALIBRATED:
+        unsure, right = _claims(*(zip(*counted) if counted else ((), ())), chosen["confidence"], theta)
+        temperature = chosen["temperature"][str(theta)]
+        p = probability(unsure, temperature)
+        scores[str(theta)] = {
+            "answers": len(right),
+            "temperature": temperature,
+            "ece": calibration_error(p, right),
+            "ece_uncalibrated": calibration_error(probability(unsure, 1.0), right),
+            "auroc": auroc(-unsure, right),
+            "bins": reliability(p, right),
+        }
+    return scores
+
+
+def _mean(values: np.ndarray) -> float:
+    counted = values[np.isfinite(values)]
+    return float(counted.mean()) if len(counted) else float("nan")
 
 
 def _levels(queries: Sequence[Query], predictions: Sequence, cost: Cost) -> list[dict[str, float]]:

@@ -64,52 +64,61 @@ def load_projector(path: str | Path) -> dict[str, np.ndarray]:
 
 def load_dense_adapter(path: str | Path) -> DenseAdapter:
     """A `DenseAdapter` with a file's projector; its widths are the file's."""
-    tensors = load_projector(path)
+    return dense_adapter_from(load_projector(path), source=path)
+
+
+def dense_adapter_from(tensors: Mapping[str, np.ndarray], *, source: str | Path = "the checkpoint") -> DenseAdapter:
+    """A `DenseAdapter` from `weight` [H, D] and `bias` [H]."""
     hidden_size, visual_width = tensors["weight"].shape
     adapter = nnx.eval_shape(lambda: DenseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0)))
-    import_params(DENSE_TABLE, tensors, flat_params(adapter))
+    import_params(DENSE_TABLE, tensors, flat_params(adapter), source=source)
     return adapter
 
 
 def save_projector(adapter: DenseAdapter, path: str | Path) -> None:
     """Writes `mm_projector.weight` and `mm_projector.bias` to a .safetensors."""
-    tensors = _export(DENSE_TABLE, adapter)
-    _save({f"{_PROJECTOR}{key}": value for key, value in tensors.items()}, path)
+    _save(adapter_tensors(adapter), path)
 
 
 def load_sparse_adapter(path: str | Path, **options: Any) -> SparseAdapter:
     """A `SparseAdapter` with a file's weights; `options` (num_heads, dropout) are not in a file."""
-    return sparse_adapter_from(_strip(read_tensors(path), "global_rep_token", path), **options)
+    return sparse_adapter_from(_strip(read_tensors(path), "global_rep_token", path), source=path, **options)
 
 
-def sparse_adapter_from(tensors: Mapping[str, np.ndarray], **options: Any) -> SparseAdapter:
+def sparse_adapter_from(
+    tensors: Mapping[str, np.ndarray], *, source: str | Path = "the checkpoint", **options: Any
+) -> SparseAdapter:
     """A `SparseAdapter` from tensors under their published names; sizes are taken from the tensors.
 
     Raises ValueError listing every missing, unknown or misshapen tensor.
     """
-    missing = [key for key in ("mm_projector.weight", "encoder.layers.0.linear1.weight") if key not in tensors]
-    if missing:
-        raise ValueError(f"not a sparse adapter: {missing} are missing from {sorted(tensors)}")
+    if "mm_projector.weight" not in tensors:
+        raise ValueError(f"{source}: not a sparse adapter: mm_projector.weight is missing from {sorted(tensors)}")
     hidden_size, visual_width = tensors["mm_projector.weight"].shape
-    mlp_width = tensors["encoder.layers.0.linear1.weight"].shape[0]
-    num_layers = sum(key.startswith("encoder.") and key.endswith("linear1.weight") for key in tensors)
-    adapter = nnx.eval_shape(
-        lambda: SparseAdapter(
-            visual_width,
-            hidden_size,
-            mlp_width=mlp_width,
-            num_layers=num_layers,
-            rngs=nnx.Rngs(0),
-            **options,
-        )
-    )
-    import_params(SPARSE_TABLE, tensors, flat_params(adapter))
+    sizes = sparse_sizes(tensors, source)
+    adapter = nnx.eval_shape(lambda: SparseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0), **sizes, **options))
+    import_params(SPARSE_TABLE, tensors, flat_params(adapter), source=source)
     return adapter
+
+
+def sparse_sizes(tensors: Mapping[str, np.ndarray], source: str | Path) -> dict[str, int]:
+    """`mlp_width` and `num_layers` of the sparse adapter that some tensors are. ValueError when they are none."""
+    first = "encoder.layers.0.linear1.weight"
+    if first not in tensors:
+        raise ValueError(f"{source}: not a sparse adapter: {first} is missing from {sorted(tensors)}")
+    layers = sum(key.startswith("encoder.") and key.endswith("linear1.weight") for key in tensors)
+    return {"mlp_width": tensors[first].shape[0], "num_layers": layers}
 
 
 def save_sparse_adapter(adapter: SparseAdapter, path: str | Path) -> None:
     """Writes the published names to a .safetensors."""
     _save(_export(SPARSE_TABLE, adapter), path)
+
+
+def adapter_tensors(adapter: DenseAdapter | SparseAdapter) -> dict[str, np.ndarray]:
+    """An adapter under its published names as the attribute `mm_projector` of a model."""
+    table = DENSE_TABLE if isinstance(adapter, DenseAdapter) else SPARSE_TABLE
+    return {f"{_PROJECTOR}{key}": value for key, value in _export(table, adapter).items()}
 
 
 def _export(table: Table, module: nnx.Module) -> dict[str, np.ndarray]:

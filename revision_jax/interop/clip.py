@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.interop.files import SafetensorsDirectory, read_config, write_directory
+from revision_jax.interop.files import read_config, write_directory
 from revision_jax.interop.table import (
     CONVOLUTION,
     TRANSPOSED,
@@ -17,6 +17,7 @@ from revision_jax.interop.table import (
     flat_params,
     import_params,
 )
+from revision_jax.interop.weights import Weights
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 # Hugging Face's defaults for what a config.json may leave out are those of ViT-B/32.
@@ -127,17 +128,19 @@ def load_clip(
     model = nnx.eval_shape(
         lambda: CLIP(config, dtype=dtype, param_dtype=param_dtype, attention=attention, rngs=nnx.Rngs(0))
     )
-    import_params(CLIP_TABLE, SafetensorsDirectory(directory), flat_params(model), place)
+    import_params(CLIP_TABLE, Weights(directory), flat_params(model), place, source=directory)
     return model
 
 
 def save_clip(model: CLIP, directory: str | Path) -> None:
     """Writes config.json and model.safetensors."""
     arrays = {path: param[...] for path, param in flat_params(model).items()}
-    write_directory(directory, _hf_config(model.config), export_params(CLIP_TABLE, arrays))
+    write_directory(directory, clip_to_config(model.config), export_params(CLIP_TABLE, arrays))
 
 
-def _hf_config(config: CLIPConfig) -> dict[str, Any]:
+def clip_to_config(config: CLIPConfig) -> dict[str, Any]:
+    """What config.json holds, the inverse of `read_clip_config`."""
+
     def tower(raw) -> dict[str, Any]:
         return {
             "hidden_size": raw.hidden_size,

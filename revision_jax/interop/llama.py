@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from revision_jax.interop.files import SafetensorsDirectory, read_config, write_directory
+from revision_jax.interop.files import read_config, write_directory
 from revision_jax.interop.table import (
     TRANSPOSED,
     Place,
@@ -18,11 +18,12 @@ from revision_jax.interop.table import (
     flat_params,
     import_params,
 )
+from revision_jax.interop.weights import Weights
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_LINEARS = {
+LINEARS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
@@ -36,7 +37,7 @@ def llama_table(config: LlamaConfig) -> Table:
     ]
     for norm in ("input_layernorm", "post_attention_layernorm"):
         rows.append(Row(f"model.layers.{{layer}}.{norm}.weight", f"layers/{norm}/scale"))
-    for block, names in _LINEARS.items():
+    for block, names in LINEARS.items():
         for name in names:
             theirs, ours = f"model.layers.{{layer}}.{block}.{name}.weight", f"layers/{block}/{name}/kernel"
             rows.append(Row(theirs, ours, TRANSPOSED))
@@ -113,9 +114,9 @@ def load_llama(
 
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     params = flat_params(model)
-    drawn = {path: param for path, param in params.items() if _is_lora(path)}
+    drawn = {path: param for path, param in params.items() if is_lora_path(path)}
     base = {path: param for path, param in params.items() if path not in drawn}
-    import_params(llama_table(config), SafetensorsDirectory(directory), base, place)
+    import_params(llama_table(config), Weights(directory), base, place, source=directory)
     if drawn:
         # Under jit only what is returned is computed: the base weights are never drawn.
         fresh = jax.jit(lambda key: _lora_arrays(build(nnx.Rngs(key))))(rngs.params())
@@ -133,7 +134,7 @@ def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> 
     unknown = sorted(set(token_ids) - set(_TOKEN_IDS))
     if unknown:
         raise ValueError(f"{unknown} are not token ids of config.json; expected {list(_TOKEN_IDS)}")
-    arrays = {path: param[...] for path, param in flat_params(model).items() if not _is_lora(path)}
+    arrays = {path: param[...] for path, param in flat_params(model).items() if not is_lora_path(path)}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, LoRALinear) and module.lora is not None:
             arrays["/".join(map(str, (*path, "kernel")))] = module.merge()
@@ -141,12 +142,13 @@ def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> 
     write_directory(directory, config, export_params(llama_table(model.config), arrays))
 
 
-def _is_lora(path: str) -> bool:
+def is_lora_path(path: str) -> bool:
+    """Whether a parameter of a Llama is half of a LoRA."""
     return path.endswith(("/lora_a", "/lora_b"))
 
 
 def _lora_arrays(model: Llama) -> dict[str, jax.Array]:
-    return {path: param[...] for path, param in flat_params(model).items() if _is_lora(path)}
+    return {path: param[...] for path, param in flat_params(model).items() if is_lora_path(path)}
 
 
 def _hf_config(model: Llama) -> dict[str, Any]:

@@ -8,6 +8,7 @@ and numbered there (`model.layers.3...`). Every disagreement found while importi
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -92,18 +93,34 @@ def import_params(
     tensors: Mapping[str, Any],
     params: Mapping[str, nnx.Param],
     place: Place | None = None,
+    *,
+    source: str | Path = "the checkpoint",
 ) -> None:
     """Fills `params` (arrays or abstract shapes) from `tensors` (key -> numpy array or LazyTensor).
 
     Arrays take each parameter's dtype. One parameter at a time is read and given to `place`, so that host
-    memory holds one of them; without `place` arrays go to the default device.
+    memory holds one of them; without `place` arrays go to the default device. `source` names the file in errors.
     Raises TableError listing all ambiguous, unmapped, unfilled and misshapen keys, before anything is filled.
     """
-    sources = _match(table, tensors, params)
+    sources = match(table, tensors, params, source)
     place = place or (lambda path, param, array: jnp.asarray(array))
     for row in table.rows:
         param = params[row.ours]
         param.set_value(place(row.ours, param, _read(row, sources[row.ours], tensors, param)))
+
+
+def import_arrays(
+    table: Table, tensors: Mapping[str, Any], params: Mapping[str, nnx.Param], *, source: str | Path
+) -> dict[str, np.ndarray]:
+    """As `import_params` for abstract `params`, but gives the arrays, path -> numpy array, and fills nothing else."""
+    arrays = {}
+
+    def keep(path: str, param: nnx.Param, array: np.ndarray) -> np.ndarray:
+        arrays[path] = array
+        return array
+
+    import_params(table, tensors, params, keep, source=source)
+    return arrays
 
 
 def export_params(table: Table, arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -123,10 +140,10 @@ def export_params(table: Table, arrays: Mapping[str, jax.Array]) -> dict[str, np
     return tensors
 
 
-def _match(
-    table: Table, tensors: Mapping[str, Any], params: Mapping[str, nnx.Param]
+def match(
+    table: Table, tensors: Mapping[str, Any], params: Mapping[str, nnx.Param], source: str | Path = "the checkpoint"
 ) -> dict[str, dict[int | None, str]]:
-    """path -> {layer index or None: key}; raises one TableError with all that is wrong."""
+    """path -> {layer index or None: key}; raises one TableError with all that is wrong. Only shapes are looked at."""
     problems = []
     sources: dict[str, dict[int | None, str]] = {row.ours: {} for row in table.rows}
     for key in tensors:
@@ -145,9 +162,7 @@ def _match(
         else:
             problems += _check(row, sources[row.ours], tensors, params[row.ours].shape)
     if problems:
-        raise TableError(
-            f"{len(problems)} disagreements between the checkpoint and the model:\n  " + "\n  ".join(problems)
-        )
+        raise TableError(f"{len(problems)} disagreements between {source} and the model:\n  " + "\n  ".join(problems))
     return sources
 
 

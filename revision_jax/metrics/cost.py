@@ -53,6 +53,9 @@ class Cost(_Counters):
       seconds: wall time, of everything.
       pairs, all_pairs: pairs of query and window that were asked, and that there are.
       levels: the upper levels, coarse first.
+      video_s: seconds of video searched.
+      stored_frames: frames decoded and encoded by CLIP, once a video.
+      flops: needed by the arithmetic behind the features; see `search.counting`.
     """
 
     videos: int = 0
@@ -65,11 +68,39 @@ class Cost(_Counters):
     pairs: int = 0
     all_pairs: int = 0
     levels: tuple[LevelCost, ...] = ()
+    video_s: float = 0.0
+    stored_frames: int = 0
+    flops: float = 0.0
+
+    @property
+    def llm_tokens(self) -> int:
+        """Tokens through the language model, of all levels."""
+        parts = (self, *self.levels)
+        return sum(part.tokens_prefilled + part.tokens_decoded for part in parts)
 
     @property
     def frame_share(self) -> float | None:
         """Percent of a video's dense frames that a query sees; None where nothing was counted."""
         return 100.0 * self.pairs / self.all_pairs if self.all_pairs else None
+
+    def rates(self) -> dict[str, float | None]:
+        """What a query costs, and an hour of video with all its queries; None where nothing was counted."""
+        per = lambda total, unit: total / unit if unit else None
+        hours = self.video_s / 3600.0
+        queries = {
+            "llm_tokens_per_query": self.llm_tokens,
+            "gflops_per_query": self.flops / 1e9,
+            "frames_to_llm_per_query": self.pairs * self.frames / max(self.windows, 1),
+        }
+        of_video = {
+            "frames_decoded_per_hour": self.stored_frames,
+            "frames_to_llm_per_hour": self.frames,
+            "llm_tokens_per_hour": self.llm_tokens,
+            "gflops_per_hour": self.flops / 1e9,
+        }
+        return {name: per(total, self.queries) for name, total in queries.items()} | {
+            name: per(total, hours) for name, total in of_video.items()
+        }
 
     def as_dict(self) -> dict:
         """Plain values, the same before and after JSON."""

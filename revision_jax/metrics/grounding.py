@@ -7,11 +7,13 @@ only decides rejection.
 
 IoU is intersection / (max end - min start), at least 0: the official MAD scorer's, which equals the usual one
 where spans overlap. A hit is IoU > theta for MAD ("mad") and IoU >= theta elsewhere ("ge"); both are reported.
+The released program rounds IoU to 2 decimals before it compares; `decimals` does so.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 RANKS = (1, 5, 10, 50)
 THETAS = (0.1, 0.3, 0.5, 0.7)
@@ -20,20 +22,36 @@ INEQUALITIES = {"mad": np.greater, "ge": np.greater_equal}
 
 def iou(spans: np.ndarray, others: np.ndarray) -> np.ndarray:
     """`[N, 2+]` and `[M, 2+]` (start, end, ...) -> `[N, M]`."""
-    a = np.asarray(spans, np.float64).reshape(len(spans), -1)[:, None, :]
-    b = np.asarray(others, np.float64).reshape(len(others), -1)[None, :, :]
-    if not a.size or not b.size:
+    if not len(spans) or not len(others):
         return np.zeros((len(spans), len(others)))
+    a, b = np.asarray(spans, np.float64)[:, None, :], np.asarray(others, np.float64)[None, :, :]
     intersection = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
     hull = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
     return np.maximum(intersection, 0.0) / np.maximum(hull, 1e-12)
 
 
-def best_iou(moments: np.ndarray, truth: Sequence[tuple[float, float]]) -> np.ndarray:
+def best_iou(moments: np.ndarray, truth: Sequence[tuple[float, float]], decimals: int | None = None) -> np.ndarray:
     """Each ranked moment's IoU with the truth nearest to it: `[k]`. Any of several true moments will do."""
     if not len(truth):
         raise ValueError("an absent query has no IoU; score it by rejection.")
-    return iou(moments, np.asarray(truth)).max(axis=1) if len(moments) else np.zeros(0)
+    best = iou(moments, np.asarray(truth)).max(axis=1) if len(moments) else np.zeros(0)
+    return best if decimals is None else np.round(best, decimals)
+
+
+def hits_at_k(
+    overlaps: Sequence[np.ndarray],
+    ranks: Sequence[int] = RANKS,
+    thetas: Sequence[float] = THETAS,
+    inequality: str = "mad",
+) -> dict[str, np.ndarray]:
+    """`{"R1@0.3": [Q] bool, ...}`: which queries have a hit among their first k moments.
+
+    Args:
+      overlaps: `best_iou` of each query's ranked moments.
+    """
+    hit = INEQUALITIES[inequality]
+    first = {k: np.array([max(overlap[:k], default=-np.inf) for overlap in overlaps]) for k in ranks}
+    return {f"R{k}@{theta}": hit(first[k], theta) for k in ranks for theta in thetas}
 
 
 def recall_at_k(
@@ -42,28 +60,27 @@ def recall_at_k(
     ranks: Sequence[int] = RANKS,
     thetas: Sequence[float] = THETAS,
     inequality: str = "mad",
+    decimals: int | None = None,
 ) -> dict[str, float]:
     """`{"R1@0.3": percent, ...}`: queries with a hit among their first k moments, over all queries.
 
     Args:
       predictions: ranked moments `[k, 2+]` of each query; an empty array is a miss.
       truths: the true moments of each query, at least one each.
-      inequality: "mad", IoU > theta, or "ge", IoU >= theta.
+      inequality: key of `INEQUALITIES`.
+      decimals: IoU is rounded to them; None does not round.
     """
     _check_lengths(predictions, truths)
-    hit = INEQUALITIES[inequality]
-    overlaps = [best_iou(moments, truth) for moments, truth in zip(predictions, truths)]
-    return {
-        f"R{k}@{theta}": _percent(bool(np.any(hit(overlap[:k], theta))) for overlap in overlaps)
-        for k in ranks
-        for theta in thetas
-    }
+    overlaps = [best_iou(moments, truth, decimals) for moments, truth in zip(predictions, truths)]
+    return {name: _percent(hits) for name, hits in hits_at_k(overlaps, ranks, thetas, inequality).items()}
 
 
-def mean_iou(predictions: Sequence[np.ndarray], truths: Sequence[Sequence[tuple[float, float]]]) -> float:
+def mean_iou(
+    predictions: Sequence[np.ndarray], truths: Sequence[Sequence[tuple[float, float]]], decimals: int | None = None
+) -> float:
     """IoU of the first moment, averaged over all queries, in percent."""
     _check_lengths(predictions, truths)
-    overlaps = [best_iou(moments[:1], truth) for moments, truth in zip(predictions, truths)]
+    overlaps = [best_iou(moments[:1], truth, decimals) for moments, truth in zip(predictions, truths)]
     return _percent(float(overlap[0]) if len(overlap) else 0.0 for overlap in overlaps)
 
 
@@ -97,10 +114,11 @@ def rejection(scores: np.ndarray, present: np.ndarray, threshold: float) -> dict
 def auroc(scores: np.ndarray, present: np.ndarray) -> float:
     """Percent chance that a present query scores above an absent one, ties counting half; NaN without both."""
     scores, present = np.asarray(scores, np.float64), np.asarray(present, bool)
-    inside, outside = scores[present][:, None], scores[~present][None, :]
-    if not inside.size or not outside.size:
+    inside, outside = int(present.sum()), int((~present).sum())
+    if not inside or not outside:
         return float("nan")
-    return float(100.0 * np.mean((inside > outside) + 0.5 * (inside == outside)))
+    wins = rankdata(scores)[present].sum() - inside * (inside + 1) / 2
+    return float(100.0 * wins / (inside * outside))
 
 
 def choose_threshold(scores: np.ndarray, present: np.ndarray, max_false_alarm: float = 10.0) -> float:
@@ -122,16 +140,19 @@ def choose_threshold(scores: np.ndarray, present: np.ndarray, max_false_alarm: f
     # Above the last score nothing is accepted: no false alarms, so there is always a candidate.
     above = levels[-1] + max(abs(levels[-1]) * 1e-3, 1e-6)
     candidates = np.concatenate([levels[:1], (levels[1:] + levels[:-1]) / 2, [above]])
-    accepted = scores[None, :] >= candidates[:, None]  # [candidates, Q]
-    false_alarms = accepted[:, ~present].mean(axis=1)
-    found = accepted[:, present].mean(axis=1) if present.any() else np.zeros(len(candidates))
+    accepted = lambda some: 1.0 - np.searchsorted(np.sort(some), candidates) / len(some)  # share >= each candidate
+    false_alarms = accepted(scores[~present])
+    found = accepted(scores[present]) if present.any() else np.zeros(len(candidates))
     allowed = 100.0 * false_alarms <= max_false_alarm
     accuracy = np.where(allowed, found - false_alarms, -np.inf)
     return float(candidates[int(np.argmax(accuracy))])
 
 
 def grounding_scores(
-    predictions: Sequence[np.ndarray], truths: Sequence[Sequence[tuple[float, float]]], threshold: float
+    predictions: Sequence[np.ndarray],
+    truths: Sequence[Sequence[tuple[float, float]]],
+    threshold: float,
+    decimals: int | None = None,
 ) -> dict:
     """All scores of one method over a split.
 
@@ -139,19 +160,20 @@ def grounding_scores(
       predictions: ranked moments `[k, 3]` (start, end, confidence) of each query; empty for a failed one.
       truths: true moments of each query; empty for an absent one.
       threshold: the least confidence that counts as present.
+      decimals: see `recall_at_k`.
     """
     _check_lengths(predictions, truths)
     present = np.array([len(truth) > 0 for truth in truths], bool)
     answered = [p for p, truth in zip(predictions, truths) if len(truth)]
     wanted = [truth for truth in truths if len(truth)]
     scores = np.array([p[0][2] if len(p) else -np.inf for p in predictions])
-    recall = {name: recall_at_k(answered, wanted, inequality=name) for name in INEQUALITIES} if wanted else {}
+    recall = lambda inequality: recall_at_k(answered, wanted, inequality=inequality, decimals=decimals)
     return {
         "queries": len(truths),
         "present": int(present.sum()),
         "absent": int((~present).sum()),
-        "recall": recall,
-        "mean_iou": mean_iou(answered, wanted) if wanted else float("nan"),
+        "recall": {name: recall(name) for name in INEQUALITIES} if wanted else {},
+        "mean_iou": mean_iou(answered, wanted, decimals) if wanted else float("nan"),
         "rejection": rejection(scores, present, threshold),
         "threshold": float(threshold),
     }

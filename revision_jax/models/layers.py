@@ -21,22 +21,38 @@ ones = jax.nn.initializers.ones
 normal = jax.nn.initializers.normal
 
 # What remat "names" keeps of a layer: the inputs and the output of attention, the part that a backward pass
-# cannot recompute with plain matrix products alone.
+# cannot recompute with plain matrix products alone. "mlp" keeps the two inner activations of the MLP as well: of the
+# big products only `o_proj` is then computed again.
 SAVED_NAMES = ("query", "key", "value", "attention")
+MLP_NAMES = ("gate", "up")
+
+
+def _saving(*names: str) -> Callable[[Callable], Callable]:
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    return lambda step: jax.checkpoint(step, policy=policy, prevent_cse=False)
+
 
 REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda step: step,
+    "mlp": _saving(*SAVED_NAMES, *MLP_NAMES),
+    "names": _saving(*SAVED_NAMES),
     "full": lambda step: jax.checkpoint(step, prevent_cse=False),
-    "names": lambda step: jax.checkpoint(
-        step, policy=jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES), prevent_cse=False
-    ),
 }
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """In float32, or wider where it is that already: sums, norms and angles need it, whatever a model computes in."""
+    return x.astype(wide_type(x))
+
+
+def wide_type(x: jax.Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def save_name(x: jax.Array, name: str) -> jax.Array:
-    """Marks an activation for the remat policy "names"; `name` must be one of SAVED_NAMES."""
-    if name not in SAVED_NAMES:
-        raise ValueError(f"activation name {name!r} is not one of {SAVED_NAMES}: no policy would save it")
+    """Marks an activation for the remat policies; `name` must be one of SAVED_NAMES or MLP_NAMES."""
+    if name not in SAVED_NAMES + MLP_NAMES:
+        raise ValueError(f"activation name {name!r} is not one of {SAVED_NAMES + MLP_NAMES}: no policy would save it")
     return checkpoint_name(x, name)
 
 
@@ -114,7 +130,7 @@ class LayerNorm(nnx.Module):
         self.bias = parameter(rngs, zeros, (features,), (axis,), num_layers=num_layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
+        x = wide(x)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return (x * self.scale[...] + self.bias[...]).astype(self.dtype)

@@ -16,9 +16,10 @@ import numpy as np
 from flax import nnx
 
 from revision_jax.models.attention import attention, check_backend, prefix_attention
-from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers
+from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers, wide, wide_type
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.rope import apply_rope, rope_frequencies, rope_tables
+from revision_jax.parallel.rules import gathered
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _INIT = normal(0.02)
@@ -75,7 +76,7 @@ class RMSNorm(nnx.Module):
         self.scale = parameter(rngs, ones, (features,), ("norm",), num_layers=num_layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
+        x = wide(x)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return (x * self.scale[...]).astype(self.dtype)
 
@@ -136,7 +137,8 @@ class MLP(nnx.Module):
         self.down_proj = linear("down_proj", inner, width, ("mlp", "embed"))
 
     def __call__(self, x, keys):
-        return self.down_proj(jax.nn.silu(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1]), keys[2])
+        gate, up = save_name(self.gate_proj(x, keys[0]), "gate"), save_name(self.up_proj(x, keys[1]), "up")
+        return self.down_proj(jax.nn.silu(gate) * up, keys[2])
 
 
 class LlamaLayers(nnx.Module):
@@ -166,7 +168,7 @@ class LlamaLayers(nnx.Module):
 class Llama(nnx.Module):
     """The decoder. Weights start at N(0, 0.02), norms at 1, LoRA B at 0.
 
-    `remat` is "none", "full" or "names" (see `layers.REMAT`); `attention` is a backend of `attention.py`.
+    `remat` is a key of `layers.REMAT`; `attention` is a backend of `attention.py`.
     """
 
     def __init__(
@@ -189,10 +191,12 @@ class Llama(nnx.Module):
         self.remat = check_remat(remat)
         self.attention = check_backend(attention)
         shape = (config.vocab_size, config.hidden_size)
-        self.embed_tokens = Embedding(shape, param_dtype, rngs)
+        # Only the layers' kernels have scales; embeddings and head are a small part.
+        table_dtype = dtype if jnp.dtype(param_dtype) == jnp.int8 else param_dtype
+        self.embed_tokens = Embedding(shape, table_dtype, rngs)
         self.layers = LlamaLayers(config, _LinearFactory(config.num_layers, lora, dtype, param_dtype, rngs))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype, rngs=rngs)
-        self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], param_dtype, rngs)
+        self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], table_dtype, rngs)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, H]. A token outside the vocabulary becomes NaN, not a wrong row."""
@@ -202,8 +206,9 @@ class Llama(nnx.Module):
         """[..., H] after the final norm -> [..., V] float32."""
         tied = self.lm_head is None
         kernel = self.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
+        kernel = gathered(kernel, ("embed", "vocab"))
         hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
-        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return jnp.matmul(hidden, kernel, preferred_element_type=wide_type(hidden))
 
     def __call__(
         self,

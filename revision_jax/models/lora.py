@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.layers import Initializer, parameter, zeros
+from revision_jax.models.layers import Initializer, ones, parameter, zeros
+from revision_jax.parallel.rules import gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 class LoRALinear(nnx.Module):
-    """A bias-free linear layer: `kernel` [(L,) i, o] in `param_dtype`; with `lora` also float32 `lora_a`
+    """A bias-free linear layer: `kernel` [(L,) i, o] in `param_dtype`, of int8 with a float32 `kernel_scale` [(L,) o]
+    (zeros until `quantize.py` fills them); with `lora` also float32 `lora_a`
     [(L,) i, r] (uniform) and `lora_b` [(L,) r, o] (zero, so that a fresh LoRA changes nothing)."""
 
     def __init__(
@@ -77,8 +79,12 @@ class LoRALinear(nnx.Module):
         param_dtype: Any = jnp.float32,
     ):
         self.dtype = dtype
+        self.axes = axes
         self.lora = lora
-        self.kernel = parameter(rngs, init, (in_features, out_features), axes, param_dtype, num_layers=num_layers)
+        narrow = jnp.dtype(param_dtype) == jnp.int8
+        shape = (in_features, out_features)
+        self.kernel = parameter(rngs, zeros if narrow else init, shape, axes, param_dtype, num_layers=num_layers)
+        self.kernel_scale = parameter(rngs, ones, shape[1:], axes[1:], num_layers=num_layers) if narrow else None
         if lora is not None:
             # The thin matrices have axis names of their own: replicated where the kernels are sharded.
             self.lora_a = parameter(
@@ -89,15 +95,19 @@ class LoRALinear(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`; without `dropout_key` deterministic."""
         x = x.astype(self.dtype)
-        y = x @ self.kernel[...].astype(self.dtype)
+        y = x @ gathered(self.kernel[...], self.axes).astype(self.dtype)
+        if self.kernel_scale is not None:
+            y = y * self.kernel_scale[...].astype(self.dtype)
         if self.lora is None:
             return y
         low = dropout(x, self.lora.dropout, dropout_key) @ self.lora_a[...].astype(self.dtype)
         return y + (low @ self.lora_b[...].astype(self.dtype)) * self.lora.scale
 
     def merge(self) -> jax.Array:
-        """`kernel + scale * A B` [(L,) i, o], summed in float32 and returned in the kernel's dtype."""
+        """`kernel + scale * A B` [(L,) i, o], summed in float32, in the kernel's dtype (int8: in `dtype`)."""
         kernel = self.kernel[...]
+        if self.kernel_scale is not None:
+            kernel = (kernel * self.kernel_scale[...][..., None, :]).astype(self.dtype)
         if self.lora is None:
             return kernel
         update = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest") * self.lora.scale

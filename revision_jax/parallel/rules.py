@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -46,6 +47,22 @@ def partition_spec(path: str, shape: tuple[int, ...], axes: tuple, mesh: Mesh) -
                 f"{mesh.shape[split]}; expected a multiple. Choose another mesh.{split}."
             )
     return PartitionSpec(*spec)
+
+
+def gathered(kernel: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A kernel whole over `fsdp`, which splits it for storage alone; what `tensor` splits stays split.
+
+    Said in the layer that uses it, so that one layer is gathered at a time: left to itself, XLA may send activations
+    around instead. Nothing happens on a mesh without `fsdp`.
+
+    Args:
+      axes: logical axis of each dimension.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
+        return kernel
+    spec = [None if axis is None or RULES[axis] == "fsdp" else RULES[axis] for axis in axes]
+    return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
 
 
 def sharding_for(path: str, param: nnx.Variable, mesh: Mesh) -> NamedSharding:

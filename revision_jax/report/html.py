@@ -10,7 +10,16 @@ import jinja2
 
 from revision_jax.metrics.grounding import best_iou
 from revision_jax.report.plots import Timeline
-from revision_jax.report.table import clock, level_rows, method_name, table_rows
+from revision_jax.report.table import (
+    DETAIL_NOTE,
+    LEVEL_NOTE,
+    clock,
+    compared_rows,
+    detail_rows,
+    level_rows,
+    method_name,
+    table_rows,
+)
 
 TEMPLATE = "report.html.j2"
 
@@ -31,7 +40,11 @@ def write_report(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     headings, rows = table_rows(metrics)
-    level_headings, levels = level_rows(metrics)
+    more = [
+        ("Sets of moments, calibration, cost", DETAIL_NOTE, *detail_rows(metrics)),
+        ("Where the search goes", LEVEL_NOTE, *level_rows(metrics)),
+        ("Differences, query by query", "Percent, with 95 % intervals.", *compared_rows(metrics)),
+    ]
     cost = {name: scores.get("cost") for name, scores in metrics["methods"].items()}
     page = environment.get_template(TEMPLATE).render(
         title=f"revision_jax: {metrics['split']} split",
@@ -39,11 +52,10 @@ def write_report(
         headings=headings,
         rows=rows,
         main=method_name("depth1"),
-        level_headings=level_headings,
-        level_rows=levels,
+        tables=[table for table in more if table[3]],
         figures=[(heading, _embedded(file), caption) for heading, file, caption in figures],
         queries=[_query(case) for case in cases],
-        cost=json.dumps({"cost": cost, "compilations": metrics["compilations"]}, indent=2),
+        cost=json.dumps({key: metrics[key] for key in ("compilations", "measured")} | {"cost": cost}, indent=2),
         config=json.dumps(config, indent=2),
     )
     partial = path.with_name(path.name + ".tmp")
@@ -52,11 +64,11 @@ def write_report(
 
 
 def _summary(metrics: Mapping) -> str:
-    device = metrics["device"]
+    device, protocol = metrics["measured"]["device"], metrics["protocol"]
     return (
         f"{metrics['videos']} videos, {metrics['present']} queries whose event is present and {metrics['absent']} "
-        f"whose event never happens; {metrics['seconds']:.0f} s on "
-        f"{device['count']} x {device['kind']}."
+        f"whose event never happens; {metrics['measured']['seconds']:.0f} s on "
+        f"{device['count']} x {device['kind']}. Protocol {protocol['name']}: {protocol['says']}."
     )
 
 

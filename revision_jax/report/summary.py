@@ -14,20 +14,20 @@ SHOWN = 8  # queries in the timelines
 
 
 def write_summary(
-    workdir: Path, suffix: str, metrics: Mapping, config: ConfigDict, split, predictions: Sequence, threshold: float
+    folder: Path, suffix: str, metrics: Mapping, config: ConfigDict, split, predictions: Sequence, threshold: float
 ) -> Path:
-    """Writes `eval/*.png` and `eval/report.html`; returns the page's path.
+    """Writes `*.png` and `report.html` into the evaluation's folder; returns the page's path.
 
     Args:
+      folder: in the run's work folder.
       suffix: of the file names, "" or "_val".
       metrics: what `metrics.json` will hold.
       split: `evaluation.methods.Split`.
       predictions: of its queries, in order.
       threshold: the least confidence that counts as present.
     """
-    folder = workdir / "eval"
     figures = []
-    steps, losses = read_losses(workdir)
+    steps, losses = read_losses(folder.parent)
     if len(steps) > 1:
         plots.loss_curve(steps, losses, folder / "loss.png")
         figures.append(("Training", folder / "loss.png", "Loss of the answers' tokens."))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 NAMES = {
     "depth1": "all windows (depth 1)",
@@ -13,8 +14,10 @@ NAMES = {
     "depth3": "two upper levels (depth 3)",
     "depth2_bottom_up": "depth 2, bottom-up",
     "depth3_bottom_up": "depth 3, bottom-up",
+    "retrieve_then_ground": "similar windows only",
+    "fused": "upper levels and similarity",
 }
-UPPER = ("depth2", "depth2_bottom_up", "depth3", "depth3_bottom_up")
+CHOOSING = ("retrieve_then_ground", "depth2", "depth2_bottom_up", "depth3", "depth3_bottom_up", "fused")
 # Column heading -> where its value stands in a method's scores.
 COLUMNS = {
     "R1@.1": ("recall", "mad", "R1@0.1"),
@@ -29,8 +32,28 @@ COLUMNS = {
     "reject F1": ("rejection", "f1"),
     "AUROC": ("rejection", "auroc"),
     "frames": ("cost", "frame_share"),
-    "s/query": ("cost", "seconds_per_query"),
+    "s/query": ("measured", "seconds_per_query"),
 }
+# The same of the second table: sets of moments, calibration, cost.
+DETAILS = {
+    "count": ("sets", "count_accuracy"),
+    "F1@.5": ("sets", "F1@0.5"),
+    "union IoU": ("sets", "union_iou"),
+    "ECE@.3": ("calibration", "0.3", "ece"),
+    "AUROC@.3": ("calibration", "0.3", "auroc"),
+    "LLM tokens/query": ("cost", "llm_tokens_per_query"),
+    "GFLOP/query": ("cost", "gflops_per_query"),
+    "frames/query": ("cost", "frames_to_llm_per_query"),
+    "frames decoded/h": ("cost", "frames_decoded_per_hour"),
+    "s/h": ("measured", "seconds_per_hour"),
+}
+
+
+LEVEL_NOTE = "Percent. An event is among the windows if one of them holds more than half of it."
+DETAIL_NOTE = (
+    "Percent; then tokens, GFLOP and frames of the language model, frames decoded and seconds an hour of video. Sets: "
+    "moments at or above the threshold. ECE and AUROC: is the first moment right (IoU > .3)?"
+)
 
 
 def method_name(method: str) -> str:
@@ -48,7 +71,7 @@ def named_methods(metrics: Mapping) -> dict[str, Mapping]:
     """All rows of the table: CLIP, before training, then this model, deeper and deeper. Method -> scores."""
     before, after = metrics.get("before") or {}, metrics["methods"]
     rows = {"clip": after.get("clip"), "before_depth0": before.get("depth0"), "before": before.get("depth1")}
-    rows |= {method: after.get(method) for method in ("depth0", "depth1", *UPPER)}
+    rows |= {method: after.get(method) for method in ("depth0", "depth1", *CHOOSING)}
     return {name: scores for name, scores in rows.items() if scores}
 
 
@@ -58,6 +81,26 @@ def table_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
     for name, scores in named_methods(metrics).items():
         rows.append([method_name(name)] + [_cell(scores, path) for path in COLUMNS.values()])
     return ["method", *COLUMNS], rows
+
+
+def detail_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of sets, calibration and cost; and R@1 at IoU .3 with its 95 % interval."""
+    rows = []
+    for name, scores in named_methods(metrics).items():
+        interval = scores.get("intervals", {}).get("R1@0.3")
+        told = "–" if not interval or None in interval else f"{interval[0]:.1f} to {interval[1]:.1f}"
+        rows.append([method_name(name), told] + [_cell(scores, path) for path in DETAILS.values()])
+    return ["method", "R1@.3, 95 %", *DETAILS], rows
+
+
+def compared_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of differences between methods, with their intervals."""
+    rows, columns = [], ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
+    for pair in metrics.get("compared", []):
+        names = " minus ".join(method_name(name) for name in pair["methods"])
+        cells = [(pair[column]["difference"], *pair[column]["interval"]) for column in columns]
+        rows.append([names, *("–" if None in c else f"{c[0]:+.1f} ({c[1]:+.1f} to {c[2]:+.1f})" for c in cells)])
+    return ["difference", *columns], rows
 
 
 def _cell(scores: Mapping, path: tuple[str, ...]) -> str:
@@ -72,10 +115,13 @@ def _cell(scores: Mapping, path: tuple[str, ...]) -> str:
 def level_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of what the upper levels sent down; no rows where there was none."""
     rows = []
-    for method in UPPER:
+    for method in CHOOSING:
         levels = metrics["methods"].get(method, {}).get("search", [])
-        for size, level in zip(metrics["levels"][len(metrics["levels"]) - len(levels) :], levels):
-            rows.append([method_name(method), f"groups of {size}", f"{level['sent']:.1f}", f"{level['recall']:.1f}"])
+        sizes = [f"groups of {size}" for size in metrics["levels"]][-len(levels) :]
+        if method == "retrieve_then_ground":
+            sizes = ["similarity"]
+        for name, level in zip(sizes, levels):
+            rows.append([method_name(method), name, f"{level['sent']:.1f}", f"{level['recall']:.1f}"])
     return ["method", "level", "windows sent down", "events among them"], rows
 
 
@@ -83,11 +129,16 @@ def print_table(metrics: Mapping) -> None:
     """Prints the tables to the terminal."""
     counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
     note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
-    print_rows(f"{metrics['split']}: {counts}", note, *table_rows(metrics), method_name("depth1"))
-    headings, rows = level_rows(metrics)
-    if rows:
-        note = "Percent. An event is among the windows if one of them holds more than half of it."
-        print_rows("where the search goes", note, headings, rows)
+    protocol = metrics["protocol"]
+    title = f"{metrics['split']}: {counts}; protocol {protocol['name']} ({protocol['says']})"
+    print_rows(title, note, *table_rows(metrics), method_name("depth1"))
+    print_rows("sets of moments, calibration, cost", DETAIL_NOTE, *detail_rows(metrics), method_name("depth1"))
+    for title, note, (headings, rows) in (
+        ("where the search goes", LEVEL_NOTE, level_rows(metrics)),
+        ("differences, query by query, with 95 % intervals", "Percent.", compared_rows(metrics)),
+    ):
+        if rows:
+            print_rows(title, note, headings, rows)
 
 
 def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = "") -> None:
@@ -103,3 +154,10 @@ def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Se
     # A pipe has no width; the table keeps its own.
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
+
+
+def print_files(folder: Path) -> None:
+    """Prints the files of a folder and their sizes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    rows = [[str(path.relative_to(folder)), f"{path.stat().st_size / 2**20:,.2f}"] for path in files]
+    print_rows(str(folder), "", ["file", "MiB"], rows)

@@ -11,6 +11,7 @@ import numpy as np
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.recursion import Questions, WindowTable
+from revision_jax.search.released import dense_windows
 
 QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only
 WINDOW_STEP = 16  # windows of a block, likewise; these cost time
@@ -35,15 +36,19 @@ class VideoWindows(NamedTuple):
     parents: np.ndarray | None = None
 
     @classmethod
-    def of(cls, hierarchy: Hierarchy, duration_s: float, fps: float, num_frames: int, depth: int) -> "VideoWindows":
-        """Depth 0: the whole video as one window, however long it is."""
+    def of(
+        cls, hierarchy: Hierarchy, duration_s: float, fps: float, num_frames: int, depth: int, rule: str = "whole"
+    ) -> "VideoWindows":
+        """Depth 0: the whole video as one window, however long it is. `rule`: see `settings.WINDOWS`."""
         frames = lambda windows: hierarchy.frame_indices(windows[:, 0], windows[:, 1], fps, num_frames)
-        dense = hierarchy.windows(duration_s)
+        dense = dense_windows(hierarchy, rule, duration_s, fps, num_frames)
         if depth == 0:
             whole = np.array([[0.0, duration_s]])
             return cls(whole, frames(whole), len(dense))
         if depth == 1:
             return cls(dense, frames(dense), len(dense))
+        if rule != "whole":
+            raise ValueError(f"search.windows is {rule!r}; expected 'whole' at depth {depth}: windows have parents.")
         upper = hierarchy.upper_windows(duration_s)
         return cls(dense, frames(dense), len(dense), upper, frames(upper), hierarchy.parents(duration_s))
 
@@ -58,29 +63,22 @@ def chosen_shape(window_block: int, query_batch: int, shards: int, count: int) -
     return block, min(query_batch * window_block // block, 1 << (count - 1).bit_length())
 
 
-def pack_windows(frames: np.ndarray, starts: np.ndarray, block: int, shards: int = 1) -> tuple[WindowTable, np.ndarray]:
-    """Windows in blocks of equal size.
+def pack_windows(frames: np.ndarray, block: int, shards: int = 1) -> WindowTable:
+    """Windows in blocks of equal size; their number N is rounded up to a power of two.
 
     Args:
       frames: `[W, F]` rows of the video's features.
-      starts: `[W]` seconds.
       block: the most windows in a block, a multiple of `shards`.
       shards: devices that share a block.
-
-    Returns:
-      the table, and the starts as `[N, B]` float32. N is rounded up to a power of two.
     """
     blocks = -(-len(frames) // block)
     each = -(-len(frames) // blocks)
     # A single window (depth 0) stands alone.
     size = min(round_up(each, shards if each == 1 else np.lcm(WINDOW_STEP, shards)), block)
     shape = (1 << (blocks - 1).bit_length(), size)
-    padded = np.zeros((shape[0] * shape[1], frames.shape[1]), np.int32)
-    padded[: len(frames)] = frames
-    when = np.zeros(len(padded), np.float32)
-    when[: len(starts)] = starts
-    valid = np.arange(len(padded)) < len(frames)
-    return WindowTable(padded.reshape(*shape, -1), valid.reshape(shape)), when.reshape(shape)
+    padded = pack_rows(frames.astype(np.int32), shape[0] * shape[1])
+    number = np.arange(len(padded), dtype=np.int32).reshape(shape)
+    return WindowTable(padded.reshape(*shape, -1), number < len(frames), number)
 
 
 def pack_questions(asked: Sequence[np.ndarray], head: np.ndarray, length: int, batch: int) -> Questions:
@@ -132,3 +130,23 @@ def pad_frames(features: np.ndarray) -> np.ndarray:
 
 def round_up(n: int, step: int) -> int:
     return int(-(-n // step) * step)
+
+
+def check_features(features: np.ndarray) -> None:
+    """Raises ValueError for a video's features `[N, D]` that cannot be searched."""
+    if not len(features):
+        raise ValueError("the video has no frames; expected features [N, D] of at least one.")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise ValueError(
+            f"{int((~finite).sum())} of {len(finite)} frames have features that are not finite, the first is frame "
+            f"{first}; expected numbers. Extract this video again."
+        )
+
+
+def required(value, message: str):
+    """`value`; raises ValueError if there is none."""
+    if value is None:
+        raise ValueError(f"{message}; found none.")
+    return value

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from revision_jax.search.confidence import inverse_mean_entropy
+from revision_jax.search.answering import Asking, encode_behind, finish_answers, read_questions
+from revision_jax.search.confidence import confidence
 from revision_jax.search.decoding import DecodeState, Grammar, decode_step
-from revision_jax.search.recursion import Questions, WindowTable, encode_behind, finish_answers, read_questions
+from revision_jax.search.recursion import Questions, WindowTable
 from revision_jax.search.selection import NumberTree, first_numbers, pass_down, window_scores
 
 
@@ -43,7 +44,6 @@ class UpperInputs(NamedTuple):
     Attributes:
       table: upper windows.
       parents: `[W, P]` int32, flat numbers of upper windows, for every dense window.
-      counts: `[L + 1]` int32, windows that each level is shown, and the dense ones asked.
       questions: as the upper levels ask them.
       query: `[Q, Tq, D]`, CLIP's token features of the sentences.
       query_mask: `[Q, Tq]` bool.
@@ -51,7 +51,6 @@ class UpperInputs(NamedTuple):
 
     table: WindowTable
     parents: jax.Array
-    counts: jax.Array
     questions: Questions
     query: jax.Array
     query_mask: jax.Array
@@ -73,8 +72,8 @@ class LevelsFound(NamedTuple):
 
 
 def search_levels(
-    upper, levels: tuple[Level, ...], grammars: tuple[Grammar, ...], policy, prefix, features, inputs: UpperInputs, *,
-    query_batch: int, group_block: int, decode_block: int, part: tuple = (0, 1),
+    upper, levels: tuple[Level, ...], grammars: tuple[Grammar, ...], policy, counts, prefix, features,
+    inputs: UpperInputs, *, query_batch: int, group_block: int, decode_block: int, part: tuple = (0, 1),
 ) -> LevelsFound:  # fmt: skip
     """Goes through all upper levels, for the queries of this part.
 
@@ -82,6 +81,7 @@ def search_levels(
       upper: `models.Grounder` with a sparse adapter.
       levels, grammars: coarse first; a grammar holds the answers about a group of the level.
       policy: of `policies.py`.
+      counts: `[L + 1]` int32, windows that each level is shown, and the dense ones asked.
       prefix: `[P]` int32, the tokens before the windows.
       features: `[frames, D]`, the whole video.
       query_batch: q; Q is a multiple of it.
@@ -106,13 +106,13 @@ def search_levels(
         total, trail, spent = jnp.zeros(shown.shape), [], []
         for place, (level, grammar) in enumerate(zip(levels, grammars)):
             scores, decoded = ask_level(
-                upper, level, grammar, prefix, sparse, questions, queries, shown, inputs.counts[place], group_block,
+                upper, level, grammar, prefix, sparse, questions, queries, shown, counts[place], group_block,
                 decode_block,
             )  # fmt: skip
             total = total + scores / len(levels)
             trail.append(shown)
             spent.append(decoded)
-            shown = policy.survivors(total, shown, inputs.counts[place + 1])
+            shown = policy.survivors(total, shown, counts[place + 1])
         return LevelsFound(
             found.scores.at[queries].set(pass_down(total, inputs.parents), mode="drop"),
             found.shown.at[:, queries].set(jnp.stack(trail), mode="drop"),
@@ -172,8 +172,8 @@ def ask_level(
             upper.llm, level, grammar, cache, questions.tokens[which], questions.lengths[which], asked, decode_block
         )
         span = grammar.answer[answers.state]
-        confidence = inverse_mean_entropy(answers.entropy_sum, answers.length)
-        new = window_scores(numbers, span[:, 1] - span[:, 0], confidence)
+        sure = confidence("inverse_mean_entropy", answers.entropies, answers.log_likelihood, answers.length)
+        new = window_scores(numbers, span[:, 1] - span[:, 0], sure)
         scores = scores.at[members].max(jnp.where(asked[:, None], new, -jnp.inf))
         return scores, decoded.at[query].add(answers.length * asked)
 
@@ -198,8 +198,9 @@ def ask_groups(
     fed = jnp.broadcast_to(fed, (groups, *fed.shape[1:]))
     hidden, _ = llm.extend(fed, position, cache, suffix, num_tokens, mask)
     numbers = first_numbers(tree, jnp.concatenate([logits[:, None], llm.logits(hidden)], axis=1), level.size)
-    first = decode_step(grammar, DecodeState.start(groups), logits)
+    first = decode_step(grammar, DecodeState.start(groups, level.answer_tokens), logits)
     answers = finish_answers(
-        llm, grammar, cache, suffix, first, lengths[:, None], num_tokens, asked[:, None], decode_block
-    )
+        llm, grammar, cache, suffix, first, lengths[:, None], num_tokens, asked[:, None],
+        Asking(level.answer_tokens, 1, decode_block),
+    )  # fmt: skip
     return answers, numbers

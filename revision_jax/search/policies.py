@@ -1,9 +1,10 @@
-"""Which windows of a video a search looks at, and what the upper levels do: small frozen dataclasses.
+"""Which windows of a video a search looks at, and what chooses them: small frozen dataclasses.
 
-Depth 0 is one pass over the whole video; depth 1 asks every dense window. From depth 2 on upper levels come first,
-and one of two policies says what their scores are for. Both are built of the same pieces (`selection.py`).
+Depth 0 is one pass over the whole video; depth 1 asks every dense window. From depth 2 on upper levels come first, and
+a policy says what their scores are for. Similarity of CLIP features can choose dense windows instead of them, or
+together with them. All are built of the same pieces (`selection.py`).
 
-Letters: Q queries, U upper windows, W dense windows, L upper levels.
+Letters: Q queries, U upper windows, W dense windows, L upper levels, K answers of a pair.
 """
 
 import dataclasses
@@ -13,7 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.search.selection import keep_best
+from revision_jax.search.selection import fuse_ranks, keep_best
+
+
+def kept(keep: float, windows: int) -> int:
+    """How many of so many windows are kept: a share of them up to 1, above it a number."""
+    return min(math.ceil(keep * windows) if keep <= 1 else int(keep), windows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +27,28 @@ class TopDown:
     """The default: a level sends its best windows to the next, the last one to the dense level.
 
     Attributes:
-      keep: share of all windows that each of the L levels sends down, coarse first: of the upper windows, and in the
+      keep: what each of the L levels sends down, coarse first, as `kept` reads it: of the upper windows, and in the
         end of the dense ones. So depths are compared at the same share of dense frames.
     """
 
     keep: tuple[float, ...]
+    needs_similarity = False
 
     def counts(self, upper: int, dense: int) -> np.ndarray:
         """Windows that each level is shown, and the dense windows asked: `[L + 1]` int32."""
-        shown = [upper, *(math.ceil(share * upper) for share in self.keep[:-1])]
-        return np.array([*shown, math.ceil(self.keep[-1] * dense)], np.int32)
+        shown = [upper, *(kept(keep, upper) for keep in self.keep[:-1])]
+        return np.array([*shown, kept(self.keep[-1], dense)], np.int32)
 
     def survivors(self, scores: jax.Array, shown: jax.Array, count) -> jax.Array:
         """The windows `[Q, U]` bool that the next level is shown, of those with finite scores."""
         return keep_best(scores, count)
 
+    def dense(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        """Scores `[Q, W]` by which dense windows are chosen, from the upper levels' and CLIP's, -inf for none."""
+        return scores
+
     def rescale(self, confidence: jax.Array, scores: jax.Array) -> jax.Array:
-        """Confidences `[Q, W]` of dense answers, given the upper levels' scores of their windows."""
+        """Confidences `[Q, W, K]` of dense answers, given the upper levels' scores `[Q, W]` of their windows."""
         return confidence
 
 
@@ -54,6 +65,7 @@ class BottomUp:
 
     levels: int
     power: float
+    needs_similarity = False
 
     def counts(self, upper: int, dense: int) -> np.ndarray:
         return np.array([upper] * self.levels + [dense], np.int32)
@@ -61,11 +73,45 @@ class BottomUp:
     def survivors(self, scores: jax.Array, shown: jax.Array, count) -> jax.Array:
         return shown
 
+    def dense(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        return jnp.zeros_like(scores)
+
     def rescale(self, confidence: jax.Array, scores: jax.Array) -> jax.Array:
-        return confidence * jnp.exp(self.power * jnp.where(jnp.isfinite(scores), scores, 0.0))
+        return confidence * jnp.exp(self.power * jnp.where(jnp.isfinite(scores), scores, 0.0))[..., None]
 
 
-POLICIES = ("top_down", "bottom_up")
+@dataclasses.dataclass(frozen=True)
+class Fused(TopDown):
+    """As `TopDown`, but the dense windows are those that upper levels and similarity together rank first."""
+
+    needs_similarity = True
+
+    def dense(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        return jnp.where(jnp.isfinite(similarity), fuse_ranks(scores, similarity), -jnp.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrieveThenGround:
+    """CLIP similarity chooses the dense windows, the model grounds in them; there are no upper levels.
+
+    Attributes:
+      keep: of the dense windows, as `kept` reads it.
+    """
+
+    keep: float
+    needs_similarity = True
+
+    def counts(self, upper: int, dense: int) -> np.ndarray:
+        return np.array([kept(self.keep, dense)], np.int32)
+
+    def dense(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        return similarity
+
+    def rescale(self, confidence: jax.Array, scores: jax.Array | None) -> jax.Array:
+        return confidence
+
+
+POLICIES = ("top_down", "bottom_up", "fused", "retrieve_then_ground")
 
 
 def check_policy(name: str) -> None:

@@ -15,11 +15,11 @@ from revision_jax.search.evaluator import Searcher
 from revision_jax.search.layout import VideoWindows
 
 
-def rank_clips(
+def score_clips(
     searcher: Searcher, clips: Sequence[np.ndarray], sentences: Sequence[str], *, depth: int | None = None,
     query_tokens=None,
 ) -> np.ndarray:  # fmt: skip
-    """The clips of each sentence, best first: `[Q, C]` int64.
+    """How well each clip answers each sentence: `[Q, C]` int64, the better the higher; alike if nothing parts them.
 
     Args:
       clips: features `[n, D]` of each, any n of at least 1; F of its frames are taken evenly.
@@ -36,7 +36,12 @@ def rank_clips(
     asked = slice(len(sentences)), slice(len(clips))
     confidence = found.confidence[asked]
     upper = np.zeros_like(confidence) if found.levels is None else found.levels.scores[asked]
-    return np.lexsort((-upper, -confidence), axis=1)
+    return np.stack([_places(pairs) for pairs in np.stack([confidence, upper], axis=2)])
+
+
+def _places(pairs: np.ndarray) -> np.ndarray:
+    """The place of each of the pairs `[C, 2]` ordered by first, then second, ascending: `[C]`, equal for ties."""
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def clip_windows(lengths: Sequence[int], window_s: float, num_frames: int) -> VideoWindows:

@@ -12,8 +12,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import Checkpoints, Meta
-from revision_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
-from revision_jax.training.optimizer import describe_table, make_optimizer, make_schedule
+from revision_jax.parallel import multihost
+from revision_jax.parallel.memory import check_memory, device_limit, held
+from revision_jax.parallel.mesh import check_batch, host_shard, make_mesh, put_batch
+from revision_jax.training.flops import FlopCount, peak_flops
+from revision_jax.training.optimizer import describe_table
+from revision_jax.training.preemption import Preempted, Preemption
+from revision_jax.training.profile import Profile
 from revision_jax.training.progress import Progress
 from revision_jax.training.state import (
     Arrays,
@@ -24,7 +29,7 @@ from revision_jax.training.state import (
     split_by_table,
     take_apart,
 )
-from revision_jax.training.step import Program, compile_step
+from revision_jax.training.step import compile_step, make_program
 from revision_jax.training.task import Task
 from revision_jax.training.workdir import MetricsLog, open_workdir
 
@@ -37,12 +42,14 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a run keeps from start to end: the model's structure, its frozen arrays, the jitted step, the mesh."""
+    """What a run keeps from start to end: the model's structure, its frozen arrays, the jitted step, the mesh, and
+    what a step costs."""
 
     module: Module
     frozen: Arrays
     step_fn: Callable
     mesh: jax.sharding.Mesh
+    flops: FlopCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +72,23 @@ class Result:
     batch_shapes: int
 
 
-def run(config: ConfigDict, workdir: str | Path, task: Task) -> Result:
+def run(config: ConfigDict, workdir: str | Path, task: Task, *, profile: bool = False) -> Result:
     """Trains `task` to the end, from its newest checkpoint if the work folder has one.
+
+    Args:
+      profile: writes a trace of a few steps into the work folder.
 
     Raises:
       ConfigError: the work folder belongs to another config.
       CheckpointError: a checkpoint cannot be written, or stands on other frozen files.
       NonFiniteLoss: names the step and the batch's records.
+      Preempted: the machine is being taken away; everything is saved, the same command goes on.
+      HungHost: another host did not come to a log line in time; names it.
     """
     # ------------------------------------------------------------------------- work folder, devices
     workdir = open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
-    check_batch(mesh, config.train.batch_size, "train.batch_size")
+    check_batch(mesh, config.train.batch_size, "train.batch_size", config.train.accumulate)
 
     with jax.set_mesh(mesh):
         # --------------------------------------------------------------------- model, optimizer
@@ -90,7 +102,10 @@ def run(config: ConfigDict, workdir: str | Path, task: Task) -> Result:
             first = int(state.step)
 
             # ----------------------------------------------------------------- train
-            state, shapes = train(config, workdir, task, parts, state, iterator, checkpoints)
+            with Preemption() as preemption, Profile(workdir / "profile", first, enabled=profile) as tracing:
+                state, shapes = train(
+                    config, workdir, task, parts, state, iterator, checkpoints, preemption=preemption, tracing=tracing
+                )
 
         # --------------------------------------------------------------------- done
         model = parts.module.merge(state.trainable, parts.frozen)
@@ -107,12 +122,14 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Part
     module, arrays = take_apart(task.model)
     shardings = module.shardings(mesh)
     trainable, frozen, multipliers = split_by_table(arrays, config.trainable)
-    schedule = make_schedule(config.train, total_steps(config, task))
-    optimizer = make_optimizer(config.train, schedule, multipliers)
-    state, state_shardings = init_state(trainable, optimizer, shardings, mesh)
-    program = Program(module, optimizer, schedule, np.asarray(task.prefix, np.int32), config.seed)
-    log.info("%s\nmesh %s", describe_table(arrays, config.trainable), dict(mesh.shape))
-    return Parts(module, place(frozen, shardings), compile_step(program, state_shardings), mesh), state
+    program = make_program(config, module, multipliers, task.prefix, total_steps(config, task))
+    state, where = init_state(trainable, program.optimizer, shardings, mesh)
+    flops = FlopCount({path: array.shape for path, array in arrays.items()}, set(trainable), len(task.prefix))
+    frozen = place(frozen, shardings)
+    parts = {"frozen weights": held(frozen), "trained": held(state.trainable), "optimizer": held(state.opt_state)}
+    memory = check_memory(parts, mesh.shape, device_limit())
+    log.info("%s\nmesh %s\n%s", describe_table(arrays, config.trainable), dict(mesh.shape), memory)
+    return Parts(module, frozen, compile_step(program, where), mesh, flops), state
 
 
 def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> TrainState:
@@ -133,14 +150,19 @@ def train(
     state: TrainState,
     iterator: Iterator,
     checkpoints: Checkpoints,
+    *,
+    preemption: Preemption,
+    tracing: Profile,
 ) -> tuple[TrainState, set[tuple]]:
     """Steps until all are done; also the shapes of the batches met.
 
     The host waits for the device only where it logs.
     """
     first, last, every = int(state.step), total_steps(config, task), config.train
-    metrics_log, progress = MetricsLog(workdir, first), Progress(first, last)
-    sharding, shapes = batch_sharding(parts.mesh), set()
+    peak = peak_flops(jax.devices()[0].device_kind)
+    metrics_log = MetricsLog(workdir, first)
+    progress = Progress(first, last, peak=peak and peak * parts.mesh.size)
+    shapes, hosts = set(), host_shard(parts.mesh, every.batch_size)[1]
     pending = []  # (step, record ids, metrics still on the device) since the last log
     try:
         for step in range(first + 1, last + 1):
@@ -148,17 +170,25 @@ def train(
                 batch = next_batch(iterator, step)
             records = batch.pop("record_id")
             shapes.add(tuple(sorted((name, array.shape) for name, array in batch.items())))
-            progress.count(*batch_size(batch, len(task.prefix)))
-            state, metrics = parts.step_fn(state, jax.device_put(batch, sharding), parts.frozen)
+            progress.count(*batch_size(batch, len(task.prefix)), parts.flops.step(batch), times=hosts)
+            with tracing.step(step):
+                batch = put_batch(batch, parts.mesh, every.batch_size)
+                state, metrics = parts.step_fn(state, batch, parts.frozen)
             pending.append((step, records, metrics))
-            if step % every.log_every == 0 or step == last:
-                rows, failure = fetch(pending, task.describe_record)
-                metrics_log.write(rows, progress.update(rows))
+            taken = preemption.reached(step)
+            if step % every.log_every == 0 or step == last or taken:
+                multihost.meet(f"step {step}")
+                logged, failure = fetch(pending, task.describe_record)
+                metrics_log.write(logged, progress.update(logged))
                 if failure:
                     raise NonFiniteLoss(failure)
                 pending = []
-            if step % every.checkpoint_every == 0 or step == last:
+            if step % every.checkpoint_every == 0 or step == last or taken:
                 checkpoints.save(step, state.trainable, (state.opt_state, state.step), iterator)
+            if taken and step < last:
+                checkpoints.wait()
+                multihost.meet(f"leaving after step {step}")  # launchers kill all once one has left
+                raise Preempted(step)
     finally:
         progress.close()
         metrics_log.close()

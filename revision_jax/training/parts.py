@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import Checkpoints, Meta, fingerprint
 from revision_jax.config import ConfigError, resolve_path
-from revision_jax.config_rules import STAGE_NEEDS
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.clip import read_clip_config
@@ -19,16 +18,23 @@ from revision_jax.interop.llama import load_llama
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.quantize import quantize, with_scales
+from revision_jax.parallel.mesh import put, replicated
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
-from revision_jax.training.predecessors import missing_predecessors, predecessor_prints, trained_before
+from revision_jax.training.predecessors import (
+    missing_predecessors,
+    predecessor_prints,
+    predecessors,
+    trained_before,
+)
 from revision_jax.training.state import Arrays, place, split_by_table, take_apart
 
 HOW_TO_MAKE = {
-    "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors): download "
-    "lmsys/vicuna-7b-v1.5, then LlamaForCausalLM.from_pretrained(IN).save_pretrained(OUT) writes safetensors",
-    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors): download "
-    "openai/clip-vit-large-patch14",
+    "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "lmsys/vicuna-7b-v1.5",
+    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt (docs/recipes.md)",
     "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
     "VTimeLLM's mm_projector.bin of its first stage",
 }
@@ -90,25 +96,32 @@ def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
       CheckpointError: a predecessor that stands on other files.
     """
     report_missing(missing_base(config) + missing_predecessors(config))
+    narrow, scales = config.model.param_dtype == "int8", {}
+
+    def put_parameter(path, param, array):
+        if narrow and path.startswith("layers/") and path.endswith("/kernel"):
+            # As it is read: the weights are never whole in more than 8 bits.
+            array, scale = quantize(array)
+            scales[f"{path}_scale"] = put(scale, replicated(mesh))
+        return put(array, sharding_for(path, param, mesh))
+
     llm = load_llama(
         resolve_path(config.base.llm),
         lora=LoRAConfig(**config.lora),
         dtype=jnp.dtype(config.model.dtype),
-        param_dtype=jnp.dtype(config.model.param_dtype),
+        param_dtype=jnp.dtype(config.model.dtype if narrow else config.model.param_dtype),
         remat=config.model.remat,
         attention=config.model.attention,
         rngs=nnx.Rngs(config.seed),
-        place=lambda path, param, array: jax.device_put(array, sharding_for(path, param, mesh)),
+        place=put_parameter,
     )
+    llm = with_scales(llm, scales) if narrow else llm
     check_length(config, llm.config.max_position_embeddings)
-    adapter = _make_adapter(config, llm.config.hidden_size)
-    sparse = None
-    if sees_groups(config):
-        sparse = SparseAdapter(*adapter.kernel.shape, rngs=_rngs(config, 1), **config.sparse)
+    adapter, sparse = make_adapters(config, llm.config.hidden_size)
     # Placed as the train step leaves them, so that one compiled search serves the model before and after.
     module, arrays = take_apart(Grounder(llm, adapter, sparse, window_chunk=config.model.window_chunk))
     arrays = place(arrays, module.shardings(mesh))
-    return module.merge(arrays | _trained(config, arrays))
+    return module.merge(arrays | trained_by_predecessors(config, arrays))
 
 
 def sees_groups(config: ConfigDict) -> bool:
@@ -116,12 +129,33 @@ def sees_groups(config: ConfigDict) -> bool:
     return config.stage in ("sparse", "long", "unified")
 
 
-def _make_adapter(config: ConfigDict, hidden_size: int) -> DenseAdapter:
-    """`base.projector`, or a fresh one where that is what is trained."""
-    if config.base.projector:
-        return load_dense_adapter(resolve_path(config.base.projector))
+def make_adapters(config: ConfigDict, hidden_size: int) -> tuple[DenseAdapter, SparseAdapter | None]:
+    """The dense adapter, of `base.projector` or fresh where that is what is trained, and a fresh sparse one if needed.
+
+    Raises:
+      ConfigError: a projector for features of another width than `base.clip` gives.
+    """
     width = read_clip_config(resolve_path(config.base.clip)).projection_dim
-    return DenseAdapter(width, hidden_size, rngs=_rngs(config, 2))
+    adapter = DenseAdapter(width, hidden_size, rngs=_rngs(config, 2))
+    if config.base.projector:
+        adapter = load_dense_adapter(resolve_path(config.base.projector))
+        _check_width(config, adapter, width)
+    sparse = None
+    if sees_groups(config):
+        sparse = SparseAdapter(*adapter.kernel.shape, rngs=_rngs(config, 1), **config.sparse)
+    return adapter, sparse
+
+
+def _check_width(config: ConfigDict, adapter: DenseAdapter, width: int) -> None:
+    takes = adapter.kernel.shape[0]
+    if takes != width:
+        known = {512: "ViT-B/32 or B/16", 768: "ViT-L/14"}
+        name = lambda width: f"{width} ({known[width]})" if width in known else str(width)
+        raise ConfigError(
+            f"base.clip: {resolve_path(config.base.clip)}/config.json has projection_dim {name(width)}, but the weight "
+            f"of base.projector, {resolve_path(config.base.projector)}, is {(adapter.kernel.shape[::-1])}: it takes "
+            f"features of width {name(takes)}. Give the CLIP that the projector was trained with."
+        )
 
 
 def _rngs(config: ConfigDict, part: int) -> nnx.Rngs:
@@ -129,10 +163,10 @@ def _rngs(config: ConfigDict, part: int) -> nnx.Rngs:
     return nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), part))
 
 
-def _trained(config: ConfigDict, arrays: Mapping[str, jax.Array]) -> Arrays:
-    """What the stages before this one trained, path -> array."""
+def trained_by_predecessors(config: ConfigDict, arrays: Mapping[str, jax.Array]) -> Arrays:
+    """What the stages before this one trained, path -> array, laid out as `arrays` (or their abstract shapes)."""
     trained = {}
-    for before in STAGE_NEEDS[config.stage]:
+    for before in predecessors(config):
         trained |= trained_before(config, before, arrays, fingerprints(config))
     return trained
 
@@ -163,7 +197,12 @@ def restore_grounder(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> tup
     """
     module, arrays = take_apart(load_grounder(config, mesh))
     trainable, frozen, _ = split_by_table(arrays, config.trainable)
+    step, trainable = restore_trained(config, workdir, trainable)
+    return module.merge(trainable, frozen), step
+
+
+def restore_trained(config: ConfigDict, workdir: str | Path, trainable: Arrays) -> tuple[int, Arrays]:
+    """(steps, trained parameters) of a run's newest checkpoint, laid out as `trainable` (or its abstract shapes)."""
     meta = Meta(config.to_dict(), fingerprints(config))
     with Checkpoints(Path(workdir) / "checkpoints", meta, read_only=True) as checkpoints:
-        step, trainable = checkpoints.restore_params(trainable)
-    return module.merge(trainable, frozen), step
+        return checkpoints.restore_params(trainable)

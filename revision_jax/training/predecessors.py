@@ -1,14 +1,24 @@
-"""The stages before a stage: found, checked to fit, and what they trained taken over (`init.*`)."""
+"""The stages before a stage: found, checked to fit, and what they trained taken over (`init.*`).
+
+A predecessor is a run's work folder, or a directory in PyTorch's formats: a LoRA of PEFT (VTimeLLM's, from which the
+paper starts on MAD) or a published stage.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax.checkpoint import Checkpoints, Meta, fingerprint_trained
+from revision_jax.checkpoint import Checkpoints, Meta, fingerprint, fingerprint_trained
 from revision_jax.config import ConfigError, differences, resolve_path
-from revision_jax.config_rules import STAGE_NEEDS
+from revision_jax.config_rules import STAGE_MAY, STAGE_NEEDS
+from revision_jax.interop.llama import read_llama_config
+from revision_jax.interop.lora import CONFIG, is_lora
+from revision_jax.interop.stage import NON_LORA, adapter_arrays, read_stage
+from revision_jax.models.adapter import SparseAdapter
+from revision_jax.models.lora import LoRAConfig
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
 
@@ -26,12 +36,20 @@ SHARED = {
 FREE = ("lora.dropout", "sparse.dropout")
 
 
+def predecessors(config: ConfigDict) -> tuple[str, ...]:
+    """Names in `init` of what a stage starts from: what it needs, and what it was given beside."""
+    needs = STAGE_NEEDS[config.stage]
+    return needs + tuple(name for name in STAGE_MAY[config.stage] if config.init[name])
+
+
 def missing_predecessors(config: ConfigDict) -> list[str]:
     """A line for every run that a stage starts from and that is not there, with the command that makes it."""
     missing = []
-    for before in STAGE_NEEDS[config.stage]:
+    for before in predecessors(config):
         workdir = config.init[before]
         folder = resolve_path(workdir)
+        if workdir and is_lora(folder):
+            continue
         if not workdir or not (folder / "config.json").is_file() or not any((folder / "checkpoints").glob("[0-9]*")):
             found = f"no trained run at {folder}" if workdir else "not given"
             missing.append(f"init.{before}: {found}; make it with\n    {command(config, before)}")
@@ -49,12 +67,10 @@ def command(config: ConfigDict, before: str) -> str:
 
 def predecessor_prints(config: ConfigDict) -> dict[str, dict[str, str]]:
     """Role -> work folder and content hash of each run that a stage starts from, for its own checkpoints."""
+    folders = {before: resolve_path(config.init[before]) for before in predecessors(config)}
+    sha256 = lambda folder: fingerprint(folder) if is_lora(folder) else fingerprint_trained(folder / "checkpoints")
     return {
-        f"init.{before}": {
-            "path": config.init[before],
-            "sha256": fingerprint_trained(resolve_path(config.init[before]) / "checkpoints"),
-        }
-        for before in STAGE_NEEDS[config.stage]
+        f"init.{before}": {"path": config.init[before], "sha256": sha256(folder)} for before, folder in folders.items()
     }
 
 
@@ -64,7 +80,7 @@ def trained_before(
     """What the run `init.<before>` trained, path -> array, laid out as `arrays`.
 
     Args:
-      arrays: every parameter of this stage's model.
+      arrays: every parameter of this stage's model, or their abstract shapes with shardings.
       base: content hashes of this run's pretrained parts; the predecessor must stand on the same.
 
     Raises:
@@ -72,6 +88,8 @@ def trained_before(
       CheckpointError: it stands on other files, or trained other parameters.
     """
     workdir = resolve_path(config.init[before])
+    if is_lora(workdir):
+        return published_before(config, before, workdir, arrays)
     earlier = configs.load_json(workdir / "config.json")
     if earlier.stage not in STAGES[before]:
         raise ConfigError(
@@ -90,3 +108,38 @@ def trained_before(
     parts = {role: base[role] for role in earlier.base if role in base}
     with Checkpoints(workdir / "checkpoints", Meta(earlier.to_dict(), parts), read_only=True) as checkpoints:
         return checkpoints.restore_params(expected)[1]
+
+
+def published_before(config: ConfigDict, before: str, directory: Path, arrays: Mapping[str, jax.Array]) -> Arrays:
+    """What a PyTorch directory holds of `init.<before>`, path -> array where `arrays` has it.
+
+    Raises:
+      ConfigError: another LoRA than `config.lora`, or no sparse adapter where one is expected.
+      ValueError: tensors that do not fit, listed.
+    """
+    sizes = read_llama_config(resolve_path(config.base.llm))
+    stage = read_stage(directory, sizes, num_heads=config.sparse.num_heads, dropout=config.sparse.dropout)
+    if before == "dense":
+        check_lora(config, stage.lora.config, directory)
+        found = {f"llm/{path}": array for path, array in stage.lora.arrays.items()}
+    elif isinstance(stage.trained, SparseAdapter):
+        found = adapter_arrays(stage.trained)
+    else:
+        raise ConfigError(f"init.{before}: {directory}/{NON_LORA} holds no sparse adapter; expected a sparse stage's")
+    wrong = [path for path in found if path not in arrays or found[path].shape != arrays[path].shape]
+    if wrong:
+        raise ConfigError(f"init.{before}: {directory} has {wrong} in other sizes than this config's model")
+    return {path: jax.device_put(array, arrays[path].sharding) for path, array in found.items()}
+
+
+def check_lora(config: ConfigDict, lora: LoRAConfig, directory: Path) -> None:
+    """Raises ConfigError where a LoRA is not the one that the config describes; dropout may differ."""
+    pairs = {
+        "lora.rank": (lora.rank, config.lora.rank),
+        "lora.alpha": (lora.alpha, config.lora.alpha),
+        "lora.targets": (sorted(lora.targets), sorted(config.lora.targets)),
+    }
+    faults = [f"{key}: {theirs!r} there, {ours!r} here" for key, (theirs, ours) in pairs.items() if theirs != ours]
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise ConfigError(f"the LoRA in {directory}/{CONFIG} does not fit this config:\n{listed}\nGive its values.")

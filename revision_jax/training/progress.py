@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import jax
 import rich.console
 import rich.progress
 
@@ -15,12 +16,14 @@ class Progress:
 
     Args:
       first, last: steps done already, and in all.
-      console: where it goes; default is stderr.
+      peak: FLOPs a second of all devices together; None where that is not known, then MFU is not told.
+      console: where it goes; default is stderr, of the first host alone.
     """
 
-    def __init__(self, first: int, last: int, console=None):
-        self.console = console or rich.console.Console(stderr=True)
-        self.last, self._windows, self._tokens = last, 0, 0
+    def __init__(self, first: int, last: int, *, peak: float | None = None, console=None):
+        self.console = console or rich.console.Console(stderr=True, quiet=jax.process_index() > 0)
+        self.last, self._peak, self._shown = last, peak, first
+        self._windows = self._tokens = self._flops = 0.0
         columns = [rich.progress.BarColumn(), *COLUMNS, rich.progress.TimeRemainingColumn()]
         self._bar = rich.progress.Progress(
             *columns, console=self.console, disable=not self.console.is_terminal, transient=True
@@ -35,9 +38,15 @@ class Progress:
         yield
         self._waited += time.perf_counter() - start
 
-    def count(self, windows: int, tokens: int) -> None:
-        """Takes a batch into account: its windows, and its tokens through the language model."""
-        self._windows, self._tokens = self._windows + windows, self._tokens + tokens
+    def count(self, windows: int, tokens: int, flops: float = 0.0, *, times: float = 1) -> None:
+        """Takes a batch into account: its windows, its tokens through the language model, its model FLOPs.
+
+        Args:
+          times: by what these are multiplied: hosts that each see their part of a batch.
+        """
+        self._windows += windows * times
+        self._tokens += tokens * times
+        self._flops += flops * times
 
     def update(self, rows: list[dict[str, float]]) -> dict[str, float]:
         """Reports the steps since the last call; returns speeds and the share of time waited for data.
@@ -51,18 +60,32 @@ class Progress:
             "data_wait": self._waited / elapsed,
         }
         if rows:
+            timings["step_ms"] = elapsed / max(rows[-1]["step"] - self._shown, 1) * 1e3
+            timings |= {"mfu": self._flops / elapsed / self._peak} if self._peak else {}
+            timings |= device_memory()
+            self._shown = rows[-1]["step"]
             self._show(rows[-1], timings)
-        self._since, self._waited, self._windows, self._tokens = time.perf_counter(), 0.0, 0, 0
+        self._since, self._waited = time.perf_counter(), 0.0
+        self._windows = self._tokens = self._flops = 0.0
         return timings
 
     def _show(self, row: dict[str, float], timings: dict[str, float]) -> None:
         self._bar.update(self._task, completed=row["step"], loss=f"{row['loss']:.4f}")
         line = (
             f"step {row['step']:{len(str(self.last))}d}/{self.last}  loss {row['loss']:.4f}  "
-            f"accuracy {row['token_accuracy']:.3f}  {timings['windows_per_s']:.1f} windows/s  "
-            f"{timings['tokens_per_s']:.0f} tokens/s  data wait {timings['data_wait']:.0%}"
+            f"accuracy {row['token_accuracy']:.3f}  {timings['step_ms']:.0f} ms/step  "
+            f"{timings['windows_per_s']:.1f} windows/s  {timings['tokens_per_s']:.0f} tokens/s  "
+            f"data wait {timings['data_wait']:.0%}"
         )
+        line += f"  MFU {timings['mfu']:.1%}" if "mfu" in timings else ""
+        line += f"  {timings['device_gib']:.1f} GiB a device" if "device_gib" in timings else ""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._bar.stop()
+
+
+def device_memory() -> dict[str, float]:
+    """`device_gib`: the most memory that was in use on this host's first device; empty where it is not told (CPU)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {"device_gib": stats["peak_bytes_in_use"] / 2**30} if "peak_bytes_in_use" in stats else {}

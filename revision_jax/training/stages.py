@@ -7,16 +7,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import fingerprint
+from revision_jax.data.builders.annotated import QUERY_TOKENS
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.captions import caption_stream
 from revision_jax.data.features import MANIFEST, FeatureStore
 from revision_jax.data.groups import LoadGroup, group_streams, presence_stream
 from revision_jax.data.moments import Query
-from revision_jax.data.pipeline import clip_stream
-from revision_jax.data.query_tokens import QueryTokens
+from revision_jax.data.pipeline import DataSet, clip_stream
+from revision_jax.data.query_tokens import QueryTokens, StoredQueryTokens
 from revision_jax.data.streams import Stream, join
+from revision_jax.parallel.mesh import host_shard, local_mesh
 from revision_jax.prompts import PromptEncoder
-from revision_jax.training.datasets import make_extractor, open_captions, open_split
+from revision_jax.training.datasets import make_extractor, open_captions, open_train
 from revision_jax.training.parts import fingerprints, load_grounder, make_hierarchy, make_prompt_encoder
 from revision_jax.training.task import Task
 
@@ -30,50 +32,51 @@ def frame_captions(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Tas
     """Align: the dense adapter on captions of single frames."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     source = open_captions(config, train_directory, "train", grounder.visual_width)
-    stream = caption_stream(source, prompts, batch_size=config.train.batch_size, seed=config.seed)
+    stream = caption_stream(
+        source, prompts, batch_size=config.train.batch_size, seed=config.seed, shard=_shard(config, mesh)
+    )
     return _task(config, grounder, prompts, [[stream]], source.files)
 
 
 def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 1: the dense grounder on positive and contrastive windows of the train split."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
-    store, queries = open_split(config, train_directory, width=grounder.visual_width)
-    stream = _dense_stream(config, store, queries, prompts)
-    return _task(config, grounder, prompts, [[stream]], _files(train_directory))
+    data = open_train(config, train_directory, mesh, width=grounder.visual_width)
+    stream = _dense_stream(config, data, prompts, shard=_shard(config, mesh))
+    return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
 def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 1 sparse: the sparse adapter on the windows of stage 1, each asked whether the event happens in it."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
-    store, queries = open_split(config, train_directory, width=grounder.visual_width)
+    data = open_train(config, train_directory, mesh, width=grounder.visual_width)
     stream = presence_stream(
-        make_loader(config, store, queries, prompts, mesh),
-        queries,
+        _with_loaders(config, data, prompts, mesh),
         batch_size=config.train.batch_size,
         seed=config.seed,
         neg_factor=config.data.neg_factor,
         near_miss_fraction=config.data.near_miss_fraction,
+        shard=_shard(config, mesh),
     )
-    return _task(config, grounder, prompts, [[stream]], _files(train_directory))
+    return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
 def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 2: a second LoRA on groups of windows, the sizes in turn batch by batch."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
-    store, queries = open_split(config, train_directory, width=grounder.visual_width)
-    groups = _group_streams(config, make_loader(config, store, queries, prompts, mesh), queries)
-    return _task(config, grounder, prompts, [groups], _files(train_directory))
+    data = open_train(config, train_directory, mesh, width=grounder.visual_width)
+    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), shard=_shard(config, mesh))
+    return _task(config, grounder, prompts, [groups], _files(data))
 
 
 def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Variant U: one LoRA for all levels; batches of dense windows and of groups alternate."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
-    store, queries = open_split(config, train_directory, width=grounder.visual_width)
-    places = 1 + len(config.hierarchy.levels)
-    dense = _dense_stream(config, store, queries, prompts, places=places)
-    loader = make_loader(config, store, queries, prompts, mesh)
-    groups = _group_streams(config, loader, queries, place=1, places=places)
-    return _task(config, grounder, prompts, [[dense], groups], _files(train_directory))
+    data = open_train(config, train_directory, mesh, width=grounder.visual_width)
+    where = {"places": 1 + len(config.hierarchy.levels), "shard": _shard(config, mesh)}
+    dense = _dense_stream(config, data, prompts, **where)
+    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), place=1, **where)
+    return _task(config, grounder, prompts, [[dense], groups], _files(data))
 
 
 STAGES = {
@@ -88,16 +91,28 @@ STAGES = {
 def make_loader(
     config: ConfigDict, store: FeatureStore, queries: Iterable[Query], prompts: PromptEncoder, mesh: Mesh
 ) -> LoadGroup:
-    """Reads groups of a split's windows; encodes the split's sentences."""
+    """Reads groups of a split's windows; the sentences' features are the data set's own, or encoded now."""
     sentences = {query.query_id: query.sentence for query in queries}
-    tokens = QueryTokens(make_extractor(config, mesh), sentences.values(), config.prompt.query_tokens)
+    if (store.path / QUERY_TOKENS).exists():
+        ids = {sentence: query_id for query_id, sentence in sentences.items()}
+        tokens = StoredQueryTokens(FeatureStore(store.path / QUERY_TOKENS), ids, config.prompt.query_tokens)
+    else:
+        tokens = QueryTokens(make_extractor(config, local_mesh(mesh)), sentences.values(), config.prompt.query_tokens)
     return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
 
 
-def _dense_stream(config, store, queries, prompts, **place) -> Stream:
+def _with_loaders(config, data: Iterable[DataSet], prompts, mesh) -> list[tuple[LoadGroup, DataSet]]:
+    return [(make_loader(config, own.store, own.queries, prompts, mesh), own) for own in data]
+
+
+def _shard(config: ConfigDict, mesh: Mesh) -> tuple[int, int]:
+    """The part of each batch that this host reads."""
+    return host_shard(mesh, config.train.batch_size)
+
+
+def _dense_stream(config, data: list[DataSet], prompts, **place) -> Stream:
     return clip_stream(
-        store,
-        queries,
+        data,
         make_hierarchy(config),
         prompts,
         batch_size=config.train.batch_size,
@@ -109,10 +124,9 @@ def _dense_stream(config, store, queries, prompts, **place) -> Stream:
     )
 
 
-def _group_streams(config, loader, queries, **place) -> list[Stream]:
+def _group_streams(config, parts: list[tuple[LoadGroup, DataSet]], **place) -> list[Stream]:
     return group_streams(
-        loader,
-        queries,
+        parts,
         batch_size=config.train.batch_size,
         seed=config.seed,
         sizes=config.hierarchy.levels,
@@ -123,14 +137,17 @@ def _group_streams(config, loader, queries, **place) -> list[Stream]:
     )
 
 
-def _files(directory: Path) -> list[Path]:
-    """What a data set directory's content is known by."""
-    return [directory / MANIFEST, directory / QUERIES]
+def _files(data: Iterable[DataSet]) -> list[Path]:
+    """What the content of data set directories is known by."""
+    return [own.store.path / name for own in data for name in (MANIFEST, QUERIES)]
 
 
 def _task(config, grounder, prompts, kinds: list[list[Stream]], files: Iterable[Path]) -> Task:
     pipeline = join(kinds, read_threads=config.data.read_threads, prefetch=config.data.prefetch)
-    data = {path.name: {"path": str(path), "sha256": fingerprint(path)} for path in files}
+    data: dict[str, dict[str, str]] = {}
+    for path in files:  # of a mixture, the first split goes by its files' names
+        role = str(path) if path.name in data else path.name
+        data[role] = {"path": str(path), "sha256": fingerprint(path)}
     return Task(
         grounder,
         prompts.prefix,

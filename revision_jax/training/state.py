@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from revision_jax.parallel.mesh import replicated
+from revision_jax.parallel.mesh import put, replicated
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.training.optimizer import FROZEN, Table, assign
 
@@ -83,7 +83,7 @@ def split_by_table(arrays: Arrays, table: Table) -> tuple[Arrays, Arrays, dict[s
     rows = assign(arrays, table)
     trainable = {path: array for path, array in arrays.items() if rows[path] != FROZEN}
     frozen = {path: array for path, array in arrays.items() if rows[path] == FROZEN}
-    narrow = [path for path, array in trainable.items() if array.dtype != jnp.float32]
+    narrow = [path for path, array in trainable.items() if array.dtype not in (jnp.float32, jnp.float64)]
     if narrow:
         raise ValueError(f"trained parameters must be float32; these are not: {narrow}. Freeze them.")
     return trainable, frozen, {path: float(rows[path]) for path in trainable}
@@ -91,24 +91,36 @@ def split_by_table(arrays: Arrays, table: Table) -> tuple[Arrays, Arrays, dict[s
 
 def place(arrays: Arrays, shardings: dict[str, Any]) -> Arrays:
     """Moves every array to its place on the mesh."""
-    return jax.device_put(arrays, {path: shardings[path] for path in arrays})
+    return {path: put(array, shardings[path]) for path, array in arrays.items()}
+
+
+def state_shardings(
+    trainable: Arrays, optimizer: optax.GradientTransformation, shardings: dict[str, Any], mesh: Mesh
+) -> TrainState:
+    """Where each array of a state lies: moments where their parameter does, the rest everywhere.
+
+    Args:
+      trainable: path -> array, or its shape and dtype.
+      shardings: path -> where the rules put it, of at least these.
+    """
+    whole = replicated(mesh)
+    own = {path: shardings[path] for path in trainable}
+    moments = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, trainable),
+        own,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(own, moments, whole)
 
 
 def init_state(
     trainable: Arrays, optimizer: optax.GradientTransformation, shardings: dict[str, Any], mesh: Mesh
 ) -> tuple[TrainState, TrainState]:
-    """A fresh state on the mesh, and the same tree of shardings; moments lie where their parameter does."""
+    """A fresh state on the mesh, and the same tree of shardings."""
+    where = state_shardings(trainable, optimizer, shardings, mesh)
     # Copied: the first step donates these, and the caller's model must stay as it was.
     trainable = jax.tree.map(jnp.copy, place(trainable, shardings))
-    whole = replicated(mesh)
-    opt_shardings = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, trainable),
-        {path: shardings[path] for path in trainable},
-        transform_non_params=lambda _: whole,
-    )
-    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trainable)
-    step = jax.device_put(np.int32(0), whole)
-    where = TrainState({path: shardings[path] for path in trainable}, opt_shardings, whole)
-    return TrainState(trainable, opt_state, step), where
+    opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(trainable)
+    return TrainState(trainable, opt_state, put(np.int32(0), where.step)), where

@@ -6,13 +6,15 @@ tokens, T text tokens, V vocabulary, P prefix tokens.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
+from revision_jax.training.optimizer import make_optimizer, make_schedule
 from revision_jax.training.state import Arrays, Module, TrainState
 
 
@@ -26,6 +28,7 @@ class Program:
       schedule: step -> learning rate, for the log (the optimizer has it built in).
       prefix: `[P]` int32, tokens before the video.
       seed: of the dropout keys.
+      accumulate: parts of a batch whose gradients are summed one after the other, to save memory.
     """
 
     module: Module
@@ -33,18 +36,37 @@ class Program:
     schedule: Callable
     prefix: np.ndarray
     seed: int
+    accumulate: int = 1
 
 
-def answer_loss(logits: jax.Array, tokens: jax.Array, loss_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def make_program(
+    config: ConfigDict, module: Module, multipliers: Mapping[str, float], prefix: np.ndarray, steps: int
+) -> Program:
+    """What a config says about a step.
+
+    Args:
+      multipliers: path of every trained parameter -> factor on the learning rate.
+      steps: of the whole run, for the schedule.
+    """
+    schedule = make_schedule(config.train, steps)
+    optimizer = make_optimizer(config.train, schedule, multipliers)
+    prefix = np.asarray(prefix, np.int32)
+    return Program(module, optimizer, schedule, prefix, config.seed, config.train.accumulate)
+
+
+def answer_loss(
+    logits: jax.Array, tokens: jax.Array, loss_mask: jax.Array, count: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Mean cross entropy (nats) and accuracy over the answer tokens of a batch, float32 scalars.
 
     Args:
       logits: `[B, (G,) T, V]` float32; row `i` predicts `tokens[..., i]`.
       tokens: `[B, (G,) T]` int32.
       loss_mask: `[B, (G,) T]` bool, True on answer tokens.
+      count: what the sums are divided by; default: the answer tokens.
     """
-    count = loss_mask.sum().astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), tokens)
+    count = loss_mask.sum().astype(jnp.float32) if count is None else count
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
     right = (logits.argmax(-1) == tokens) & loss_mask
     # where, not a product: a non-finite loss at a masked place must not reach the sum as 0 * inf.
     return jnp.where(loss_mask, losses, 0).sum() / count, right.sum() / count
@@ -63,14 +85,7 @@ def train_step(
       The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy.
     """
     dropout_key = jax.random.fold_in(jax.random.key(program.seed), state.step)
-    seen = {name: array for name, array in batch.items() if name != "loss_mask"}
-
-    def loss_fn(trainable: Arrays):
-        model = program.module.merge(trainable, frozen)
-        logits = model(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, V]
-        return answer_loss(logits, batch["tokens"], batch["loss_mask"])
-
-    (loss, accuracy), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+    (loss, accuracy), gradients = _gradients(program, state.trainable, batch, frozen, dropout_key)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.trainable)
     metrics = {
         "loss": loss,
@@ -81,7 +96,35 @@ def train_step(
     return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics
 
 
+def _gradients(program: Program, trainable: Arrays, batch, frozen: Arrays, dropout_key: jax.Array):
+    """((loss, accuracy), gradient) of a batch, in `program.accumulate` parts of equal size."""
+    gradient = jax.value_and_grad(functools.partial(_loss, program, frozen), has_aux=True)
+    if program.accumulate == 1:
+        return gradient(trainable, batch, dropout_key, None)
+    # Every `accumulate`-th row, not a block of rows: so each device goes through its own.
+    split = lambda x: x.reshape(-1, program.accumulate, *x.shape[1:]).swapaxes(0, 1)
+    count = batch["loss_mask"].sum().astype(jnp.float32)
+
+    def add(total, part):
+        number, rows = part
+        return jax.tree.map(
+            jnp.add, total, gradient(trainable, rows, jax.random.fold_in(dropout_key, number), count)
+        ), None
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, trainable, batch, dropout_key, count)
+    )
+    return jax.lax.scan(add, zeros, (jnp.arange(program.accumulate), jax.tree.map(split, batch)))[0]
+
+
+def _loss(program: Program, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array, count):
+    model = program.module.merge(trainable, frozen)
+    seen = {name: array for name, array in batch.items() if name != "loss_mask"}
+    logits = model(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, V]
+    return answer_loss(logits, batch["tokens"], batch["loss_mask"], count)
+
+
 def compile_step(program: Program, shardings: TrainState) -> Callable:
     """The jitted step `(state, batch, frozen)`; `state` is donated and comes back where it was."""
     step = functools.partial(train_step, program=program)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))

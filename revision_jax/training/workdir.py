@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError, differences, load_json, save_json
@@ -29,6 +30,8 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
     """
     check_workdir(path, config)
     path = Path(path)
+    if jax.process_index() > 0:
+        return path  # on a shared disk: the first host makes it
     try:
         path.mkdir(parents=True, exist_ok=True)
         saved = path / "config.json"
@@ -42,7 +45,7 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
 
 
 class MetricsLog:
-    """Metrics of every step, as JSON lines and TensorBoard events.
+    """Metrics of every step, as JSON lines and TensorBoard events; of several hosts the first one writes.
 
     Only what the config determines goes into `metrics.jsonl`, so that an interrupted and resumed run leaves
     the same file as an uninterrupted one, to the bit; timings go to TensorBoard.
@@ -55,6 +58,9 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int):
         from tensorboardX import SummaryWriter  # slow to import
 
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         self.path = workdir / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         rewritten = self.path.with_suffix(".tmp")
@@ -65,6 +71,8 @@ class MetricsLog:
 
     def write(self, rows: list[dict[str, float]], timings: dict[str, float]) -> None:
         """Appends one line a step (`{"step": 7, "loss": ...}`, exact float32); `timings` at the last one."""
+        if not self._writes:
+            return
         for row in rows:
             self._file.write(json.dumps(row) + "\n")
             for key, value in row.items():
@@ -76,8 +84,9 @@ class MetricsLog:
         self._events.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
 
 def _step_of(line: str) -> float:

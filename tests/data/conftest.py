@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from revision_jax.data.builders.base import FeatureBuilder
 from revision_jax.data.extraction import VideoFeatures
+from revision_jax.data.moments import check_queries
 from revision_jax.interop.clip import save_clip
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
@@ -67,10 +68,10 @@ class ArrayBuilder(FeatureBuilder, skip_registration=True):
             features = self.arrays[video_id]
             if features is None:
                 raise RuntimeError("killed")
-            yield video_id, VideoFeatures(features, len(features) / self.extractor.fps, self.extractor.fps)
+            yield video_id, VideoFeatures(features, len(features) / self.encoder.fps, self.encoder.fps)
 
-    def queries(self):
-        return self._queries
+    def annotate(self, durations):
+        return check_queries(self._queries, durations), []
 
     def source(self):
         return {"videos": {video_id: "array" for video_id in self.arrays}}

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from revision_jax.data.features import FeatureStore, Manifest
+from revision_jax.data.features import FeatureStore, Manifest, allow_open_files
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +215,15 @@ def test_wrong_width_in_the_manifest(copied):
     edit_manifest(copied[0], lambda fields: fields.update(width=16))
     with pytest.raises(ValueError, match=r"with 512 values; expected .* 64 x 16"):
         FeatureStore(copied[0]).read("v0", np.array([0]))
+
+
+def test_as_many_files_as_needed_may_be_open():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+        allow_open_files(50)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (64, limits[1])
+        allow_open_files(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -10,7 +10,7 @@ from revision_jax.data import groups
 from revision_jax.data.features import FeatureStore
 from revision_jax.data.groups import LoadGroup, group_streams, presence_stream
 from revision_jax.data.moments import Query
-from revision_jax.data.pipeline import clip_stream
+from revision_jax.data.pipeline import DataSet, clip_stream
 from revision_jax.data.query_tokens import QueryTokens
 from revision_jax.data.streams import join
 from revision_jax.hierarchy import Hierarchy
@@ -55,7 +55,9 @@ def load(make_store, tmp_path_factory):
 
 
 def long(load, **options):
-    return group_streams(load, QUERIES, **{"sizes": (6, 4), "copies": (2, 3), **SETTINGS, **options})
+    return group_streams(
+        [(load, DataSet(load.store, QUERIES))], **{"sizes": (6, 4), "copies": (2, 3), **SETTINGS, **options}
+    )
 
 
 def read(*kinds):
@@ -117,7 +119,7 @@ def test_windows_of_a_group_are_read_in_order(load):
 
 
 def test_single_windows_are_asked_for_presence(load):
-    pipeline = read([presence_stream(load, QUERIES, near_miss_fraction=0.5, **SETTINGS)])
+    pipeline = read([presence_stream([(load, DataSet(load.store, QUERIES))], near_miss_fraction=0.5, **SETTINGS)])
     answers = []
     for batch in pipeline.batches:
         assert batch["video"].shape == (2, 1, 10, D)
@@ -129,7 +131,7 @@ def test_single_windows_are_asked_for_presence(load):
 
 def test_dense_batches_and_groups_alternate(load):
     where = {"places": 3}
-    dense = clip_stream(load.store, QUERIES, HIERARCHY, PROMPTS, questions_per_window=2, **SETTINGS, **where)
+    dense = clip_stream([DataSet(load.store, QUERIES)], HIERARCHY, PROMPTS, questions_per_window=2, **SETTINGS, **where)
     pipeline = read([dense], long(load, place=1, **where))
     iterator = iter(pipeline.batches)
     seen = [next(iterator) for _ in range(6)]
@@ -163,11 +165,11 @@ def all_queries(stream):
 def test_restored_at_every_step(load, kind):
     once = SETTINGS | {"num_epochs": 1}
     if kind == "presence":
-        pipeline = read([presence_stream(load, QUERIES, **once)])
+        pipeline = read([presence_stream([(load, DataSet(load.store, QUERIES))], **once)])
     elif kind == "long":
         pipeline = read(long(load, **once))
     else:
-        dense = clip_stream(load.store, QUERIES, HIERARCHY, PROMPTS, **once, places=3)
+        dense = clip_stream([DataSet(load.store, QUERIES)], HIERARCHY, PROMPTS, **once, places=3)
         pipeline = read([dense], long(load, **once, place=1, places=3))
     grain.experimental.assert_equal_output_after_checkpoint(pipeline.batches)
 
@@ -190,7 +192,7 @@ def test_groups_of_videos(load):
     options = {"sizes": (3,), "kind": "videos"} | SETTINGS
     sentences = load.sentences | {"twin": "One."}
     with_twin = LoadGroup(load.store, HIERARCHY, PROMPTS, sentences, load.query_tokens)
-    (stream,) = group_streams(with_twin, queries, **options)
+    (stream,) = group_streams([(with_twin, DataSet(with_twin.store, queries))], **options)
     for batch in read([stream]).batches:
         assert batch["video"].shape == (2, 3, 10, D)
     clips = stream.describe_record.clips
@@ -199,11 +201,16 @@ def test_groups_of_videos(load):
         assert not (clip.query_id == "q0" and "v2" in videos), "the same sentence holds there"
     assert "of 3 videos" in stream.describe_record(0) and "In video" in stream.describe_record(0)
     with pytest.raises(ValueError, match=f"0 groups of 9 videos .*{groups.FEW_VIDEOS}"):
-        group_streams(load, QUERIES, **options | {"sizes": (9,)})
+        group_streams([(load, DataSet(load.store, QUERIES))], **options | {"sizes": (9,)})
 
 
 def test_bad_arguments(load):
     with pytest.raises(ValueError, match=r"give 6 groups of 6 windows .*at least a batch of 64"):
         long(load, batch_size=64)
+    longer = [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))]
     with pytest.raises(ValueError, match=r"query 'q8': .*max_text_tokens is 96"):
-        group_streams(load, [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))], sizes=(4,), **SETTINGS)
+        group_streams(
+            [(load, DataSet(load.store, longer))],
+            sizes=(4,),
+            **SETTINGS,
+        )

@@ -119,9 +119,13 @@ def test_a_video_with_too_few_queries_asks_the_clips_own_again():
     assert lonely.draw(clip, 2, np.random.default_rng(0)) == [clip, clip]
 
 
+def away(query, near_miss_fraction=0.0):
+    return lambda rng: sampling.contrastive(query, rng, HIERARCHY, DURATION, near_miss_fraction)
+
+
 def test_a_group_holds_adjacent_copies_and_contrastive_windows_in_time_order():
     query = Query("q", "v", "s", ((100.0, 110.0), (300.0, 310.0)), ((200.0, 210.0),))
-    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=8, copies=(2, 3))
+    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=8, copies=(2, 3), negative=away(query))
     clips = draws(make)
     assert clips[5] == make(np.random.default_rng(5))
     for clip in clips:
@@ -140,7 +144,9 @@ def test_a_group_holds_adjacent_copies_and_contrastive_windows_in_time_order():
 
 def test_near_misses_in_a_group_are_as_many_as_asked():
     query = Query("q", "v", "s", ((100.0, 110.0),), ((300.0, 310.0),))
-    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=16, copies=(2,), near_miss_fraction=1.0)
+    make = lambda rng: sampling.group(
+        query, 0, rng, HIERARCHY, DURATION, size=16, copies=(2,), negative=away(query, 1.0)
+    )
     clip = make(np.random.default_rng(0))
     others = [start for i, (_, start, _) in enumerate(clip.windows) if not clip.answer[0] <= i < clip.answer[1]]
     assert len(others) == 14 and all(start <= 300 and start + 64 >= 310 for start in others)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from revision_jax.interop.files import SafetensorsDirectory, read_tensors
+from revision_jax.interop.files import read_tensors
+from revision_jax.interop.weights import Weights
 
 
 def test_torch_archives_are_read_as_tensors_with_bfloat16_to_the_bit(tmp_path):
@@ -41,8 +42,8 @@ def test_wrong_files_raise(tmp_path):
 
 def test_a_directory_knows_shapes_before_it_reads(tmp_path):
     save_file({"a": np.arange(6, dtype=np.float16).reshape(2, 3)}, tmp_path / "model.safetensors")
-    tensors = SafetensorsDirectory(tmp_path)
+    tensors = Weights(tmp_path)
     assert list(tensors) == ["a"] and tensors["a"].shape == (2, 3)
     assert np.asarray(tensors["a"]).dtype == np.float16
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
-        SafetensorsDirectory(tmp_path / "empty")
+        Weights(tmp_path / "empty")

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from revision_jax.metrics.grounding import (
     auroc,
@@ -120,3 +123,59 @@ def test_threshold_without_absent_queries_rejects_nothing_that_was_found():
     assert (scores >= threshold).tolist() == [True, True, False]
     nothing_present = choose_threshold(scores, np.zeros(3, bool))
     assert not (scores >= nothing_present).any()
+
+
+# Whole seconds: ties, duplicates and spans without a length are frequent.
+SPAN = st.tuples(st.integers(0, 20), st.integers(0, 6)).map(lambda x: (float(x[0]), float(x[0] + x[1])))
+QUERY = st.tuples(st.lists(SPAN, max_size=8), st.lists(SPAN, min_size=1, max_size=3))
+
+
+def _arrays(queries):
+    predictions = [np.array([(*span, -i) for i, span in enumerate(found)]).reshape(-1, 3) for found, _ in queries]
+    return predictions, [truth for _, truth in queries]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(QUERY, min_size=1, max_size=8), st.randoms(), st.integers(0, 1000))
+def test_recall_invariants(queries, random, shift):
+    scores = recall_at_k(*_arrays(queries))
+    again = lambda changed: recall_at_k(*_arrays(changed))
+    assert again(random.sample(queries, len(queries))) == pytest.approx(scores)
+    move = lambda spans: [(s + shift, e + shift) for s, e in spans]
+    assert again([(move(found), move(truth)) for found, truth in queries]) == pytest.approx(scores)
+    assert again([(found, truth[::-1] * 2) for found, truth in queries]) == pytest.approx(scores)
+    for theta in (0.1, 0.3, 0.5, 0.7):
+        in_rank = [scores[f"R{k}@{theta}"] for k in (1, 5, 10, 50)]
+        assert in_rank == sorted(in_rank)
+    for k in (1, 5, 10, 50):
+        in_theta = [scores[f"R{k}@{theta}"] for theta in (0.1, 0.3, 0.5, 0.7)]
+        assert in_theta == sorted(in_theta, reverse=True)
+    greater_equal = recall_at_k(*_arrays(queries), inequality="ge")
+    assert all(greater_equal[name] >= score for name, score in scores.items())
+
+
+def test_rounding_is_a_setting():
+    prediction, truth = [np.array([[0.0, 4.96, 1.0]])], [[(0.0, 10.0)]]  # IoU 0.496
+    assert recall_at_k(prediction, truth, inequality="ge")["R1@0.5"] == 0
+    assert recall_at_k(prediction, truth, inequality="ge", decimals=2)["R1@0.5"] == 100
+    assert mean_iou(prediction, truth) == pytest.approx(49.6) and mean_iou(prediction, truth, 2) == 50
+    assert grounding_scores(prediction, truth, 0.0, decimals=2)["mean_iou"] == 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rejection_equals_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    scores, present = rng.integers(0, 6, 80).astype(float), rng.random(80) < 0.6
+    scores[rng.random(80) < 0.1] = -np.inf
+    absent, rejected = ~present, scores < 3
+    found = rejection(scores, present, 3.0)
+    expected = {
+        "precision": precision_score(absent, rejected),
+        "recall": recall_score(absent, rejected),
+        "f1": f1_score(absent, rejected),
+        "false_alarm_rate": 1 - recall_score(absent, rejected),
+        "accepted": recall_score(present, ~rejected),
+        "balanced_accuracy": balanced_accuracy_score(absent, rejected),
+        "auroc": roc_auc_score(present, np.where(np.isfinite(scores), scores, -1e9)),
+    }
+    assert found == pytest.approx({name: 100 * value for name, value in expected.items()})

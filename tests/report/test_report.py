@@ -8,17 +8,23 @@ import pytest
 
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
-from revision_jax.report.table import clock, level_rows, print_table, table_rows
+from revision_jax.report.table import clock, compared_rows, detail_rows, level_rows, print_table, table_rows
 
 RECALL = {f"R{k}@{theta}": 10.0 * k**0.5 - 10 * theta for k in (1, 5, 10, 50) for theta in (0.1, 0.3, 0.5, 0.7)}
 SCORES = {
-    "recall": {"mad": RECALL, "ge": RECALL}, "mean_iou": 12.34, "cost": {"seconds_per_query": 0.5, "windows": 7},
+    "recall": {"mad": RECALL, "ge": RECALL}, "mean_iou": 12.34, "cost": {"llm_tokens_per_query": 812.0},
+    "measured": {"seconds_per_query": 0.5}, "intervals": {"R1@0.3": [5.0, 9.25]}, "sets": {"count_accuracy": 40.0},
+    "calibration": {"0.3": {"ece": 8.0, "auroc": None}},
     "rejection": {"false_alarm_rate": None, "f1": 66.7, "auroc": 80.0},
 }  # fmt: skip
 METRICS = {
-    "split": "test", "videos": 3, "present": 5, "absent": 2, "seconds": 12.0, "device": {"kind": "cpu", "count": 1},
+    "split": "test", "videos": 3, "present": 5, "absent": 2,
+    "measured": {"seconds": 12.0, "device": {"kind": "cpu", "count": 1}},
     "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
-    "levels": [48, 16],
+    "levels": [48, 16], "protocol": {"name": "ours", "says": "all of it"},
+    "compared": [{"methods": ["depth1", "clip"]} | {
+        column: {"difference": 1.0, "interval": [-2.0, 4.0]} for column in ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
+    }],
 }  # fmt: skip
 CASES = [
     plots.Timeline("a <b>red</b> ball", 3600.0, [(100.0, 110.0)], [[99.0, 111.0, 2.0], [5.0, 9.0, 0.1]], 1.0),
@@ -40,6 +46,13 @@ def test_the_table_has_a_row_a_method_and_no_nan(capsys):
     print_table(METRICS)
     out = capsys.readouterr().out
     assert "5 present and 2 absent queries, 3 videos" in out and "all windows (depth 1)" in out
+    assert "protocol ours (all of it)" in out
+    details = dict(zip(*(lambda table: (table[0], table[1][-1]))(detail_rows(METRICS))))
+    assert details["R1@.3, 95 %"] == "5.0 to 9.2" and details["LLM tokens/query"] == "812.0"
+    assert details["ECE@.3"] == "8.0" and details["AUROC@.3"] == "–"
+    assert compared_rows(METRICS)[1] == [
+        ["all windows (depth 1) minus CLIP frame retrieval", *["+1.0 (-2.0 to +4.0)"] * 4]
+    ]
 
 
 def test_what_each_level_sent_down(capsys):
@@ -80,4 +93,4 @@ def test_the_page_needs_no_other_file_and_escapes_sentences(tmp_path):
 
 def test_a_key_the_page_needs_is_not_left_blank(tmp_path):
     with pytest.raises(KeyError):
-        write_report(tmp_path / "r.html", {k: v for k, v in METRICS.items() if k != "device"}, {}, [], CASES)
+        write_report(tmp_path / "r.html", {k: v for k, v in METRICS.items() if k != "protocol"}, {}, [], CASES)

@@ -156,6 +156,6 @@ def tiny_grounder(width=6, seed=0, sparse=False):
     else:
         grounder = Grounder(llm, DenseAdapter(width, 32, rngs=nnx.Rngs(seed)))
     keys = iter(jax.random.split(jax.random.key(seed), 100))
-    noise = lambda x: x * 6 + 0.1 * jax.random.normal(next(keys), x.shape) if x.ndim > 1 else x
+    noise = lambda x: x * 4 + 0.1 * jax.random.normal(next(keys), x.shape) if x.ndim > 1 else x
     graphdef, state = nnx.split(grounder)
     return nnx.merge(graphdef, jax.tree.map(noise, state))

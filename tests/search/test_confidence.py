@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from revision_jax.search.confidence import EPSILON, inverse_mean_entropy, token_entropy
+from revision_jax.search.confidence import EPSILON, KINDS, check_kind, confidence, token_entropy, uncertainty
 
 
 def test_entropy_of_known_distributions():
@@ -11,6 +11,24 @@ def test_entropy_of_known_distributions():
     assert token_entropy(certain) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_confidence_is_the_inverse_of_the_mean_and_bounded():
-    confidence = inverse_mean_entropy(jnp.array([6.0, 0.0, 0.0]), jnp.array([3, 3, 0]))
-    np.testing.assert_allclose(confidence, [0.5, 1 / EPSILON, 0.0], rtol=1e-6)
+ENTROPIES = jnp.array([[1.0, 4.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+LIKELIHOOD, LENGTH = jnp.log(jnp.array([0.2, 1.0, 0.9])), jnp.array([3, 3, 0])
+
+
+@pytest.mark.parametrize("kind, first", [
+    ("inverse_mean_entropy", 0.5), ("inverse_max_entropy", 0.25), ("sequence_likelihood", 0.2),
+])  # fmt: skip
+def test_the_kinds_and_their_bounds(kind, first):
+    certain = 1.0 if kind == "sequence_likelihood" else 1 / EPSILON
+    found = confidence(kind, ENTROPIES, LIKELIHOOD, LENGTH)
+    np.testing.assert_allclose(found, [first, certain, 0.0], rtol=1e-6)
+
+
+def test_uncertainty_is_in_nats_and_turns_the_order_around():
+    values = {"inverse_mean_entropy": 2.0, "inverse_max_entropy": 4.0, "sequence_likelihood": -np.log(0.2)}
+    for kind in KINDS:
+        sure = np.asarray(confidence(kind, ENTROPIES, LIKELIHOOD, LENGTH))[:2]
+        np.testing.assert_allclose(uncertainty(kind, sure), [values[kind], 0.0], atol=2e-6)
+        assert (np.diff(uncertainty(kind, np.array([0.1, 0.5, 0.9, 3.0]))) <= 0).all()
+    with pytest.raises(ValueError, match=r"search.confidence is 'entropy'; expected one of"):
+        check_kind("entropy")

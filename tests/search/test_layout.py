@@ -9,12 +9,12 @@ from revision_jax.search.layout import chosen_shape, common_start, pack_question
     (1126, 128, 1, (16, 128)), (40, 16, 8, (4, 16)), (5, 8, 1, (1, 8)),
 ])  # fmt: skip
 def test_windows_keep_their_order_in_blocks(windows, block, shards, shape):
-    frames, starts = np.arange(windows * 3).reshape(windows, 3), np.arange(windows) * 2.5
-    table, when = pack_windows(frames, starts, block, shards)
-    assert table.valid.shape == when.shape == shape
+    frames = np.arange(windows * 3).reshape(windows, 3)
+    table = pack_windows(frames, block, shards)
+    assert table.valid.shape == table.number.shape == shape
     assert shape[1] <= block and shape[1] % shards == 0
     np.testing.assert_array_equal(table.frames.reshape(-1, 3)[table.valid.reshape(-1)], frames)
-    np.testing.assert_array_equal(when.reshape(-1)[:windows], starts)
+    np.testing.assert_array_equal(table.number.reshape(-1), np.arange(shape[0] * shape[1]))
     assert table.valid.reshape(-1)[:windows].all() and table.valid.sum() == windows
 
 

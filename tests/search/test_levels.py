@@ -21,12 +21,12 @@ from fake_search import (
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import AnswerGrammar, group_answers
-from revision_jax.search.confidence import inverse_mean_entropy, token_entropy
+from revision_jax.search.answering import encode_behind
+from revision_jax.search.confidence import token_entropy
 from revision_jax.search.decoding import Grammar
 from revision_jax.search.evaluator import Searcher, SearchSettings
 from revision_jax.search.layout import VideoWindows
 from revision_jax.search.levels import Level, ask_groups
-from revision_jax.search.recursion import encode_behind
 from revision_jax.search.selection import NumberTree
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
@@ -85,9 +85,8 @@ def test_groups_equal_a_model_without_caches(prompts):
             choice = int(np.argmax(logits[allowed]))
             state, said = grammar.next[state, choice], (*said, int(allowed[choice]))
         np.testing.assert_array_equal(grammar.answer[found.state[row]], grammar.answer[state])
-        sure = inverse_mean_entropy(jnp.float32(sum(entropies)), jnp.int32(len(entropies)))
-        got = inverse_mean_entropy(found.entropy_sum[row], found.length[row])
-        np.testing.assert_allclose(got, sure, rtol=2e-4)
+        np.testing.assert_allclose(found.entropies[row, : len(entropies)], entropies, atol=1e-5)
+        assert found.length[row] == len(entropies)
         expected = _first_numbers(grammar, functools.partial(behind, row), size)
         np.testing.assert_allclose(numbers[row], expected, rtol=1e-3, atol=1e-6)
 
@@ -191,7 +190,7 @@ def test_compiles_once_a_shape_and_counts_what_was_done():
 
 
 def test_errors_say_what_to_do(searcher):
-    with pytest.raises(ValueError, match="upper levels need query_tokens"):
+    with pytest.raises(ValueError, match="upper levels need CLIP's token features"):
         searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
     with pytest.raises(ValueError, match="depth 4 does not exist"):
         _search(searcher, depth=4)

@@ -9,7 +9,8 @@ import pytest
 from fake_search import EOS, GRAMMAR, PROMPTS, F, tiny_grounder
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.confidence import inverse_mean_entropy, token_entropy
+from revision_jax.search.answering import Asking
+from revision_jax.search.confidence import token_entropy
 from revision_jax.search.decoding import Grammar
 from revision_jax.search.recursion import Questions, WindowTable, search_windows
 
@@ -28,8 +29,8 @@ def _questions(capacity, length, head):
 
 
 def _slow_answer(logits_of, video, sentence):
-    """Greedy under the grammar, the whole sequence anew for every token: (span, mean entropy's inverse, tokens)."""
-    text, state, entropies = PROMPTS.encode_question(sentence).tolist(), 0, []
+    """Greedy under the grammar, the whole sequence anew for every token: (span, entropies, log-likelihood)."""
+    text, state, entropies, likelihood = PROMPTS.encode_question(sentence).tolist(), 0, [], 0.0
     while GRAMMAR.answer[state, 0] == -2:
         # A fixed length, so that this compiles once; row i predicts token i from those before it.
         padded = np.zeros((1, 24), np.int32)
@@ -39,10 +40,10 @@ def _slow_answer(logits_of, video, sentence):
         choice = int(np.argmax(logits[allowed]))
         entropies.append(float(token_entropy(jnp.asarray(logits))))
         text.append(int(allowed[choice]))
+        likelihood += float(jax.nn.log_softmax(jnp.asarray(logits))[text[-1]])
         state = GRAMMAR.next[state, choice]
     assert text[-1] == EOS
-    confidence = inverse_mean_entropy(jnp.float32(sum(entropies)), jnp.int32(len(entropies)))
-    return GRAMMAR.answer[state], float(confidence), len(entropies)
+    return state, entropies, likelihood
 
 
 @pytest.mark.parametrize("head", [0, 1])
@@ -53,28 +54,33 @@ def test_equals_decoding_without_a_cache(head):
     frames = HIERARCHY.frame_indices(windows[:, 0], windows[:, 1], 1.0, len(features)).astype(np.int32)
     padded = np.zeros((16, F), np.int32)
     padded[: len(frames)] = frames
-    table = WindowTable(jnp.asarray(padded.reshape(2, 8, F)), jnp.asarray(np.arange(16) < len(frames)).reshape(2, 8))
+    number = jnp.arange(16).reshape(2, 8)
+    table = WindowTable(jnp.asarray(padded.reshape(2, 8, F)), number < len(frames), number)
     chosen = np.zeros((4, 2, 8), bool)
     chosen[: len(SENTENCES)] = table.valid
     state = search_windows(
         grounder, Grammar.of(GRAMMAR), jnp.asarray(PROMPTS.prefix), jnp.asarray(features), table, jnp.asarray(chosen),
-        _questions(4, 8, head), answer_tokens=GRAMMAR.max_length, query_batch=2, decode_block=4,
+        _questions(4, 8, head), Asking(GRAMMAR.max_length, query_batch=2, decode_block=4),
     )  # fmt: skip
-    spans, confidence = np.asarray(state.spans).reshape(4, 16, 2), np.asarray(state.confidence).reshape(4, 16)
+    states, entropies, likelihoods, lengths = (np.asarray(x)[:, :, 0] for x in state.answers)
 
     logits_of = jax.jit(functools.partial(grounder, jnp.asarray(PROMPTS.prefix)))
     present = absent = 0
     for q, sentence in enumerate(SENTENCES):
         for w, rows in enumerate(frames):
-            answer, sure, _ = _slow_answer(logits_of, features[rows], sentence)
-            np.testing.assert_array_equal(spans[q, w], answer)
-            if answer[0] >= 0:
-                np.testing.assert_allclose(confidence[q, w], sure, rtol=2e-4)
+            final, expected, likelihood = _slow_answer(logits_of, features[rows], sentence)
+            length = lengths[q, w]
+            if GRAMMAR.answer[final, 0] >= 0:
+                assert states[q, w] == final and length == len(expected)
+                np.testing.assert_allclose(likelihoods[q, w], likelihood, rtol=2e-5)
                 present += 1
             else:
-                assert confidence[q, w] == 0
+                # `Not Present` is settled by its first token: the rest is not generated.
+                assert length == 1 and GRAMMAR.answer[states[q, w], 0] < 0
                 absent += 1
+            np.testing.assert_allclose(entropies[q, w, :length], expected[:length], atol=1e-5)
+            assert (entropies[q, w, length:] == 0).all()
     assert present > 3 and absent > 3, "the model should answer both ways, or this test shows little"
     # Padding answers nothing.
-    assert (confidence[3] == 0).all() and (confidence[:, len(frames) :] == 0).all()
+    assert (states[3] == 0).all() and (lengths[:, len(frames) :] == 0).all()
     assert int(state.block) == 2

@@ -5,7 +5,7 @@ from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.evaluator import Searcher, SearchSettings
-from revision_jax.search.retrieval import clip_windows, rank_clips
+from revision_jax.search.retrieval import clip_windows, score_clips
 
 SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, rescale=0.5)
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
@@ -21,9 +21,11 @@ def test_the_clip_that_shows_the_event_comes_first():
     upper = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS, upper=UpperOracle())
     alone = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, window_block=8))
     for searcher in (upper, alone):
-        order = rank_clips(searcher, clips, queries, query_tokens=oracle_queries(queries))
+        scores = score_clips(searcher, clips, queries, query_tokens=oracle_queries(queries))
+        order = np.argsort(-scores, axis=1)
         assert order[:, 0].tolist() == shown and order[:, 1].tolist() == faint
-        np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(30), (3, 1)))
+    # Without upper levels nothing parts the other 28 clips, and nothing pretends to.
+    assert all(len(set(np.delete(row, [a, b]))) == 1 for row, a, b in zip(scores, shown, faint))
 
 
 def test_a_clip_gives_its_own_frames_only():

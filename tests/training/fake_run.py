@@ -1,11 +1,12 @@
-"""A run with a tiny stand-in for model and data; as a script, the subject of the kill test.
+"""A run with a tiny stand-in for model and data; as a script, the subject of the kill and multi-host tests.
 
-python fake_run.py WORKDIR [key=value ...] [die=STEP]
+python fake_run.py WORKDIR [key=value ...] [die=STEP] [slow=SECONDS a step]
 """
 
 import os
 import signal
 import sys
+import time
 
 import flax.nnx as nnx
 import grain
@@ -14,7 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax import config as configs
+from revision_jax.parallel import multihost
+from revision_jax.parallel.mesh import host_shard, make_mesh
 from revision_jax.training import loop
+from revision_jax.training.preemption import RESTART_CODE, Preempted
 from revision_jax.training.task import Task
 
 B, F, D, T, V, P, H = 4, 6, 8, 10, 32, 3, 16
@@ -88,10 +92,12 @@ def poisoned(bad: int, index: int, rng: np.random.Generator) -> dict[str, np.nda
     return example
 
 
-def make_task(config, *, bad_record: int | None = None, records: int = 20) -> Task:
+def make_task(config, *, bad_record: int | None = None, records: int = 20, shard=(0, 1)) -> Task:
     data = grain.MapDataset.range(records).seed(config.seed).shuffle().repeat()
     make = record if bad_record is None else (lambda index, rng: poisoned(bad_record, index, rng))
+    index, rows = shard[0], config.train.batch_size // shard[1]
     data = data.random_map(make).batch(config.train.batch_size)
+    data = data.map(lambda batch: {name: x[index * rows : (index + 1) * rows] for name, x in batch.items()})
     return Task(
         model=FakeGrounder(jax.random.key(config.seed), config.lora.dropout),
         prefix=np.arange(P, dtype=np.int32),
@@ -106,23 +112,48 @@ def make_config(**changes):
     return configs.load("configs/stage1.py", FIELDS | {k.replace("__", "."): v for k, v in changes.items()})
 
 
-def die_at(step: int):
-    """`kill -9` of this process, just before it takes the batch of `step`."""
+def before_step(act) -> None:
+    """`act(step)` just before the batch of a step is taken."""
     take = loop.next_batch
 
-    def wrapped(iterator, now):
-        if now == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return take(iterator, now)
+    def wrapped(iterator, step):
+        act(step)
+        return take(iterator, step)
 
     loop.next_batch = wrapped
 
 
-if __name__ == "__main__":
-    flags = dict(text.split("=") for text in sys.argv[2:])
+def die_at(step: int):
+    """`kill -9` of this process."""
+    before_step(lambda now: os.kill(os.getpid(), signal.SIGKILL) if now == step else None)
+
+
+def main(workdir: str, flags: dict[str, str]) -> int:
+    """As `revision_jax.train` does it: join, agree, train; exit code 75 after SIGTERM."""
     if "die" in flags:
         die_at(int(flags.pop("die")))
-    overrides = [f"{key}={value}" for key, value in flags.items()]
-    settings = configs.finish(make_config(), overrides)
-    result = loop.run(settings, sys.argv[1], make_task(settings))
+    if "slow" in flags:
+        seconds = float(flags.pop("slow"))
+        before_step(lambda step: print(f"step {step}", flush=True) or time.sleep(seconds))
+    settings = configs.finish(make_config(), [f"{key}={value}" for key, value in flags.items()])
+    try:
+        multihost.initialize()
+        multihost.check_equal("config", configs.flatten(settings))
+        shard = host_shard(make_mesh(**settings.mesh), settings.train.batch_size)
+        multihost.check_shards(shard)
+        result = loop.run(settings, workdir, make_task(settings, shard=shard))
+    except Preempted as stop:
+        print(stop)
+        return RESTART_CODE
+    except multihost.HungHost as error:
+        print(f"error: {error}")
+        multihost.leave_at_once(RESTART_CODE)
+    except (multihost.JoinError, multihost.Disagreement) as error:
+        print(f"error: {error}")
+        return 2
     print(result.first_step, result.last_step, result.compilations)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], dict(text.split("=", 1) for text in sys.argv[2:])))

@@ -82,7 +82,7 @@ def test_restores_a_trained_grounder(base, mesh, tmp_path):
 
 class FakeIterator:
     def get_state(self):
-        return b"{}"
+        return {}
 
 
 def test_the_default_stands_on_the_shipped_parts(mesh):

@@ -92,3 +92,19 @@ def test_metrics_are_those_of_the_plain_formulas():
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
     # 12 steps, warm-up of 0.1 is two steps: the first runs at a third of the peak.
     assert float(metrics["learning_rate"]) == pytest.approx(3e-2 / 3)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    whole, batch = start(lora__dropout=0.0, train__batch_size=8)
+    in_parts, _ = start(lora__dropout=0.0, train__batch_size=8, train__accumulate=4)
+    # Rows with few and with many answer tokens: a mean of means would differ.
+    batch["loss_mask"] = batch["loss_mask"] & (np.arange(fake_run.T) >= np.arange(8)[:, None])
+    results = []
+    for parts, state in (whole, in_parts):
+        state.trainable["llm/layers/lora_b"] += 0.3
+        results.append(parts.step_fn(state, batch, parts.frozen))
+    (one, one_metrics), (other, other_metrics) = results
+    for name, value in one_metrics.items():
+        assert float(other_metrics[name]) == pytest.approx(float(value), rel=1e-5), name
+    for path, array in one.trainable.items():
+        np.testing.assert_allclose(other.trainable[path], array, rtol=1e-4, atol=1e-6)

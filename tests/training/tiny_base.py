@@ -60,9 +60,35 @@ def make_base(folder: Path, *, width: int = 12, hidden: int = 16, seed: int = 0)
     return folder
 
 
+def to_torch(folder: Path) -> Path:
+    """Rewrites a base as PyTorch files: `llm/` in two .bin shards, `clip/` in one, `mm_projector.bin`."""
+    import torch
+    from safetensors.torch import load_file
+
+    for part, shards in (("llm", 2), ("clip", 1)):
+        source = folder / part / "model.safetensors"
+        tensors = load_file(source)
+        names = [f"pytorch_model-{i:05d}-of-{shards:05d}.bin" for i in range(1, shards + 1)]
+        names = names if shards > 1 else ["pytorch_model.bin"]
+        weight_map = {key: names[i % shards] for i, key in enumerate(tensors)}
+        for name in names:
+            torch.save({key: tensors[key] for key in tensors if weight_map[key] == name}, folder / part / name)
+        if shards > 1:
+            (folder / part / "pytorch_model.bin.index.json").write_text(
+                json.dumps({"metadata": {}, "weight_map": weight_map})
+            )
+        source.unlink()
+    projector = folder / PATHS["projector"]
+    torch.save({f"model.{key}": value for key, value in load_file(projector).items()}, folder / "mm_projector.bin")
+    projector.unlink()
+    return folder
+
+
 def overrides_of(base: Path, data_dir: Path | None = None, **changes) -> dict:
     """SMALL with the base's paths; `train__steps=3` changes `train.steps`."""
     overrides = SMALL | {f"base.{role}": str(base / path) for role, path in PATHS.items()}
+    if not (base / PATHS["projector"]).exists():
+        overrides["base.projector"] = str(base / "mm_projector.bin")
     if data_dir is not None:
         overrides["data.dir"] = str(data_dir)
     return overrides | {key.replace("__", "."): value for key, value in changes.items()}

@@ -16,7 +16,8 @@ from revision_jax.data.background import in_background
 from revision_jax.data.builders import shapes_world as world
 from revision_jax.data.builders.base import FeatureBuilder
 from revision_jax.data.extraction import Extractor, VideoFeatures
-from revision_jax.data.moments import Query
+from revision_jax.data.gaps import Gap
+from revision_jax.data.moments import Query, check_queries
 from revision_jax.data.video import write_video
 
 RENDER_BATCH = 64  # frames at a time: memory does not grow with the video
@@ -32,7 +33,7 @@ class Shapes(FeatureBuilder):
         self,
         directory: str | os.PathLike,
         split: str,
-        extractor: Extractor,
+        encoder: Extractor,
         *,
         videos: int,
         duration_s: float = 3600.0,
@@ -47,7 +48,7 @@ class Shapes(FeatureBuilder):
         for index in range(videos):
             video = world.make_video(split, index, duration_s=duration_s, domain=domain)
             self._videos[video.video_id] = video
-        super().__init__(directory, split, extractor)
+        super().__init__(directory, split, encoder)
 
     def video_ids(self) -> list[str]:
         return list(self._videos)
@@ -62,7 +63,10 @@ class Shapes(FeatureBuilder):
             "duration_s": self.duration_s,
         }
 
-    def queries(self) -> list[Query]:
+    def annotate(self, durations: Mapping[str, float]) -> tuple[list[Query], list[Gap]]:
+        return check_queries(self._queries(), durations), []
+
+    def _queries(self) -> list[Query]:
         present, absent = QUERIES_PER_HOUR[self.split]
         hours = self.duration_s / 3600
         present = None if present is None else round(present * hours)
@@ -71,13 +75,13 @@ class Shapes(FeatureBuilder):
     def extract(self, video_ids: list[str]) -> Iterator[tuple[str, VideoFeatures]]:
         if self.split not in FILE_SPLITS:
             for video_id in video_ids:
-                frames = rendered(self._videos[video_id], self.extractor.fps)
-                features = self.extractor.encode_frames(frames, name=video_id)
-                yield video_id, VideoFeatures(features, self.duration_s, self.extractor.fps)
+                frames = rendered(self._videos[video_id], self.encoder.fps)
+                features = self.encoder.encode_frames(frames, name=video_id)
+                yield video_id, VideoFeatures(features, self.duration_s, self.encoder.fps)
             return
         # The next file is rendered while this one is decoded and encoded.
         for video_id, path in in_background(map(self._write_file, video_ids), depth=1):
-            yield video_id, self.extractor.encode_video(path)
+            yield video_id, self.encoder.encode_video(path)
 
     def _write_file(self, video_id: str) -> tuple[str, pathlib.Path]:
         path = self.directory / "videos" / f"{video_id}.mp4"

@@ -1,5 +1,7 @@
 """Builders: resumable video by video, never mixed, readable by TFDS itself."""
 
+import resource
+import signal
 import sys
 
 import numpy as np
@@ -108,3 +110,39 @@ def test_tfds_reads_it_without_tensorflow(tmp_path, builder_parts):
     np.testing.assert_array_equal(source[1]["features"][:6], arrays["v0"][64:])
     assert not source[1]["features"][6:].any()
     assert "tensorflow" not in sys.modules
+
+
+def test_a_disk_that_fills_up_while_shards_are_written(tmp_path, builder_parts):
+    array_builder, extractor, make_arrays = builder_parts
+    arrays = make_arrays((4000,) * 4)
+    builder = array_builder(tmp_path / "d", arrays, extractor())
+    pack, limits = builder._pack, resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
+        try:
+            pack()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    builder._pack = limited
+    try:
+        with pytest.raises(Exception) as failure:
+            builder.prepare()
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+    assert isinstance(failure.value, OSError | RuntimeError | ValueError), failure.value
+    assert not (tmp_path / "d/manifest.json").exists()
+    array_builder(tmp_path / "d", arrays, extractor()).prepare()
+    store = FeatureStore(tmp_path / "d")
+    for video_id, array in arrays.items():
+        np.testing.assert_array_equal(store.read_all(video_id), array)
+
+
+def test_a_large_data_set_has_larger_files_not_more(tmp_path, builder_parts, monkeypatch):
+    array_builder, extractor, make_arrays = builder_parts
+    monkeypatch.setattr(base, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(base, "MAX_FILES", 3)
+    array_builder(tmp_path / "d", make_arrays((300,) * 12), extractor()).prepare()
+    assert 1 < len(FeatureStore(tmp_path / "d").manifest.shards) <= 4

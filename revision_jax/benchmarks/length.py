@@ -1,0 +1,194 @@
+"""What a search costs, and whether it still finds the event, as videos grow from half an hour to ten hours.
+
+    python -m revision_jax.benchmarks.length --workdir runs/stage1-tiny --upper runs/stage2-tiny   # with recall
+    python -m revision_jax.benchmarks.length --shape small                                          # random weights
+
+Longer videos repeat the footage of a test video, as the paper's Figure 5 does, but the event is there once: in the
+other copies the frames around it are replaced by others of the same video. Every query is searched alone, top-down, and
+each level sends down a number of windows (`--keep`), not a share. Memory is what the compiled program needs: inputs
+and results, and its temporary arrays. Prints one JSON line.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from revision_jax.benchmarks import search as random_weights
+from revision_jax.metrics.grounding import best_iou
+from revision_jax.metrics.recall import holds_event
+from revision_jax.search.settings import SearchSettings
+
+HOURS = (0.5, 1.0, 2.0, 5.0, 10.0)
+MARGIN_S = 4.0
+
+
+def repeated(features: np.ndarray, fps: float, moments, seconds: float, seed: int) -> tuple[np.ndarray, list]:
+    """Footage repeated to a length, with the events of one copy only.
+
+    Args:
+      features: `[N, D]`; moments: of the event, in seconds.
+
+    Returns:
+      features `[seconds * fps, D]`, and the moments in them.
+    """
+    wanted, length = round(seconds * fps), len(features)
+    rng = np.random.default_rng(seed)
+    without = features.copy()
+    for start, end in moments:
+        first, last = max(int((start - MARGIN_S) * fps), 0), min(int(np.ceil((end + MARGIN_S) * fps)), length)
+        # As many frames from somewhere else in the video, where the event does not show either.
+        elsewhere = [
+            i for i in range(0, length - (last - first), 8) if _clear(i / fps, (i + last - first) / fps, moments)
+        ]
+        source = int(rng.choice(elsewhere))
+        without[first:last] = features[source : source + last - first]
+    if wanted < length:
+        # A shorter video is cut around the event.
+        start, end = moments[0]
+        low, high = max(int(np.ceil(end * fps)) - wanted, 0), min(int(start * fps), length - wanted)
+        cut = int(rng.integers(low, high + 1))
+        shown = [(s - cut / fps, e - cut / fps) for s, e in moments if s * fps >= cut and e * fps <= cut + wanted]
+        return features[cut : cut + wanted], shown
+    copies = -(-wanted // length)
+    chosen = int(rng.integers(max(wanted // length, 1)))
+    tiled = np.concatenate([features if i == chosen else without for i in range(copies)])[:wanted]
+    shift = chosen * length / fps
+    return tiled, [(start + shift, end + shift) for start, end in moments]
+
+
+def _clear(start: float, end: float, moments) -> bool:
+    return all(end < s - MARGIN_S or start > e + MARGIN_S for s, e in moments)
+
+
+def measure(searcher, depth: int, hours: float, cases: list) -> dict:
+    """One length.
+
+    Args:
+      cases: (sentence, (token features, mask) or None, `make(seconds) -> (features, fps, moments)`).
+    """
+    seconds, rows, memory = hours * 3600.0, [], None
+    for i, (sentence, tokens, make) in enumerate(cases):
+        features, fps, moments = make(seconds)
+        ask = dict(depth=depth, policy="top_down", query_tokens=tokens)
+        with jax.set_mesh(searcher.mesh):
+            if memory is None:
+                lowered, _ = searcher.lower(features, fps, seconds, [sentence], **ask)
+                memory = lowered.compile().memory_analysis()
+                searcher.search(features, fps, seconds, [sentence], **ask)  # the first one is slow
+            started = time.perf_counter()
+            (result,) = searcher.search(features, fps, seconds, [sentence], **ask)
+        rows.append({
+            "seconds": time.perf_counter() - started,
+            "llm_tokens": searcher.cost.llm_tokens,
+            "dense_windows": searcher.cost.pairs,
+            "sparse_vectors": searcher.cost.levels[0].windows if searcher.cost.levels else 0,
+            "gflop": searcher.cost.flops / 1e9,
+            "hit": bool(moments) and len(result.moments) > 0 and best_iou(result.moments[:1], moments)[0] > 0.3,
+            "sent_down": bool(moments) and holds_event(result.sent[-1], moments),
+        })  # fmt: skip
+        print(f"{hours} h: query {i + 1} of {len(cases)}", file=sys.stderr)
+    mean = lambda name: float(np.mean([row[name] for row in rows]))
+    known = cases and bool(moments)
+    return {
+        "hours": hours,
+        "seconds_per_query": mean("seconds"),
+        "llm_tokens_per_query": mean("llm_tokens"),
+        "dense_windows_per_query": mean("dense_windows"),
+        "sparse_vectors_per_query": mean("sparse_vectors"),
+        "gflop_per_query": mean("gflop"),
+        "R1@0.3": 100 * mean("hit") if known else None,
+        "search_recall": 100 * mean("sent_down") if known else None,
+        "inputs_mib": (memory.argument_size_in_bytes + memory.output_size_in_bytes) / 2**20,
+        "temporary_mib": memory.temp_size_in_bytes / 2**20,
+    }
+
+
+def cases_of_runs(workdir: Path, upper: Path, queries: int, keep: tuple, seed: int):
+    """A searcher of two runs, its depth, and cases of the first test video."""
+    from revision_jax import config as configs
+    from revision_jax.evaluation import methods as m
+    from revision_jax.parallel.mesh import make_mesh
+    from revision_jax.training.datasets import make_extractor, prepare_data
+    from revision_jax.training.parts import restore_grounder
+
+    config, upper_config = (configs.load_json(Path(folder) / "config.json") for folder in (workdir, upper))
+    mesh = make_mesh(**config.mesh)
+    grounder, chooser = (
+        restore_grounder(c, folder, mesh)[0] for c, folder in ((config, workdir), (upper_config, upper))
+    )
+    directory = prepare_data(config, mesh, splits=("test",))["test"]
+    split = m.Split.open(config, directory, "test", grounder.visual_width)
+    video_id = next(iter(split.queries))
+    features, fps = split.store.read_all(video_id), split.store.manifest.fps
+    asked = [query for query in split.queries[video_id] if query.present][:queries]
+    searcher = m.make_searcher(config, grounder, mesh, asked, chooser, changes={"keep": keep})
+    extractor = make_extractor(config, mesh)
+
+    def make(query, i) -> Callable:
+        def build(seconds):
+            longer, moments = repeated(features, fps, query.moments, seconds, seed + i)
+            return longer, fps, moments
+
+        return build
+
+    tokens = [m.query_tokens(extractor, [query.sentence], config.prompt.query_tokens) for query in asked]
+    cases = [(q.sentence, t, make(q, i)) for i, (q, t) in enumerate(zip(asked, tokens))]
+    return searcher, searcher.max_depth, cases
+
+
+def cases_of_shape(shape: str, queries: int, keep: tuple, upper_scale: float):
+    """A searcher with random weights, its depth, and cases of random features; nothing can be found there."""
+    prompts = random_weights.make_prompts()
+    settings = SearchSettings(depth=3, keep=keep, query_batch=1, window_block=64, decode_block=16)
+    searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings, 0.0, upper_scale)
+    sentences, (tokens, mask), _ = random_weights.make_queries(shape, queries)
+    searcher.fit_questions(sentences)
+    make = lambda seconds: (random_weights.make_features(shape, seconds), random_weights.FPS, [])
+    cases = [(sentence, (tokens[i : i + 1], mask[i : i + 1]), make) for i, sentence in enumerate(sentences)]
+    return searcher, 3, cases
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, help="a trained run of the dense level")
+    parser.add_argument("--upper", type=Path, help="a trained run of the upper levels")
+    parser.add_argument("--shape", choices=random_weights.SHAPES, default="small", help="random weights, without runs")
+    parser.add_argument(
+        "--queries", type=int, default=20, help="present queries of a test video (default: %(default)s)"
+    )
+    parser.add_argument("--hours", default=",".join(map(str, HOURS)), help="default: %(default)s")
+    parser.add_argument("--keep", default="48,16", help="windows each level sends down (default: %(default)s)")
+    parser.add_argument(
+        "--upper_scale", type=float, default=1.0, help="random weights: length of upper windows, in dense"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="in which copy the event is")
+    args = parser.parse_args(argv)
+    if (args.workdir is None) != (args.upper is None):
+        parser.error("--workdir and --upper go together; give both, or none for random weights")
+    if args.workdir and args.upper_scale != 1.0:
+        parser.error("--upper_scale is for random weights: a run was trained on windows of one length")
+    keep = tuple(float(part) for part in args.keep.split(","))
+    if args.workdir:
+        searcher, depth, cases = cases_of_runs(args.workdir, args.upper, args.queries, keep, args.seed)
+    else:
+        searcher, depth, cases = cases_of_shape(args.shape, args.queries, keep, args.upper_scale)
+    rows = [measure(searcher, depth, float(hours), cases) for hours in args.hours.split(",")]
+    result = {
+        "benchmark": "length",
+        "queries": len(cases),
+        "keep": keep,
+        "upper_scale": args.upper_scale,
+        "device": jax.devices()[0].device_kind,
+    }
+    result["weights"] = f"{args.workdir}, {args.upper}" if args.workdir else f"random, {args.shape}"
+    print(json.dumps(result | {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

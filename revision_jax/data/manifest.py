@@ -1,0 +1,87 @@
+"""`manifest.json`: what a data set directory holds, which encoder made it, where each video lies. docs/data.md."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+DTYPES = ("float16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """One video in a store.
+
+    num_frames: stored frames N. duration_s: length in seconds. first_record: number of its first chunk among
+    all records of the shards, in order. sha256: of its features' bytes, [N, D] in row-major order.
+    """
+
+    num_frames: int
+    duration_s: float
+    first_record: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file: its path in the data set directory, its records and its size."""
+
+    path: str
+    records: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a store holds and which encoder made it.
+
+    fps: stored frames a second. width: D. chunk_frames: frames a record. source: how the data set was made.
+    """
+
+    encoder: str
+    encoder_sha256: str
+    fps: float
+    width: int
+    dtype: str
+    chunk_frames: int
+    shards: tuple[Shard, ...]
+    videos: dict[str, VideoInfo]
+    source: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ValueError(f"manifest: dtype is {self.dtype!r}; expected one of {DTYPES}")
+        for field in ("fps", "width", "chunk_frames"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"manifest: {field} is {getattr(self, field)!r}; expected > 0")
+        if not self.videos:
+            raise ValueError("manifest: lists no videos; expected at least one")
+
+    def chunks(self, video_id: str) -> int:
+        """Number of records of a video (the last one is padded with zeros)."""
+        return -(-self.videos[video_id].num_frames // self.chunk_frames)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `manifest.json`, whole or not at all: a data set is complete when its manifest is there."""
+        path = pathlib.Path(directory) / MANIFEST
+        partial = path.with_name(path.name + ".tmp")
+        partial.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Manifest":
+        """Reads `manifest.json`; errors name the file."""
+        path = pathlib.Path(directory) / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no manifest; expected a prepared data set directory (docs/data.md)")
+        try:
+            fields = json.loads(path.read_text())
+            if (found := fields.pop("format", None)) != FORMAT:
+                raise ValueError(f"format is {found!r}, this program reads {FORMAT}; prepare the data set again")
+            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+            fields["videos"] = {name: VideoInfo(**info) for name, info in fields["videos"].items()}
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: {error}") from error

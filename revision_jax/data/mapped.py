@@ -1,0 +1,112 @@
+"""Features read in place: a shard's file in memory, and where each record's frames lie in it.
+
+ArrayRecord's reader copies whole records and hashes them at every read, which costs more than all the rest of a window.
+So a record is read through it once, which verifies it; then its payload is looked for in the mapped file, compared,
+and from there on frames are copied straight from the page cache to their row of a batch. A record that is not found as
+expected, compressed say, is read through the reader again.
+
+Riegeli, the format below ArrayRecord, puts a header of 24 bytes at every 64 KiB of the file, also amid a record: so
+the place of a byte is counted with these left out (`logical`). Letters: n frames, D feature width.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK, HEADER = 1 << 16, 24
+ROOM = BLOCK - HEADER  # bytes of content in a block
+UNKNOWN, ABSENT = -1, -2
+
+
+class MappedShard:
+    """The payloads of one shard's records, found one by one.
+
+    Args:
+      path: the file; its size was checked.
+      records: how many it holds.
+      row_bytes: of a frame.
+    """
+
+    def __init__(self, path: str | os.PathLike, records: int, row_bytes: int):
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        # Every run of `row_bytes` of the file, by where it starts: a view, nothing is copied.
+        starts = max(0, len(self._bytes) - row_bytes + 1)
+        self._rows = np.lib.stride_tricks.as_strided(self._bytes, (starts, row_bytes), (1, 1), writeable=False)
+        self.row_bytes = row_bytes
+        self._logical = np.full(records, UNKNOWN, np.int64)  # of each record's payload, or one of the above
+        self._last, self._stride = (0, 0), 0.0  # the last record found, and bytes from one to the next
+
+    def found(self, record: int) -> bool:
+        """Whether frames of a record can be copied from the file."""
+        return self._logical[record] >= 0
+
+    def locate(self, record: int, payload: np.ndarray) -> None:
+        """Looks for a verified record's payload (uint8) and remembers where it lies, or that it does not."""
+        if self._logical[record] != UNKNOWN:
+            return
+        self._logical[record] = ABSENT
+        for logical in self._guesses(record, payload):
+            if self._matches(logical, payload):
+                self._logical[record] = logical
+                before, place = self._last
+                if record != before:
+                    self._stride = (logical - place) / (record - before)
+                self._last = record, logical
+                return
+
+    def _guesses(self, record: int, payload: np.ndarray) -> Iterator[int]:
+        """Where a payload may begin: as far from the last one found as others were, else wherever its start stands."""
+        before, place = self._last
+        if self._stride:
+            yield round(place + (record - before) * self._stride)
+        # Records are about equally long: it lies near its share of the file.
+        share = int(len(self._bytes) * record / len(self._logical))
+        low, high = max(0, share - 2 * len(payload) - BLOCK), share + 3 * len(payload) + BLOCK
+        needle = payload[:64].tobytes()
+        place = self._map.find(needle, low, high)
+        while place >= 0:
+            yield place - (place // BLOCK + 1) * HEADER
+            place = self._map.find(needle, place + 1, high)
+
+    def _matches(self, logical: int, payload: np.ndarray) -> bool:
+        """Whether the payload lies at a place, from its first byte to its last."""
+        if logical < 0 or physical(logical + len(payload)) > len(self._bytes):
+            return False
+        done = 0
+        while done < len(payload):
+            place = int(physical(logical + done))
+            piece = min(BLOCK - place % BLOCK, len(payload) - done)
+            if not np.array_equal(self._bytes[place : place + piece], payload[done : done + piece]):
+                return False
+            done += piece
+        return True
+
+    def copy(self, records: np.ndarray, inside: np.ndarray, out: np.ndarray) -> None:
+        """Frames -> `out`.
+
+        Args:
+          records: `[n]` number of the record of each frame; all `found`.
+          inside: `[n]` number of the frame within its record.
+          out: `[n, D]` of the stored dtype, contiguous.
+        """
+        rows = out.view(np.uint8)
+        logical = self._logical[records] + inside * self.row_bytes
+        first, last = physical(logical), physical(logical + self.row_bytes - 1)
+        whole = last - first == self.row_bytes - 1
+        if whole.all():
+            rows[:] = self._rows[first]
+            return
+        rows[whole] = self._rows[first[whole]]
+        for number in np.flatnonzero(~whole):  # a block's header stands amid the frame
+            head = BLOCK - int(first[number]) % BLOCK
+            rows[number, :head] = self._bytes[first[number] : first[number] + head]
+            rows[number, head:] = self._bytes[first[number] + head + HEADER : last[number] + 1]
+
+
+def physical(logical: np.ndarray | int) -> np.ndarray | int:
+    """Where in the file the bytes of the content are, counted without the blocks' headers."""
+    return logical // ROOM * BLOCK + HEADER + logical % ROOM

@@ -1,0 +1,165 @@
+"""What `prepare` does: make a split, look before it, join shards, check, and show."""
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+from revision_jax.config import resolve_path
+from revision_jax.data import check
+from revision_jax.data.annotations import accept
+from revision_jax.data.builders.annotated import QUERY_TOKENS, Annotated, Imported
+from revision_jax.data.builders.base import QUERIES, SHARDS
+from revision_jax.data.builders.merge import merge_shards
+from revision_jax.data.extraction import identify
+from revision_jax.data.features import FeatureStore
+from revision_jax.data.gaps import GAPS, Gap, in_order, load_gaps, summarise
+from revision_jax.data.moments import load_queries
+from revision_jax.data.video import VideoError, probe
+from revision_jax.preparation.inputs import make_builder, make_query_builder
+from revision_jax.preparation.page import write_page
+from revision_jax.report.table import clock, print_rows
+
+SHOWN = 30  # gaps in the table; all of them are in the file
+WIDTH = 160  # of a table that goes into a file or pipe
+log = logging.getLogger(__name__)
+
+
+def make(args: argparse.Namespace) -> int:
+    """`prepare DATASET`: 0 when the split (or shard) is there, 1 if there are gaps in it."""
+    builder = make_builder(args)
+    queries = make_query_builder(args, builder.annotations)
+    for note in builder.annotations.notes:
+        log.info("%s", note)
+    if args.dry_run:
+        return _tell(f"{args.command} {args.split}, before preparing", {args.split: look(builder)})
+    with progress("videos") as on_video:
+        directory = builder.prepare(on_video)
+    if queries is not None:
+        with progress("sentences") as on_query:
+            queries.prepare(on_query)
+    if args.shard[1] > 1:
+        log.info("%s is there; when all are: python -m revision_jax.prepare merge %s", directory, directory.parents[1])
+    return _tell_split(directory)
+
+
+def look(builder: Annotated) -> list[Gap]:
+    """The gaps of what is given, before anything is made: reads the features, opens the videos, writes nothing."""
+    gaps, durations = list(builder.annotations.gaps), {}
+    with progress("looking") as on_video:
+        video_ids = builder.video_ids()
+        for number, video_id in enumerate(video_ids, 1):
+            found = _length(builder, video_id)
+            if isinstance(found, Gap):
+                gaps.append(found)
+            else:
+                durations[video_id] = found
+            on_video(number, len(video_ids))
+    return in_order([*gaps, *accept(builder.annotations.rows, durations)[1]])
+
+
+def _length(builder: Annotated, video_id: str) -> float | Gap:
+    """Seconds of a video as its file or features say, or what is wrong with it."""
+    if isinstance(builder, Imported):
+        found = next(iter(builder.extract([video_id])))[1]
+        return found if isinstance(found, Gap) else found.duration_s
+    if video_id not in builder.files:
+        return Gap("video missing", f"annotated, not among {len(builder.files)} files", video_id)
+    try:
+        return probe(builder.files[video_id]).duration_s or float("inf")
+    except VideoError as error:
+        return Gap("video unreadable", str(error), video_id)
+
+
+def merge(args: argparse.Namespace) -> int:
+    """`prepare merge DIR`: joins the shards of a split."""
+    for folder in (Path(args.directory), Path(args.directory) / QUERY_TOKENS):
+        if (folder / SHARDS).is_dir() or folder == Path(args.directory):
+            with progress(f"verifying {folder.name}") as on_video:
+                merge_shards(folder, on_video)
+    return _tell_split(Path(args.directory))
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """`prepare check DIR`: 1 if there is any gap."""
+    splits = check.find_splits(args.directory)
+    encoder = identify(resolve_path(args.clip), args.fps or _fps(splits)) if args.clip else None
+    with contextlib.ExitStack() as stack:
+        bars = {split: stack.enter_context(progress(f"checking {split}")) for split in splits} if not args.fast else {}
+        on_video = lambda split, done, total: bars[split](done, total)
+        gaps = check.check_splits(splits, deep=not args.fast, encoder=encoder, on_video=on_video)
+    for split, directory in splits.items():
+        if not args.fast:
+            check.save_verdict(directory, gaps[split])
+    return _tell(f"check of {args.directory}", gaps)
+
+
+def _fps(splits: Mapping[str, Path]) -> float:
+    """The frame rate of the first split that says one."""
+    return next((m.fps for path in splits.values() if (m := check.read_manifest(path)) is not None), 1.0)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """`prepare report DIR`: one HTML page about every split."""
+    path = write_page(args.directory, check.find_splits(args.directory), seed=args.seed)
+    log.info("report: %s", path)
+    return 0
+
+
+def _tell_split(directory: Path) -> int:
+    """Prints what a split holds and lacks."""
+    store = FeatureStore(directory)
+    queries = load_queries(directory / QUERIES, store.durations)
+    frames = sum(info.num_frames for info in store.manifest.videos.values())
+    size = sum(shard.bytes for shard in store.manifest.shards) / 2**20
+    rows = [
+        ["videos", f"{len(store.video_ids)}"],
+        ["length", clock(sum(store.durations.values()))],
+        ["queries", f"{len(queries)}"],
+        ["frames", f"{frames} of {store.manifest.width} at {store.manifest.fps:g} a second"],
+        ["features", f"{size:.1f} MiB from {store.manifest.encoder}"],
+    ]
+    print_rows(str(directory), "", ["", "found"], rows)
+    return _tell("what could not be taken over", {directory.name: load_gaps(directory / GAPS)})
+
+
+def _tell(title: str, gaps: Mapping[str, Sequence[Gap]]) -> int:
+    """Prints a table of gaps; 1 if there are any."""
+    rows = [[split, gap.kind, gap.video_id, gap.query_id, gap.detail] for split, own in gaps.items() for gap in own]
+    total = [gap for own in gaps.values() for gap in own]
+    if not total:
+        log.info("%s: no gaps", title)
+        return 0
+    note = summarise(total) + (f"; the first {SHOWN} are shown" if len(rows) > SHOWN else "")
+    table = rich.table.Table(title=title, caption=note)
+    for heading in ("split", "gap", "video", "query"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("found and expected", ratio=1, overflow="fold")
+    for row in rows[:SHOWN]:
+        table.add_row(*(rich.text.Text(cell) for cell in row))  # sentences and paths are not markup
+    console = rich.console.Console()
+    (console if console.is_terminal else rich.console.Console(width=WIDTH)).print(table)
+    return 1
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line now and then elsewhere; gives `on_video(done, total)`."""
+    console = rich.console.Console(stderr=True)
+    columns = [rich.progress.TextColumn(what), rich.progress.BarColumn(), "{task.completed}/{task.total}"]
+    columns.append(rich.progress.TimeRemainingColumn())
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def on_video(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and (done == total or done % max(1, total // 10) == 0):
+                log.info("%s: %d of %d", what, done, total)
+
+        yield on_video

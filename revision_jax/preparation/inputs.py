@@ -1,0 +1,66 @@
+"""From the flags of `prepare` to builders: which reader, which features, which shard."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from revision_jax.config import resolve_path
+from revision_jax.data.annotations import Annotations
+from revision_jax.data.builders.annotated import Annotated, Imported, QueryFeatures, VideoFolder
+from revision_jax.data.builders.base import FeatureBuilder
+from revision_jax.data.builders.folder import find_videos, read_queries
+from revision_jax.data.builders.mad import read_cone, read_mad
+from revision_jax.data.builders.msrvtt import read_msrvtt
+from revision_jax.data.builders.sources import open_features
+from revision_jax.data.builders.vidchapters import read_ids, read_vidchapters
+from revision_jax.data.extraction import Extractor, identify
+from revision_jax.parallel.mesh import make_mesh
+
+DATASETS = ("mad", "cone", "vidchapters", "msrvtt", "folder")
+
+
+def read_annotations(args: argparse.Namespace, keys: Collection[str]) -> Annotations:
+    """The rows of a data set; `keys` are the ids of the features or files that there are."""
+    match args.command:
+        case "mad":
+            return read_mad(args.annotations)
+        case "cone":
+            return read_cone(args.annotations, keys)
+        case "vidchapters":
+            return read_vidchapters(args.annotations, read_ids(args.ids) if args.ids else keys)
+        case "msrvtt":
+            return read_msrvtt(args.annotations, args.csv)
+        case "folder":
+            return read_queries(args.annotations) if args.annotations else Annotations([])
+    raise ValueError(f"unknown data set {args.command!r}; expected one of {', '.join(DATASETS)}")
+
+
+def make_builder(args: argparse.Namespace) -> Annotated:
+    """The builder of a split, or of a shard of it."""
+    clip, directory = resolve_path(args.clip), Path(args.out) / args.split
+    options = {"name": args.command, "shard": args.shard}
+    if args.videos is None:
+        features = open_features(args.features)
+        annotations = read_annotations(args, features.keys())
+        return Imported(directory, args.split, identify(clip, args.fps), annotations, features, **options)
+    files, twice = find_videos(args.videos)
+    annotations = read_annotations(args, files)
+    annotations = dataclasses.replace(annotations, gaps=[*annotations.gaps, *twice])
+    # A dry run decodes nothing and needs no encoder in memory.
+    encoder = identify(clip, args.fps) if args.dry_run else Extractor(clip, args.fps, args.batch, mesh=make_mesh())
+    return VideoFolder(directory, args.split, encoder, annotations, files, decoders=args.decoders, **options)
+
+
+def make_query_builder(args: argparse.Namespace, annotations: Annotations) -> FeatureBuilder | None:
+    """The builder of the sentences' token features, if they are given."""
+    if not args.query_features:
+        return None
+    clip = resolve_path(args.clip)
+    width = int(json.loads((clip / "config.json").read_text())["text_config"]["hidden_size"])
+    # A token is a frame of a sentence that plays one a second.
+    encoder = dataclasses.replace(identify(clip, 1.0), width=width)
+    query_ids = {row.query_id for row in annotations.rows}
+    features = open_features(args.query_features)
+    return QueryFeatures(Path(args.out) / args.split, args.split, encoder, query_ids, features, shard=args.shard)

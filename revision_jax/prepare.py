@@ -1,0 +1,112 @@
+"""Make data sets for training and evaluation: `python -m revision_jax.prepare --help`."""
+
+import argparse
+import logging
+import sys
+
+USAGE = """
+Examples:
+  python -m revision_jax.prepare mad --annotations MAD_train.json --features CLIP_L14_frames_features_5fps.h5 \\
+      --fps 5 --clip CLIP_DIR --out data/mad --split train
+  python -m revision_jax.prepare cone --annotations test.jsonl --features LMDB_DIR --fps 5 --clip CLIP_DIR \\
+      --out data/ego4d --split test
+  python -m revision_jax.prepare vidchapters --annotations chapters_vmr_val.json --ids val.json --features NPY_DIR \\
+      --fps 2 --clip CLIP_DIR --out data/vidchapters --split val
+  python -m revision_jax.prepare msrvtt --annotations MSRVTT_data.json --csv MSRVTT_train.9k.csv --videos DIR \\
+      --fps 5 --clip CLIP_DIR --out data/msrvtt --split train
+  python -m revision_jax.prepare folder --videos DIR --annotations queries.jsonl --out data/mine --split test
+  ... --shard 0/8                                       one of eight processes; afterwards:
+  python -m revision_jax.prepare merge data/mad/train
+  python -m revision_jax.prepare check data/mad         all gaps in one table, exit code 1 if there are any
+  python -m revision_jax.prepare report data/mad        a page with histograms and samples
+
+The same command continues a killed one. docs/data.md describes every format, its cost, and the result.
+Exit code 0; 1 if there are gaps (what could be used is there); 2 after an error.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m revision_jax.prepare", description=__doc__.partition(":")[0] + ".", epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = lambda name, text: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    for name, text in (
+        ("mad", "MAD: MAD_{train,val,test}.json and its features"),
+        ("cone", "a jsonl in CONE's form (MAD, Ego4D-NLQ) and features"),
+        ("vidchapters", "VidChapters-7M: chapters_vmr_*.json and features"),
+        ("msrvtt", "MSR-VTT: MSRVTT_data.json, the CSV of a split, videos or features"),
+        ("folder", "your own videos or features, and a jsonl of queries"),
+    ):
+        _add_data(add(name, text), name)
+    merge = add("merge", "join the shards of a split, each verified to the last record")
+    merge.add_argument("directory", metavar="DIR", help="the split's directory, which holds shards/")
+    check = add("check", "list every gap of a data set; exit code 1 if there are any")
+    check.add_argument("directory", metavar="DIR", help="a split, or the folder of its splits")
+    check.add_argument("--fast", action="store_true", help="do not read the features")
+    check.add_argument("--clip", metavar="DIR", help="the encoder that the features must be from")
+    check.add_argument("--fps", type=float, help="the frame rate that they must have (with --clip; default: theirs)")
+    report = add("report", "a page with histograms, samples and similarity strips")
+    report.add_argument("directory", metavar="DIR", help="a split, or the folder of its splits")
+    report.add_argument("--seed", type=int, default=0, help="which samples are shown")
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, name: str) -> None:
+    needed = name in ("mad", "cone", "vidchapters")
+    parser.add_argument("--annotations", metavar="FILE", required=needed, help="the sentences and their times")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--features", metavar="PATH", help="a .h5 file, an LMDB, or a folder of .npy files")
+    given.add_argument("--videos", metavar="DIR", help="a folder of video files, to be encoded here")
+    if name == "vidchapters":
+        parser.add_argument("--ids", metavar="FILE", help="{train,val,test}.json with the true video ids")
+    if name == "msrvtt":
+        parser.add_argument("--csv", metavar="FILE", required=True, help="the videos of the split")
+    parser.add_argument("--query-features", metavar="PATH", help="token features of the sentences, as --features")
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="data.dir of a run; the split becomes a folder in it"
+    )
+    parser.add_argument("--split", choices=("train", "val", "test"), required=True)
+    parser.add_argument("--fps", type=float, default=1.0, help="frames a second (default: %(default)s)")
+    parser.add_argument(
+        "--clip", metavar="DIR", default="asset:tiny/clip",
+        help="the CLIP that encodes the videos, or that the features come from (default: the shipped one)",
+    )  # fmt: skip
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="this process's part, from 0")
+    parser.add_argument("--batch", type=int, default=128, help="frames a call of the encoder (default: %(default)s)")
+    parser.add_argument("--decoders", type=int, default=1, help="videos decoded at once (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="list the gaps of what is given, write nothing")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`2/8` -> (2, 8)."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected I/N with I from 0 to N - 1, such as 0/8")
+    return int(index), int(count)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, 1 if the data has gaps, or 2 after one clear error line."""
+    args = make_parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("revision_jax").setLevel(logging.INFO)
+    # Slow to import, and `--help` must be quick.
+    from revision_jax.preparation import commands
+    from revision_jax.preparation.inputs import DATASETS
+
+    verbs = {"merge": commands.merge, "check": commands.run_check, "report": commands.run_report}
+    try:
+        return (commands.make if args.command in DATASETS else verbs[args.command])(args)
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

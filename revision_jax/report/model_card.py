@@ -1,0 +1,47 @@
+"""The model card (README.md) of an exported run: what it is, how it scored, what was checked."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ml_collections import ConfigDict
+
+from revision_jax.report.table import table_rows
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
+def model_card(
+    config: ConfigDict, manifest: Mapping[str, Any], metrics: Mapping[str, Any] | None, adapters: Sequence[str]
+) -> str:
+    """Markdown.
+
+    Args:
+      manifest: of the export.
+      metrics: the run's metrics.json, None where it was not evaluated.
+      adapters: names of the adapters' files.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    template = environment.from_string((Path(__file__).parent / "model_card.md.j2").read_text())
+    return template.render(config=config, manifest=manifest, tables=score_tables(metrics), adapters=adapters) + "\n"
+
+
+def score_tables(metrics: Mapping[str, Any] | None) -> list[Table]:
+    """(title, headings, rows) of a metrics.json, whichever stage wrote it."""
+    if metrics is None:
+        return []
+    if "methods" in metrics:
+        return [(f"Split {metrics['split']}; percent, a hit is IoU > theta.", *table_rows(metrics))]
+    rows = [[name, key, f"{value:.1f}"] for name, scores in metrics["scores"].items() for key, value in _flat(scores)]
+    return [("Held-out questions of this stage; percent.", ["on", "what", "score"], rows)]
+
+
+def _flat(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    leaves = []
+    for key, value in scores.items():
+        if isinstance(value, Mapping):
+            leaves += _flat(value, f"{prefix}{key}, ")
+        elif isinstance(value, int | float):
+            leaves.append((f"{prefix}{key}", value))
+    return leaves

@@ -1,0 +1,182 @@
+"""How much memory a search needs, before it starts; and the largest blocks that fit a budget.
+
+The count is of arrays that live at the same time in the program of `program.py`, a little generous: tests hold it
+against what the compiler reports. It is per device.
+
+Letters: B windows of a block, q queries together, Q queries, W windows, U upper windows, S context tokens, T question
+tokens, R pairs decoded together, K answers of a pair, A answer tokens, V vocabulary, L layers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from revision_jax.search.program import Plan, VideoInputs
+from revision_jax.search.settings import SearchSettings
+
+GIB = 2**30
+_FLOAT = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes a device needs: weights, inputs and results of the video, one block of work."""
+
+    weights: int
+    video: int
+    work: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.video + self.work
+
+    def __str__(self) -> str:
+        parts = [f"{name} {getattr(self, name) / GIB:.2f}" for name in ("weights", "video", "work")]
+        return f"{self.total / GIB:.2f} GiB ({', '.join(parts)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMSize:
+    """What a language model's arrays need: bytes of a cached token, of a token in work, of a row of logits."""
+
+    cached: int
+    working: int
+    logits: int
+    heads: int
+
+    @classmethod
+    def of(cls, llm) -> "LLMSize":
+        """Of `models.Llama`."""
+        config, item = llm.config, jax.numpy.dtype(llm.dtype).itemsize
+        return cls(
+            cached=2 * config.num_layers * config.num_kv_heads * config.head_dim * item,
+            # The residual stream, what is normalised of it in float32, queries, keys and values, the MLP's middle.
+            working=(3 * config.hidden_size + 3 * config.intermediate_size) * item + 6 * config.hidden_size * _FLOAT,
+            logits=3 * config.vocab_size * _FLOAT,
+            heads=config.num_heads,
+        )
+
+    def prefill(self, rows: int, length: int) -> int:
+        """A causal prefix without its cache; scores of attention as XLA's reference makes them."""
+        return rows * (length * self.working + 3 * self.heads * length * length * _FLOAT)
+
+    def asked(self, rows: int, questions: int, length: int, tokens: int, slots: int) -> int:
+        """Questions of `tokens` read behind rows of `length`; the suffix cache is written to a copy."""
+        scores = 3 * self.heads * tokens * (length + slots) * _FLOAT
+        return rows * questions * (2 * slots * self.cached + tokens * self.working + scores + self.logits)
+
+    def decoded(self, rows: int, length: int, slots: int) -> int:
+        """Rows that go on with caches of their own."""
+        return rows * ((length + 3 * slots) * self.cached + self.working + self.logits)
+
+
+def needed(weights: int, sizes: tuple, plan: Plan, video: VideoInputs, shape: "Shape") -> Need:
+    """What a search needs.
+
+    Args:
+      weights: bytes of all parameters, as they lie on a device.
+      sizes: `LLMSize` of the dense and of the upper grounder (None without one).
+      video: packed inputs.
+      shape: `Shape` of what is not in them.
+    """
+    (dense, upper), settings = sizes, plan.settings
+    nbytes = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    num_queries, windows = len(video.questions.tokens), video.table.valid.size
+    # Answers are carried through two loops and gathered over devices.
+    results = 3 * num_queries * windows * settings.beam * (shape.answer_tokens + 8) * _FLOAT
+    results += num_queries * windows * 6 * _FLOAT
+    block, context = video.table.valid.shape[1] // shape.shards, shape.context
+    tokens = video.questions.tokens.shape[1]
+    slots = tokens + shape.answer_tokens
+    rows = block * context * dense.cached
+    asked = dense.asked(block, plan.dense_batch, context, tokens, slots)
+    asked += dense.decoded(settings.decode_block * settings.beam, context, slots)
+    work = rows + max(dense.prefill(block, context), asked) + 2 * block * shape.window_bytes
+    if plan.levels:
+        work = max(work, _upper_work(upper, plan, video, shape))
+    return Need(weights, nbytes(video) + results, work)
+
+
+def _upper_work(upper: LLMSize, plan: Plan, video: VideoInputs, shape: "Shape") -> int:
+    """One chunk of queries at the upper levels."""
+    settings = plan.settings
+    windows, tokens = video.upper.table.valid.size, video.upper.questions.tokens.shape[1]
+    vectors = 2 * plan.upper_batch * windows * shape.vector_bytes
+    asked = 0
+    for level in plan.levels:
+        groups = min(plan.upper_batch * -(-windows // level.size), settings.window_block // shape.shards)
+        context, nodes = shape.context - shape.num_frames + level.size, len(level.tree.tokens)
+        slots = tokens + max(nodes, level.answer_tokens)
+        one = groups * context * upper.cached + groups * nodes * (upper.logits + upper.working)
+        one += max(upper.prefill(groups, context), upper.asked(groups, 1, context, tokens, slots))
+        asked = max(asked, one + upper.decoded(settings.decode_block, context, slots))
+    block = video.upper.table.valid.shape[1]
+    return vectors + max(asked, shape.sparse_bytes + 2 * block * shape.window_bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What the packed inputs do not say.
+
+    Attributes:
+      num_frames: F; context: S, tokens before a question's own.
+      answer_tokens: A; shards: devices that share a block.
+      window_bytes: features of a window in float32 and as embeddings; vector_bytes: a sparse vector.
+      sparse_bytes: the sparse adapter at work on its chunk of windows.
+    """
+
+    num_frames: int
+    context: int
+    answer_tokens: int
+    shards: int
+    window_bytes: int
+    vector_bytes: int
+    sparse_bytes: int
+
+
+def sparse_work(grounder, num_frames: int) -> int:
+    """Bytes of the sparse adapter at work on `window_chunk` windows; 0 without one."""
+    sparse = getattr(grounder, "sparse", None)
+    if sparse is None:
+        return 0
+    _, width, inner = sparse.encoder.linear1.kernel.shape
+    frames = num_frames + 1
+    one = frames * (10 * width + 2 * inner) + 3 * sparse.encoder.num_heads * frames * frames
+    return grounder.window_chunk * one * _FLOAT
+
+
+def smaller(settings: SearchSettings, shards: int) -> Iterator[SearchSettings]:
+    """The settings, then with smaller and smaller blocks: windows first, for these hold the caches."""
+    yield settings
+    least = {"window_block": shards, "query_batch": 1, "decode_block": 1}
+    for name, low in least.items():
+        while (size := getattr(settings, name)) > low:
+            settings = dataclasses.replace(settings, **{name: math.ceil(size / (2 * low)) * low})
+            yield settings
+
+
+def fit(settings: SearchSettings, shards: int, budget: float, need_of: Callable[[SearchSettings], Need]):
+    """The first of `smaller(settings)` whose need is within `budget` bytes.
+
+    Raises:
+      MemoryError: none is; the message says what the least one needs.
+    """
+    need = None
+    for some in smaller(settings, shards):
+        need = need_of(some)
+        if need.total <= budget:
+            return some
+    raise MemoryError(
+        f"a search needs at least {need}, one window and one query at a time; the budget is {budget / GIB:.2f} GiB. "
+        f"Raise --memory_gib, ask fewer queries at once, or divide the model (mesh.fsdp, mesh.tensor)."
+    )
+
+
+def device_memory_gib(mesh: Mesh | None) -> float:
+    """90 % of what a device of the mesh says it may use; 0 where it does not say."""
+    device = jax.devices()[0] if mesh is None else mesh.local_devices[0]
+    stats = device.memory_stats() or {}
+    return 0.9 * stats.get("bytes_limit", 0) / GIB

@@ -1,0 +1,32 @@
+"""The benchmark of the step, in small: what it reports, and that it stands on one compilation."""
+
+import json
+
+import jax
+import pytest
+
+from revision_jax.benchmarks import train_step
+
+
+def test_a_line_of_json_with_every_variant(capsys):
+    assert train_step.main(["--steps", "2", "--batch", "2", "--dtype", "bfloat16,float32", "--torch"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    narrow, wide = report["variants"]
+    assert (narrow["dtype"], wide["dtype"]) == ("bfloat16", "float32")
+    assert narrow["first_loss"] == pytest.approx(wide["first_loss"], rel=2e-2)
+    assert wide["step_ms"] > 0 and wide["python_ms"] > 0 and wide["tokens_per_s"] > 0
+    if jax.default_backend() == "cpu":
+        assert wide["mfu"].startswith("not measured") and report["torch"].startswith("not measured")
+
+
+def test_a_second_compilation_is_an_error(monkeypatch):
+    config = train_step.make_config("toy", 2, 4, 12, dtype="float32", param_dtype="float32")
+    time = train_step._time
+
+    def another_shape(step, state, batch, frozen, steps):
+        more = {name: jax.numpy.concatenate([x, x]) for name, x in batch.items()}
+        return time(step, step(state, more, frozen)[0], batch, frozen, steps)
+
+    monkeypatch.setattr(train_step, "_time", another_shape)
+    with pytest.raises(RuntimeError, match="compiled 2 times; expected once"):
+        train_step.measure(config, train_step.TOY, 1)

@@ -1,0 +1,98 @@
+"""Exported stages in PyTorch: the published loading order gives our logits and our greedy answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch_double import Double
+
+from revision_jax import config as configs
+from revision_jax.evaluation.held_out import answer_greedily
+from revision_jax.evaluation.methods import make_searcher
+from revision_jax.export import export
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.prompts import AnswerGrammar, dense_answers, group_answers
+from revision_jax.search.decoding import Grammar
+from revision_jax.training.parts import make_prompt_encoder, restore_grounder
+from revision_jax.training.state import take_apart
+
+TOLERANCE = 2e-4  # of float32 logits of order 10
+SENTENCES = ("a red circle moves to the left", "a blue star spins", "a star grows", "a green square")
+
+
+@pytest.fixture(scope="module")
+def exported(published, tmp_path_factory):
+    """`exported(stage)` -> (our grounder, the double of its export, config, prompts)."""
+    folder = tmp_path_factory.mktemp("exported")
+    published.convert("long", folder / "long")
+
+    def make(stage):
+        workdir = folder / "long" if stage == "long" else published.folder / stage
+        config = configs.load_json(workdir / "config.json")
+        out = folder / f"out-{stage}"
+        export(workdir, out, "revisionllm", check=False)
+        grounder, _ = restore_grounder(config, workdir, make_mesh(devices=jax.devices()[:1]))
+        double = Double(published.folder / "base/llm", out, heads=config.sparse.num_heads)
+        return grounder, double, config, make_prompt_encoder(config)
+
+    return make
+
+
+def test_dense_logits_and_the_moments_of_a_search(exported):
+    grounder, double, config, prompts = exported("dense")
+    rng = np.random.default_rng(0)
+    frames = config.hierarchy.num_frames
+    features = rng.standard_normal((frames, grounder.visual_width)).astype(np.float32)
+    example = prompts.encode_example(SENTENCES[0], "From 02 to 05.")
+    tokens = example["tokens"][: int(np.nonzero(example["loss_mask"])[0].max()) + 1]
+    ours = np.asarray(grounder(prompts.prefix, features[None], tokens[None]))[0]
+    video = double.adapter(torch.tensor(features)).detach()
+    theirs = double.logits(prompts.prefix, video, tokens[:-1])
+    assert np.abs(ours).max() > 1
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
+
+    # One window: the search's best moment is that window's answer.
+    grammar = AnswerGrammar.compile(prompts, dense_answers(frames))
+    searcher = make_searcher(config, grounder, make_mesh(devices=jax.devices()[:1]))
+    answers = []
+    for features in (scale * features for scale in (1, -1, 5, -5)):
+        fps, video = frames / config.hierarchy.window_s, double.adapter(torch.tensor(features)).detach()
+        found = searcher.search(features, fps, config.hierarchy.window_s, SENTENCES, depth=1)
+        for sentence, result in zip(SENTENCES, found):
+            question = prompts.encode_question(sentence)
+            span, confidence = double.answer(prompts.prefix, video, question, grammar)
+            answers.append(span)
+            moment = (*searcher.hierarchy.to_seconds(*span, 0.0), confidence)
+            expected = np.array([] if span == (-1, -1) else [moment]).reshape(-1, 3)
+            np.testing.assert_allclose(result.moments, expected, rtol=1e-4)
+    assert len(set(answers)) > 1  # a model that answers everything alike would prove little
+
+
+@pytest.mark.parametrize("stage", ["sparse", "long"])
+def test_sparse_logits_and_the_answers_about_groups(stage, exported):
+    grounder, double, config, prompts = exported(stage)
+    rng = np.random.default_rng(1)
+    windows, width, asked = 5, grounder.visual_width, len(SENTENCES)
+    draw = lambda *shape: rng.standard_normal((*shape, width)).astype(np.float32)
+    video, query = draw(asked, windows, config.hierarchy.num_frames), draw(asked, config.prompt.query_tokens)
+    mask = np.arange(config.prompt.query_tokens) < rng.integers(2, config.prompt.query_tokens + 1, (asked, 1))
+    examples = [prompts.encode_example(sentence, "From 1 to 3.", "group") for sentence in SENTENCES]
+    tokens = np.stack([example["tokens"] for example in examples])
+    ours = np.asarray(grounder(prompts.prefix, video, tokens, query, mask))
+
+    grammar = AnswerGrammar.compile(prompts, group_answers(windows))
+    lengths = np.array([int(np.argmax(example["loss_mask"])) for example in examples])
+    batch = {"video": video, "query": query, "query_mask": mask, "length": lengths}
+    batch["tokens"] = np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, prompts.pad_id)
+    batch = jax.tree.map(jnp.asarray, batch)
+    answers = answer_greedily(Grammar.of(grammar), prompts, grammar.max_length, *take_apart(grounder), batch)
+    for row, sentence in enumerate(SENTENCES):
+        texts = (torch.tensor(x[row]).expand(windows, *x[row].shape) for x in (query, mask))
+        vectors = double.adapter(torch.tensor(video[row]), *texts).detach()
+        end = int(np.nonzero(examples[row]["loss_mask"])[0].max()) + 1
+        theirs = double.logits(prompts.prefix, vectors, tokens[row, : end - 1])
+        np.testing.assert_allclose(ours[row, :end], theirs, atol=TOLERANCE, rtol=0)
+        question = prompts.encode_question(sentence, "group")
+        assert double.answer(prompts.prefix, vectors, question, grammar)[0] == tuple(np.asarray(answers[row]))
+    assert np.abs(ours).max() > 1

@@ -1,0 +1,39 @@
+"""Bytes a device, told in a table and checked."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from revision_jax.parallel.memory import GIB, check_memory, device_limit, held
+from revision_jax.parallel.mesh import make_mesh
+
+MESH = {"data": 2, "fsdp": 1, "tensor": 1}
+
+
+def test_only_a_devices_own_shards_count():
+    mesh = jax.sharding.AbstractMesh((2, 4, 1), ("data", "fsdp", "tensor"))
+    split = jax.sharding.NamedSharding(mesh, PartitionSpec("fsdp", None))
+    tree = {"a": jax.ShapeDtypeStruct((8, 3), jnp.bfloat16, sharding=split)}
+    assert held(tree) == 2 * 3 * 2
+    assert held({"a": jnp.zeros((8, 3)), "b": jnp.zeros(5, jnp.int8)}) == 96 + 5
+
+
+def test_the_table_has_every_part_and_the_sum():
+    table = check_memory({"frozen weights": GIB, "optimizer": GIB // 2}, MESH, 2 * GIB)
+    assert table.splitlines()[1].split() == ["frozen", "weights", "1.000"]
+    assert table.splitlines()[-1].split() == ["together", "1.500", "of", "2.000"]
+    assert check_memory({"frozen weights": GIB}, MESH, None).endswith("1.000")
+
+
+def test_too_much_names_the_part_and_the_axis():
+    with pytest.raises(
+        ValueError, match=r"(?s)together.*of 2.000\nfrozen weights and the rest.*mesh.fsdp=1.*raise one"
+    ):
+        check_memory({"frozen weights": 3 * GIB, "optimizer": GIB}, MESH, 2 * GIB)
+
+
+def test_a_cpu_does_not_tell_its_limit():
+    assert make_mesh(devices=jax.devices("cpu")[:1]).size == 1
+    if jax.default_backend() == "cpu":
+        assert device_limit() is None

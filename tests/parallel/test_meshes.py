@@ -1,0 +1,133 @@
+"""Eight forced CPU devices: every mesh trains alike, and what it splits is really split."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import revision_jax
+
+REPO = Path(revision_jax.__file__).parents[1]
+MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2x2x2": (2, 2, 2)}
+STEPS = 20
+SCRIPT = """
+import dataclasses, json, sys
+sys.path.append(sys.argv[1])
+import fake_run
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from revision_jax.models.adapter import DenseAdapter
+from revision_jax.models.grounder import Grounder
+from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.lora import LoRAConfig
+from revision_jax.parallel.collectives import read_collectives
+from revision_jax.parallel.mesh import make_mesh, put_batch
+from revision_jax.training import loop
+
+wide, steps, meshes = sys.argv[2] == "float64", int(sys.argv[3]), json.loads(sys.argv[4])
+dtype = jnp.float64 if wide else jnp.float32
+SIZES = LlamaConfig(fake_run.V, 16, 32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4)
+TABLE = (("llm/.*/lora_[ab]", 1.0), (".*", "frozen"))
+
+def make_model():
+    lora = LoRAConfig(2, 4.0, 0.0, ("q_proj", "down_proj"))
+    llm = Llama(SIZES, lora=lora, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat="names")
+    model = Grounder(llm, DenseAdapter(fake_run.D, SIZES.hidden_size, rngs=nnx.Rngs(1)))
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(dtype), state))
+
+def train(sizes):
+    mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+    config = fake_run.make_config(train__batch_size=8, train__steps=steps, trainable=TABLE)
+    task = dataclasses.replace(fake_run.make_task(config), model=make_model())
+    with jax.set_mesh(mesh):
+        parts, state = loop.build(config, task, mesh)
+        losses, iterator = [], iter(task.batches)
+        for _ in range(steps):
+            batch = dict(next(iterator))
+            batch.pop("record_id")
+            batch["video"] = batch["video"].astype(dtype)
+            batch = put_batch(batch, mesh, 8)
+            state, metrics = parts.step_fn(state, batch, parts.frozen)
+            losses.append(float(metrics["loss"]))
+        if not wide:
+            return {"losses": losses}
+        hlo = parts.step_fn.lower(state, batch, parts.frozen).compile().as_text()
+        hidden = jax.jit(lambda b, f, t: parts.module.merge(f, t).embed_windows(task.prefix, b["video"]))
+        activations = hidden(batch, parts.frozen, state.trainable)
+    shard = lambda x: list(x.sharding.shard_shape(x.shape))
+    return {
+        "losses": losses,
+        "parameters": {path: shard(x) for path, x in (parts.frozen | state.trainable).items()},
+        "rows": shard(batch["tokens"])[0], "activations": shard(activations)[0],
+        "collectives": [[c.kind, c.bytes, c.times] for c in read_collectives(hlo)],
+        "compilations": parts.step_fn._cache_size(),
+        "stack": max(x.nbytes for x in parts.frozen.values()),
+    }
+
+print(json.dumps({name: train(sizes) for name, sizes in meshes.items()}))
+"""
+
+
+def run(dtype: str, steps: int, meshes: dict) -> dict:
+    environment = os.environ | {
+        "PYTHONPATH": str(REPO),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    meshes = {"one": (1, 1, 1)} | meshes
+    command = [sys.executable, "-c", SCRIPT, str(REPO / "tests/training"), dtype, str(steps), json.dumps(meshes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return run("float64", STEPS, MESHES)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_twenty_steps_agree_in_float64(wide, mesh):
+    one, other = wide["one"]["losses"], wide[mesh]["losses"]
+    assert len(one) == STEPS and one[-1] < one[0]
+    assert other == pytest.approx(one, rel=1e-9)
+
+
+def test_the_first_step_agrees_in_float32():
+    found = run("float32", 1, MESHES)
+    one = found.pop("one")["losses"]
+    for mesh, other in found.items():
+        assert other["losses"] == pytest.approx(one, rel=1e-6), mesh
+
+
+def test_parameters_and_activations_are_split(wide):
+    q_proj, up, lora = (
+        f"llm/layers/{name}" for name in ("self_attn/q_proj/kernel", "mlp/up_proj/kernel", "mlp/down_proj/lora_a")
+    )
+    expected = {"one": [3, 16, 16], "data 8": [3, 16, 16], "fsdp 8": [3, 2, 16], "2x2x2": [3, 8, 8]}
+    assert {mesh: found["parameters"][q_proj] for mesh, found in wide.items()} == expected
+    assert wide["2x2x2"]["parameters"][up] == [3, 8, 16]
+    assert all(found["parameters"][lora] == [3, 32, 2] for found in wide.values())  # LoRA stays whole
+    assert {mesh: found["rows"] for mesh, found in wide.items()} == {"one": 8, "data 8": 1, "fsdp 8": 1, "2x2x2": 2}
+    assert all(found["activations"] == found["rows"] for found in wide.values())
+
+
+def test_collectives_are_the_planned_ones(wide):
+    assert wide["one"]["collectives"] == []
+    kinds = {mesh: {kind for kind, _, _ in found["collectives"]} for mesh, found in wide.items()}
+    assert kinds["data 8"] == {"all-reduce"}  # of LoRA's gradients and the metrics, no weight moves
+    assert "all-gather" in kinds["fsdp 8"]
+    for mesh in ("fsdp 8", "2x2x2"):
+        gathers = [(size, times) for kind, size, times in wide[mesh]["collectives"] if kind == "all-gather"]
+        # A layer at a time, never a stack of all layers.
+        assert max(size for size, _ in gathers) < wide[mesh]["stack"]
+        assert max(times for _, times in gathers) == 3
+
+
+def test_one_compilation_each(wide):
+    assert {found["compilations"] for found in wide.values()} == {1}

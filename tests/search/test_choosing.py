@@ -1,0 +1,84 @@
+"""Similarity as a policy, alone and with upper levels; numbers of windows instead of shares."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries, oracle_video
+
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.policies import kept
+from revision_jax.search.selection import fuse_ranks, window_similarity
+
+HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
+SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 4))
+SHOWN = [(0, 100.0, 110.0, 3.0), (1, 500.0, 512.0, 4.0)]
+SENTENCES, DURATION = ["event 0", "a longer event 1"], 640.0
+SIMILAR = np.eye(EVENTS, dtype=np.float32)[[0, 1]]
+
+
+def _search(policy, duration=DURATION, depth=1, features=None, **changes):
+    searcher = Searcher(
+        Oracle(), PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, **changes), upper=UpperOracle()
+    )
+    features = oracle_video(duration, 2.0, SHOWN) if features is None else features
+    results = searcher.search(
+        features, 2.0, duration, SENTENCES, depth=depth, policy=policy, query_tokens=oracle_queries(SENTENCES),
+        similar=SIMILAR,
+    )  # fmt: skip
+    return results, searcher.cost
+
+
+def test_similar_windows_are_asked_and_no_others():
+    results, cost = _search("retrieve_then_ground")
+    everything, _ = _search("top_down")
+    for result, full, (_, start, end, _) in zip(results, everything, SHOWN):
+        assert result.windows == 4 == len(result.sent[0]) and full.windows == 39
+        assert any(a < end and b > start for a, b in result.sent[0])
+        np.testing.assert_array_equal(result.moments[0], full.moments[0])
+    assert (cost.pairs, cost.all_pairs, cost.levels) == (8, 78, ())
+
+
+def test_fused_finds_what_either_part_finds():
+    # The upper oracle sees event 0 only where it is first in a window's query channel; similarity sees both alike.
+    results, cost = _search("fused", depth=3)
+    assert [result.windows for result in results] == [4, 4] and len(cost.levels) == 2
+    for result, (_, start, end, _) in zip(results, SHOWN):
+        assert len(result.sent) == 2 and any(a < end and b > start for a, b in result.sent[-1])
+        assert result.moments[0, 0] < end and result.moments[0, 1] > start
+
+
+def test_a_number_of_windows_does_not_grow_with_the_video():
+    costs = [_search("top_down", duration, depth=3, keep=(8, 4))[1] for duration in (320.0, 2560.0)]
+    assert [cost.pairs for cost in costs] == [8, 8]
+    assert [level.shown for level in costs[1].levels] == [2 * 159, 2 * 8]
+    assert costs[0].tokens_prefilled <= costs[1].tokens_prefilled <= 2 * costs[0].tokens_prefilled
+    assert [kept(0.5, 11), kept(1, 11), kept(8, 11), kept(8, 5)] == [6, 11, 8, 5]
+
+
+def test_what_a_policy_needs_is_asked_for():
+    searcher = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS, upper=UpperOracle())
+    with pytest.raises(ValueError, match="policies that compare CLIP features need those of"):
+        searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], policy="retrieve_then_ground")
+    with pytest.raises(ValueError, match=r"search.keep is \(1.5,\); expected shares of the windows"):
+        SearchSettings(keep=(1.5,))
+
+
+def test_rank_fusion_by_hand():
+    a, b = jnp.array([[3.0, 2.0, 1.0, -jnp.inf]]), jnp.array([[1.0, 3.0, 2.0, 9.0]])
+    expected = [1 / 60 + 1 / 63, 1 / 61 + 1 / 61, 1 / 62 + 1 / 62, 1 / 64 + 1 / 60]
+    np.testing.assert_allclose(fuse_ranks(a, b)[0], expected, rtol=1e-6)
+
+
+def test_similarity_equals_a_loop():
+    rng = np.random.default_rng(0)
+    features, queries = rng.normal(size=(50, 8)).astype(np.float16), rng.normal(size=(3, 8)).astype(np.float32)
+    frames = rng.integers(0, 50, (2, 4, 6)).astype(np.int32)
+    found = window_similarity(jnp.asarray(features), jnp.asarray(frames), jnp.asarray(queries))
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    for q in range(3):
+        for i, rows in enumerate(frames.reshape(8, 6)):
+            cosines = np.sort(unit(features[rows].astype(np.float32)) @ unit(queries[q]))[-3:]
+            assert found[q, i] == pytest.approx(cosines.mean(), abs=1e-5)

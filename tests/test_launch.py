@@ -1,0 +1,171 @@
+"""Launch scripts: clean shell, dry runs that start nothing, a JobSet of the right form, SLURM's restart."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
+TRAIN = ["--config", "configs/stage1.py:mad", "--config.prompt.system=a b"]
+
+
+def run(name, *arguments, path: Path | None = None, **environment):
+    """A script with nothing but `path` in front of the system's commands."""
+    own = os.environ | environment | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
+    return subprocess.run([LAUNCH / name, *arguments], env=own, capture_output=True, text=True, timeout=60)
+
+
+def command(folder: Path, name: str, body: str) -> None:
+    """A stand-in for a program of the cluster."""
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck_finds_nothing(name):
+    # Of the test extra: beside this Python, on the path or not.
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    found = subprocess.run([program, LAUNCH / name], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_a_command(name):
+    done = run(name, "--help")
+    assert done.returncode == 0 and f"launch/{name}" in done.stdout
+
+
+def jobset(*arguments) -> dict:
+    done = run("gke_jobset.sh", "--image", "IMAGE", *arguments, "--dry_run", "--", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+# Of jobset.x-k8s.io/v1alpha2 and batch/v1: the fields that may stand at each place.
+FORM = {
+    "": {"apiVersion", "kind", "metadata", "spec"},
+    "spec": {"replicatedJobs", "network", "successPolicy", "failurePolicy", "suspend", "startupPolicy"},
+    "spec.failurePolicy": {"maxRestarts", "rules", "restartStrategy"},
+    "spec.failurePolicy.rules": {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"},
+    "spec.replicatedJobs": {"name", "replicas", "template", "dependsOn", "groupName"},
+    "spec.replicatedJobs.template": {"metadata", "spec"},
+    "spec.replicatedJobs.template.spec": {
+        *("parallelism", "completions", "completionMode", "backoffLimit", "podFailurePolicy", "template"),
+        *("activeDeadlineSeconds", "ttlSecondsAfterFinished"),
+    },
+    "spec.replicatedJobs.template.spec.podFailurePolicy.rules": {"action", "onExitCodes", "onPodConditions"},
+    "spec.replicatedJobs.template.spec.podFailurePolicy.rules.onExitCodes": {"containerName", "operator", "values"},
+    "spec.replicatedJobs.template.spec.template": {"metadata", "spec"},
+    "spec.replicatedJobs.template.spec.template.spec": {
+        *("restartPolicy", "terminationGracePeriodSeconds", "nodeSelector", "containers", "volumes"),
+        *("serviceAccountName", "tolerations", "priorityClassName"),
+    },
+    "spec.replicatedJobs.template.spec.template.spec.containers": {
+        *("name", "image", "command", "args", "env", "ports", "resources", "volumeMounts"),
+    },
+}
+
+
+def check_form(value, place: str = "") -> int:
+    """Asserts every field of the places in FORM; how many places were met."""
+    if isinstance(value, list):
+        return sum(check_form(item, place) for item in value)
+    if not isinstance(value, dict):
+        return 0
+    if place in FORM:
+        assert set(value) <= FORM[place], place
+    below = sum(check_form(item, f"{place}.{key}".strip(".")) for key, item in value.items())
+    return below + (place in FORM)
+
+
+@pytest.mark.parametrize(
+    "topology, hosts, accelerator, bounds",
+    [
+        ("v5e-16", 4, "tpu-v5-lite-podslice", "4x4"),
+        ("v5p-128", 16, "tpu-v5p-slice", "4x4x4"),
+        ("v6e-16", 4, "tpu-v6e-slice", "4x4"),
+    ],
+)
+def test_the_jobset_has_a_pod_for_every_host(topology, hosts, accelerator, bounds):
+    found = jobset("--topology", topology, "--slices", "2")
+    assert check_form(found) == len(FORM)
+    assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = found["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert (job["replicas"], spec["parallelism"], spec["completions"]) == (2, hosts, hosts)
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": accelerator,
+        "cloud.google.com/gke-tpu-topology": bounds,
+    }
+    (container,) = pod["containers"]
+    assert container["command"] == ["python", "-m", "revision_jax.train"] and container["args"] == TRAIN
+    assert container["resources"]["limits"]["google.com/tpu"] == 4
+
+
+def test_only_a_config_error_ends_the_jobset():
+    spec = jobset("--topology", "v5e-16")["spec"]
+    rules = spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rules == [{"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [2]}}]
+    assert spec["failurePolicy"]["maxRestarts"] >= 100
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("gke_jobset.sh", ["--image", "i", "--topology", "v9-1", "--", "x"], "unknown topology 'v9-1'"),
+        ("gke_jobset.sh", ["--topology", "v5e-16", "--", "x"], "--image"),
+        ("tpu_vm.sh", ["--name", "n", "--", "x"], "--zone"),
+        ("tpu_vm.sh", ["--config", "x"], "unknown option --config"),
+        ("slurm_gpu.sh", [], "no options"),
+    ],
+)
+def test_what_is_missing_is_said(name, arguments, message):
+    done = run(name, *arguments)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_a_tpu_slice_runs_one_command_on_all_workers_and_again_after_75(tmp_path):
+    body = f'printf "%s\\n" "$@" >> {tmp_path}/calls; [[ -e {tmp_path}/once ]] || {{ touch {tmp_path}/once; exit 75; }}'
+    command(tmp_path, "gcloud", body)
+    done = run("tpu_vm.sh", "--name", "n", "--zone", "z", "--", *TRAIN, path=tmp_path)
+    assert done.returncode == 0 and "starts again (1 of 100)" in done.stdout
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("--worker=all") == 2
+    assert r"python3 -m revision_jax.train --config configs/stage1.py:mad --config.prompt.system=a\ b" in calls
+    assert "REVISION_JAX_CLUSTER=tpu_vm" in calls
+
+
+@pytest.mark.parametrize("code, requeued, left", [(75, True, 0), (0, False, 0), (2, False, 2)])
+def test_slurm_puts_a_stopped_job_back_into_the_queue(tmp_path, code, requeued, left):
+    command(tmp_path, "srun", f'printf "%s\\n" "$@" > {tmp_path}/srun.txt; exit {code}')
+    command(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/scontrol.txt')
+    done = run("slurm_gpu.sh", *TRAIN, path=tmp_path, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == left, done.stderr
+    assert (tmp_path / "srun.txt").read_text().splitlines()[-4:] == ["revision_jax.train", *TRAIN]
+    assert (tmp_path / "scontrol.txt").exists() == requeued
+    if requeued:
+        assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "gke_jobset.sh"])
+def test_a_dry_run_starts_nothing(name, tmp_path):
+    for program in ("gcloud", "srun", "scontrol", "python"):
+        command(tmp_path, program, f"touch {tmp_path}/started")
+    arguments = {"tpu_vm.sh": ["--name", "n", "--zone", "z", "--dry_run", "--", *TRAIN]}
+    done = run(name, *arguments.get(name, ["--dry_run"] + (TRAIN if name == "slurm_gpu.sh" else [])), path=tmp_path)
+    assert done.returncode == 0 and "revision_jax.train" in done.stdout
+    assert not (tmp_path / "started").exists()
+
+
+def test_arguments_survive_as_they_are():
+    odd = '--config.prompt.system=it\'s "so": $HOME'
+    done = run("gke_jobset.sh", "--image", "i", "--topology", "v5e-16", "--dry_run", "--", odd)
+    args = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert args["containers"][0]["args"] == [odd] and json.dumps(odd) in done.stdout
