@@ -2,13 +2,16 @@
 
 The counterpart of VTimeLLM's stage 2, from which the published model starts on MAD. A sample is a sequence of `F`
 frames cut into segments; a segment shows one shape that stands still or changes (moves, turns, grows, fades), and
-a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). Four kinds of questions
-are asked, none in the form of the later stages:
+a frame's token is the mixture of the word embeddings that describe it (`attributes.weights`). These questions are
+asked, hardly any in the form of the later stages:
 
 - `Find: red triangle eastward` -> `From 07 to 13.`, `In: red triangle eastward` -> `From 7 to 13.`: the thing
   asked for is always there.
-- `Does: red triangle eastward` -> `Yes.` or `No.`
+- `Does: red triangle eastward`, and as people ask, `Does red triangle eastward happen in the video? ...` -> `Yes.` or
+  `No.`
 - `red triangle eastward` -> `Not Present`: what is not asked in these ways gets no other answer.
+- In videos that are "told", every frame only says `Yes` or `No`: whether what is asked for is there. One such token is
+  all that later stages show of a whole window, and they must be able to make it say so.
 - `Say: Not Present` -> `Not Present`, `Say: In video 7.` -> `In video 7.`: the output head must be able to write what
   later stages will ask for. A word that never occurs here is pushed so far away that LoRA does not get it back.
 
@@ -63,6 +66,7 @@ CHANGES = (
 # knows in its own form only.
 WORDINGS = ((), *([form.removeprefix("{a} ") for form in TEMPLATES[action]] for action in OPPOSITE))
 WORDED = 0.7  # share of the questions that name changes so
+TOLD, TOLD_FRAMES = 0.15, (1, 1, 16, 48)  # share of the batches whose frames say `Yes` or `No`, and their lengths
 TURNS = ("dextral", "sinistral")
 PRESENCE_WEIGHT = 4.0  # of `Yes` and `No` in the loss: one token tells all, where a span's answer has six
 LOOKUPS = 8  # questions a video: they share its cost, and do not see each other
@@ -72,7 +76,7 @@ CHANGE_LAYER = 2  # blocks after which a frame shows what changes
 HINTS = 0.5  # of the videos before the last level, say in a word what changes: so that matching it is learned first
 FILLERS = 7  # at most so many words without meaning stand between the keywords of a lookup
 LOOKUP_TOKENS = 18 + FILLERS  # "Find: red triangle moves from left to right ASSISTANT:", fillers, and the answer
-ARRAYS = ("weights", "changes", "hinted", "tokens", "loss_weights")  # what the step needs of a batch
+ARRAYS = ("weights", "changes", "said", "tokens", "loss_weights")  # what the step needs of a batch
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
 _COLORS, _SHAPES = list(COLORS), list(SHAPES)
 _TURNABLE = [SHAPES.index(shape) for shape in TURNABLE]
@@ -260,6 +264,21 @@ def sample(frames: int, kind: str, rng: np.random.Generator) -> tuple[np.ndarray
     return np.concatenate(rows), changes if not plain else np.full_like(changes, -1), questions
 
 
+def _told(frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[Question]]:
+    """A video whose frames show nothing, as `sample` gives it, but `[frames]` bool, which of them say `Yes`."""
+    first = int(rng.integers(frames))
+    span = first, min(first + int(rng.integers(1, 5)), frames)
+    yes = np.zeros(frames, bool)
+    yes[slice(*span)] = frames > 1 or rng.random() < 0.5
+    questions = []
+    for _ in range(LOOKUPS):
+        color, shape = _random_actor(rng)
+        keywords = Segment(0, color, shape, int(rng.integers(1, len(CHANGES)))).keywords(0, rng)
+        kind = "Does" if frames == 1 or rng.random() < 0.2 else "In"
+        questions.append(Question(kind, keywords, span if yes.any() else None))
+    return np.zeros((frames, len(attributes.WORDS)), np.float32), yes, questions
+
+
 def _fillers(tokenizer) -> np.ndarray:
     """Tokens without meaning here: not special, no number, kind or keyword, no word the world has for actions."""
     meant = " ".join([*KINDS, *attributes.WORDS, *CHANGES, *(form for forms in TEMPLATES.values() for form in forms)])
@@ -274,8 +293,12 @@ def _encode_question(encoder, question: Question, fillers: np.ndarray, rng) -> n
     Sentences will hold words that the LLM has never seen: it must find the keywords by what they are, not by
     where they stand.
     """
-    asked = encoder.encode_text(f"{question.kind}: {question.keywords}" if question.kind else question.keywords)
-    if question.kind != "Say" and rng.random() < 0.75:
+    plain = rng.random() < 0.25
+    text = f"{question.kind}: {question.keywords}" if question.kind else question.keywords
+    if question.kind == "Does" and rng.random() < 0.4:  # any LLM answers this
+        plain, text = True, prompts.QUESTIONS["sparse"].format(event=question.keywords)
+    asked = encoder.encode_text(text)
+    if question.kind != "Say" and not plain:
         count = int(rng.integers(FILLERS + 1))
         asked = np.insert(asked, rng.integers(len(asked) + 1, size=count), rng.choice(fillers, count))
     return np.append(asked, encoder.encode_text(encoder.template.after_video("")))
@@ -286,22 +309,25 @@ def make_batch(
 ) -> dict[str, np.ndarray]:
     """A batch of B videos and B * LOOKUPS texts.
 
-    `weights [B, F, A]`, `changes [B, F]` and `hinted [B]`, whether the frames say in a word what changes (a share of
-    `hints` do); `tokens [.., T]`, `loss_weights [.., T]`, `span [.., 2]`.
+    `weights [B, F, A]`; `changes [B, F]`; `said [B, F]`, the token of the word that a frame also says, -1 for none (in
+    a share of `hints`, what changes); `tokens [.., T]`, `loss_weights [.., T]`, `span [.., 2]`.
     """
-    batch = {
-        "weights": [],
-        "changes": [],
-        "hinted": rng.random(size) < (1 if kind == "named" else hints),
-        "tokens": [],
-        "loss_weights": [],
-        "span": [],
-    }
+    batch = {"weights": [], "changes": [], "said": [], "tokens": [], "loss_weights": [], "span": []}
+    change_ids, answer_ids = (
+        np.array(encoder.tokenizer.convert_tokens_to_ids(list(words))) for words in (CHANGES, ("No", "Yes"))
+    )
     index = np.arange(LOOKUP_TOKENS)
     fillers = _fillers(encoder.tokenizer)
     for _ in range(size):
-        word_weights, changes, questions = sample(frames, kind, rng)
+        if kind == "told":
+            word_weights, yes, questions = _told(frames, rng)
+            said, changes = answer_ids[yes.astype(int)], np.full(frames, -1, np.int32)
+        else:
+            word_weights, changes, questions = sample(frames, kind, rng)
+            hinted = (changes >= 0) & (rng.random() < (1 if kind == "named" else hints))
+            said = np.where(hinted, change_ids[changes], -1)
         batch["changes"].append(changes)
+        batch["said"].append(said.astype(np.int32))
         word_weights = word_weights * PLAIN if kind in ("plain", "named") else word_weights
         batch["weights"].append(word_weights + NOISE * rng.standard_normal(word_weights.shape, np.float32))
         for question in questions:
@@ -334,8 +360,8 @@ def loss_fn(params, graphdef, prefix, word_ids, change_ids, batch):
     rows, length = batch["tokens"].shape
     embedding = model.embed_tokens.embedding[...]
     video = frame_tokens(embedding, word_ids, batch["weights"])
-    hinted = batch["hinted"][:, None, None] & (batch["changes"] >= 0)[..., None]
-    video += jnp.where(hinted, attributes.LOUDNESS.max() * embedding[change_ids[batch["changes"]]], 0.0)
+    said = attributes.LOUDNESS.max() * embedding[batch["said"]]
+    video += jnp.where(batch["said"][..., None] >= 0, said, 0.0)
     start = jnp.broadcast_to(model.embed(prefix)[None], (size, len(prefix), video.shape[-1]))
     _, cache, states = model.prefill(jnp.concatenate([start, video], axis=1), states=True)
     positions = jnp.broadcast_to(cache.length + jnp.arange(length), (rows, length))
@@ -439,6 +465,8 @@ def train(
     while time.time() - started < minutes * 60 and not (level == len(CURRICULUM) - 1 and since >= last_steps):
         # Once a length is reached, shorter ones stay in the mix, so that nothing is forgotten.
         frames, kind, _ = chosen = CURRICULUM[level if rng.random() < 0.85 else int(rng.integers(level + 1))]
+        if rng.random() < TOLD:
+            frames, kind, _ = chosen = int(rng.choice(TOLD_FRAMES)), "told", 0.0
         size = tokens_a_step // (frames + LOOKUPS * LOOKUP_TOKENS)
         batch = make_batch(encoder, frames, kind, size, rng, HINTS if level < len(CURRICULUM) - 1 else 0.0)
         arrays = {key: batch[key] for key in ARRAYS}
@@ -467,13 +495,15 @@ def train(
     return nnx.merge(graphdef, params)
 
 
-def measure(model: Llama, tokenizer, *, frames: int = 64, videos: int = 64, seed: int = 10_000) -> dict:
-    """On fresh videos of `frames` frames, teacher-forced: mean IoU of spans, and share of right answers to the rest."""
+def measure(
+    model: Llama, tokenizer, *, frames: int = 64, kind: str = "mixed", videos: int = 64, seed: int = 10_000
+) -> dict:
+    """On fresh videos of `frames` frames, teacher-forced: mean IoU of `Find`, share of right answers to the rest."""
     encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
     word_ids, change_ids = (
         jnp.array(tokenizer.convert_tokens_to_ids(list(words))) for words in (attributes.WORDS, CHANGES)
     )
-    batch = make_batch(encoder, frames, "mixed", videos, np.random.default_rng(seed))
+    batch = make_batch(encoder, frames, kind, videos, np.random.default_rng(seed))
     graphdef, params = nnx.split(model)
     arrays = {key: batch[key] for key in ARRAYS}
     _, (*_, predicted) = loss_fn(params, graphdef, jnp.array(encoder.prefix), word_ids, change_ids, arrays)

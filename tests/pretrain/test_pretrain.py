@@ -83,6 +83,21 @@ def test_what_is_absent_is_nowhere(monkeypatch):
                     assert segment.color < 0 or segment.keywords(form, rng) != keywords
 
 
+@pytest.mark.parametrize("frames", [1, 16])
+def test_told_frames_say_where_it_is(tokenizer, frames):
+    encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
+    batch = lookup_lm.make_batch(encoder, frames, "told", 20, np.random.default_rng(0))
+    yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
+    assert set(batch["said"].flat) == {yes, no} and (batch["changes"] == -1).all()
+    answers = [tokenizer.decode(tokens[weights > 0]) for tokens, weights in zip(batch["tokens"], batch["loss_weights"])]
+    for row, answer in enumerate(answers):
+        shown = np.flatnonzero(batch["said"][row // lookup_lm.LOOKUPS] == yes)
+        if frames == 1:
+            assert answer.startswith("Yes" if len(shown) else "No")
+        else:
+            assert answer.startswith(("Yes", f"From {shown[0]} to {shown[-1] + 1} ."))
+
+
 def test_changes_are_named_as_the_world_names_them():
     segment = lookup_lm.Segment(8, 0, 0, lookup_lm.CHANGES.index("westward"))
     rng = np.random.default_rng(0)
@@ -112,6 +127,8 @@ def test_the_shipped_parts_read_frames_and_time():
     llm = load_llama(resolve_path("asset:tiny/llm"))
     measured = lookup_lm.measure(llm, make_tokenizer(), videos=24)
     assert measured["lookup_iou"] > 0.7 and measured["presence_accuracy"] > 0.75
+    told = lookup_lm.measure(llm, make_tokenizer(), frames=1, kind="told", videos=24)
+    assert told["presence_accuracy"] > 0.95
     adapter = load_dense_adapter(resolve_path("asset:tiny/projector.safetensors"))
     assert adapter.kernel.shape == (128, llm.config.hidden_size)
 
