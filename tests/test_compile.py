@@ -74,9 +74,11 @@ def test_advice_goes_to_what_takes_the_memory(weights, what, changes, advice):
 def test_all_kinds_of_batches_and_programs(on_cpu, capsys):
     assert verb.main(["--config", "configs/stage2.py", *TINY[2:]]) == 0
     assert verb.main([*TINY, "--program", "search"]) == 0
+    assert verb.main(["--config", "configs/stage2.py", *TINY[2:], "--program", "search"]) == 0
     assert verb.main([*TINY, "--program", "extract"]) == 0
     names = [json.loads(line)["program"] for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert names == ["train, groups of 48", "train, groups of 16", "search, depth 1", "extract, 128 frames a chip"]
+    assert names[:2] == ["train, groups of 48", "train, groups of 16"]
+    assert names[2:] == ["search, depth 1", "search, depth 3", "extract, 128 frames a chip"]
 
 
 def test_mistakes_are_one_line(capsys):

@@ -71,16 +71,28 @@ class Grounder(nnx.Module):
         Returns:
           [B, T, V] or [B, G, T, V] float32; row i predicts tokens[..., i].
         """
+        return self.logits(self.hidden(prefix, video, tokens, query, query_mask, dropout_key=dropout_key))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., H] of `hidden` -> [..., V] float32: the head, apart for those who need few of its rows."""
+        return self.llm.logits(hidden)
+
+    def hidden(self, prefix, video, tokens, query=None, query_mask=None, *, dropout_key=None) -> jax.Array:
+        """What `logits` makes the logits of `__call__` from: [B, (G,) T, H]; arguments are the same."""
         if query is None:
             context = self.embed_windows(prefix, video)  # [B, P + F, H]
         else:
             adapter_key, dropout_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
             group = self.group_tokens(video, query, query_mask, dropout_key=adapter_key)
             context = self.embed_group(prefix, group)  # [B, P + n, H]
-        return self.text_logits(context, tokens, dropout_key=dropout_key)
+        return self._text_hidden(context, tokens, dropout_key)
 
-    def text_logits(self, context: jax.Array, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+    def text_logits(self, context: jax.Array, tokens: jax.Array) -> jax.Array:
         """Embeddings [B, S, H] of prefix and video, tokens [B, (G,) T] -> logits [B, (G,) T, V]; see `__call__`."""
+        return self.logits(self._text_hidden(context, tokens, None))
+
+    def _text_hidden(self, context: jax.Array, tokens: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """[B, S, H], [B, (G,) T] -> [B, (G,) T, H]; row i predicts tokens[..., i]."""
         batch, start = context.shape[:2]
         texts = 1 if tokens.ndim == 2 else tokens.shape[1]
         # The last token is only ever predicted, never read.
@@ -90,8 +102,7 @@ class Grounder(nnx.Module):
         # A text's first token is predicted by the video's last, which all texts share.
         first = jnp.broadcast_to(hidden[:, start - 1][:, None, None], (batch, texts, 1, hidden.shape[-1]))
         rest = hidden[:, start:].reshape(batch, texts, -1, hidden.shape[-1])
-        logits = self.llm.logits(jnp.concatenate([first, rest], axis=2))
-        return logits.reshape(*tokens.shape, -1)
+        return jnp.concatenate([first, rest], axis=2).reshape(*tokens.shape, -1)
 
     def embed_windows(self, prefix: jax.Array, video: jax.Array) -> jax.Array:
         """Prefix [P] and features [W, F, D] -> LLM embeddings [W, P + F, H]."""

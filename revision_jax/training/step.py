@@ -1,7 +1,7 @@
 """One update: loss on the answer's tokens, gradient of the trained part, AdamW.
 
 Letters: B batch, G questions a window (left out when 1), n windows a group, F frames a window, D visual width, Q query
-tokens, T text tokens, V vocabulary, P prefix tokens.
+tokens, T text tokens, H LLM width, V vocabulary, P prefix tokens.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from revision_jax.training.optimizer import make_optimizer, make_schedule
 from revision_jax.training.state import Arrays, Module, TrainState
+
+HEAD_BLOCK = 32  # places of a text that go through the output head together; a dense answer has about 12 tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +74,42 @@ def answer_loss(
     return jnp.where(loss_mask, losses, 0).sum() / count, right.sum() / count
 
 
+def head_loss(
+    head: Callable, hidden: jax.Array, tokens: jax.Array, loss_mask: jax.Array, count: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """`answer_loss` of `head(hidden)`, the logits being made where the answers are, and in the backward pass again.
+
+    The places of each text are sorted, answer tokens first, and go through the head in blocks of `HEAD_BLOCK`; a
+    block in which no text of the batch has an answer token costs nothing.
+
+    Args:
+      head: `[..., H] -> [..., V]` logits.
+      hidden: `[B, (G,) T, H]`.
+    """
+    count = loss_mask.sum().astype(jnp.float32) if count is None else count
+    blocks = -(-tokens.shape[-1] // HEAD_BLOCK)
+    size = -(-tokens.shape[-1] // blocks)
+    padding = (0, blocks * size - tokens.shape[-1])
+    mask = jnp.pad(loss_mask, ((0, 0),) * (tokens.ndim - 1) + (padding,))
+    order = jnp.argsort(~mask, axis=-1, stable=True)
+    in_blocks = lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], blocks, size), -2, 0)
+
+    @jax.checkpoint
+    def lose(hidden, places, mask):
+        # What lies behind the end is masked; clipped, for a NaN would reach the gradient.
+        rows = jnp.take_along_axis(hidden, places[..., None], axis=-2, mode="clip")
+        return answer_loss(head(rows), jnp.take_along_axis(tokens, places, axis=-1, mode="clip"), mask, count)
+
+    def add(total, block):
+        part = jax.lax.cond(block[1].any(), lose, lambda *_: jax.tree.map(jnp.zeros_like, total), hidden, *block)
+        return jax.tree.map(jnp.add, total, part), None
+
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lose, hidden, order[..., :size], mask[..., :size])
+    )
+    return jax.lax.scan(add, zero, (in_blocks(order), in_blocks(jnp.take_along_axis(mask, order, axis=-1))))[0]
+
+
 def train_step(
     state: TrainState, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -120,8 +158,8 @@ def _gradients(program: Program, trainable: Arrays, batch, frozen: Arrays, dropo
 def _loss(program: Program, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array, count):
     model = program.module.merge(trainable, frozen)
     seen = {name: array for name, array in batch.items() if name != "loss_mask"}
-    logits = model(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, V]
-    return answer_loss(logits, batch["tokens"], batch["loss_mask"], count)
+    hidden = model.hidden(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, H]
+    return head_loss(model.logits, hidden, batch["tokens"], batch["loss_mask"], count)
 
 
 def compile_step(program: Program, shardings: TrainState) -> Callable:

@@ -13,7 +13,8 @@ class Task:
     """A stage, ready to be trained by `loop.run`.
 
     Attributes:
-      model: `model(prefix [P], video [B, F, D], tokens [B, (G,) T], dropout_key=key) -> logits [B, (G,) T, V]`.
+      model: `model.hidden(prefix [P], video [B, F, D], tokens [B, (G,) T], dropout_key=key) -> [B, (G,) T, H]`, and
+        `model.logits([..., H]) -> [..., V]`.
       prefix: `[P]` int32, tokens before the video.
       batches: endless data set of dicts: `video`, `tokens`, `loss_mask [B, (G,) T]` and `record_id [B]`.
       epoch_batches: batches in one pass over the data.

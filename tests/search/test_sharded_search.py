@@ -26,9 +26,9 @@ sentences = [f"event {i}" for i in range(5)]
 rng = np.random.default_rng(1)
 query_tokens = rng.normal(size=(5, 3, 6)).astype(np.float32), rng.random((5, 3)) < 0.8
 
-ALL, SOME = (dict(depth=1), dict(depth=3), dict(depth=3, policy="bottom_up"), dict(depth=0)), 2  # SOME: the first two
+ALL = dict(depth=3), dict(depth=1), dict(depth=0)
 
-def search(mesh, asked=ALL[:SOME], **changes):
+def search(mesh, asked=ALL[:1], **changes):
     grounders = []
     for grounder in (tiny_grounder(), tiny_grounder(seed=1, sparse=True)):
         module, arrays = take_apart(grounder)
@@ -38,12 +38,13 @@ def search(mesh, asked=ALL[:SOME], **changes):
     searcher = Searcher(grounders[0], PROMPTS, GRAMMAR, hierarchy, SearchSettings(**settings), mesh, upper=grounders[1])
     answers, results, costs = [], [], []
     with jax.set_mesh(mesh):
-        searcher.search(features, 1.0, 190.0, sentences)
         for options in asked:
             results += searcher.search(features, 1.0, 200.0, sentences, query_tokens=query_tokens, **options)
             windows = 1 if options["depth"] == 0 else len(hierarchy.windows(200.0))
             answers.append([np.asarray(x)[: len(sentences), :windows] for x in searcher.answers])
             costs.append(dataclasses.replace(searcher.cost, seconds=0))
+        # Another length of the same shapes meets a program that is there.
+        searcher.search(features, 1.0, 190.0, sentences, query_tokens=query_tokens, **asked[0])
     assert searcher.compile_count == len(asked), searcher.compile_count
     return answers, results, costs
 

@@ -56,12 +56,18 @@ class Adapter(nnx.Module):
 
 
 class FakeGrounder(nnx.Module):
-    """Grounder's signature, three small products inside."""
+    """Grounder's signatures, three small products inside."""
 
     def __init__(self, key, dropout=0.1):
         self.llm, self.adapter, self.dropout = LLM(key), Adapter(key), dropout
 
-    def __call__(self, prefix, video, tokens, *, dropout_key=None):
+    def __call__(self, prefix, video, tokens):
+        return self.logits(self.hidden(prefix, video, tokens))
+
+    def logits(self, hidden):
+        return (hidden @ self.llm.embedding[...].T).astype(jnp.float32)
+
+    def hidden(self, prefix, video, tokens, *, dropout_key=None):
         layers = self.llm.layers
         embed = self.llm.embedding[...]
         context = (video @ self.adapter.kernel[...]).mean(1, keepdims=True) + embed[prefix].mean(0)
@@ -70,8 +76,7 @@ class FakeGrounder(nnx.Module):
         if dropout_key is not None:
             keep = jax.random.bernoulli(dropout_key, 1 - self.dropout, h.shape)
             low = jnp.where(keep, h / (1 - self.dropout), 0)
-        h = h @ layers.kernel[...] + low @ layers.lora_a[...] @ layers.lora_b[...]
-        return (h @ embed.T).astype(jnp.float32)
+        return h @ layers.kernel[...] + low @ layers.lora_a[...] @ layers.lora_b[...]
 
 
 def record(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

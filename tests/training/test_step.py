@@ -1,6 +1,8 @@
 """The train step: loss on answer tokens, frozen parts untouched, dropout, one compilation."""
 
 import dataclasses
+import functools
+import math
 
 import fake_run
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import loop
+from revision_jax.training import loop, step
 from revision_jax.training.step import answer_loss
 
 
@@ -26,6 +28,42 @@ def test_masked_places_do_not_matter():
     tokens, mask = jnp.zeros((1, 2), int), jnp.array([[True, False]])
     logits = jnp.zeros((1, 2, 4)).at[0, 1].set(jnp.array([jnp.inf, 0, 0, 0]))
     assert answer_loss(logits, tokens, mask)[0] == pytest.approx(np.log(4))
+
+
+@pytest.mark.parametrize("texts, count", [((), None), ((2,), 7.0)])
+def test_the_head_at_answers_alone_gives_the_loss_and_gradients_of_the_whole(texts, count):
+    length, width, words = 3 * step.HEAD_BLOCK - 2, 4, 9
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (3, *texts, length)
+    hidden, kernel = jax.random.normal(keys[0], (*shape, width)), jax.random.normal(keys[1], (width, words))
+    tokens = jax.random.randint(keys[2], shape, 0, words)
+    made = []  # rows of logits, told at run time
+
+    def head(kernel, rows):
+        jax.debug.callback(lambda x: made.append(x.size // width), rows)
+        return rows @ kernel
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def of_answers(hidden, kernel, mask):
+        return step.head_loss(functools.partial(head, kernel), hidden, tokens, mask, count)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def of_all(hidden, kernel, mask):
+        return answer_loss(hidden @ kernel, tokens, mask, count)
+
+    few = jax.random.bernoulli(keys[3], 0.1, shape)
+    blocks = {"few": (few, 1), "none in a text": (few.at[0].set(False), 1), "all": (jnp.ones(shape, bool), 3)}
+    for name, (mask, needed) in blocks.items():
+        assert int(mask.sum(-1).max()) <= needed * step.HEAD_BLOCK
+        made.clear()
+        found = jax.block_until_ready(of_answers(hidden, kernel, mask))
+        jax.effects_barrier()
+        # Twice each: in the backward pass they are made again.
+        assert made == [3 * math.prod(texts) * -(-length // 3)] * 2 * needed, name
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(of_all(hidden, kernel, mask)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def start(**changes):
