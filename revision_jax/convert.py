@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
             check=not args.no_check, spec=args.config, overrides=overrides,
         )  # fmt: skip
         print_files(Path(args.out))
-    except (*user_errors(), ImportError) as error:
+    except user_errors() as error:
         if args.debug:
             raise
         print(f"error: {error}", file=sys.stderr)

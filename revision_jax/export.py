@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         options = {"dtype": args.dtype, "shard_gib": args.shard_gib, "check": not args.no_check}
         export(args.workdir, args.out, args.format, **options)
         print_files(Path(args.out))
-    except (*user_errors(), ImportError) as error:
+    except user_errors() as error:
         if args.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
