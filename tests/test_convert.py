@@ -84,6 +84,17 @@ def test_a_stage_after_it_starts_from_published_directories(published, mesh):
         load_grounder(configs.load(SPECS["long"], rank), mesh)
 
 
+def test_a_stage_of_two_levels_goes_out_merged_and_is_checked_at_both(published, tmp_path):
+    options = {"spec": SPECS["unified"], "overrides": published.overrides("unified"), "check": False}
+    convert.convert("stage", published.stage("unified"), tmp_path / "run", **options)
+    manifest = export(tmp_path / "run", tmp_path / "merged", "huggingface")
+    assert list(manifest["check"]) == ["dense", "sparse"] and manifest["dtype"] == "float32"
+    for check in manifest["check"].values():
+        assert check["passed"] and check["tokens_equal"] == check["tokens"] > 8 and check["max_value"] > 1
+    adapters = {path.name for path in (tmp_path / "merged").glob("*_*.safetensors")}
+    assert adapters == {"mm_projector.safetensors", "sparse_adapter.safetensors"}
+
+
 def test_variant_u_goes_in_and_out_again_exactly(published, tmp_path):
     """Its LoRA becomes a dense run; its adapter, which nothing here runs, is carried along."""
     stage = shutil.copytree(published.stage("dense"), tmp_path / "stage")
