@@ -65,6 +65,7 @@ def convert(
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected what --format {form} names")
+    log.info("hashes the source")
     identity = {
         "made_by": f"revision_jax {__version__}",
         "format": form,
@@ -79,6 +80,8 @@ def convert(
             checked = CONVERTERS[form](source, folder, dtype, int(shard_gib * 2**30))
         if tokenizer and not copy_tokenizer(tokenizer, folder):
             raise ValueError(f"--tokenizer {tokenizer} holds no files of a tokenizer")
+        if check:
+            log.info("reads back what was written, and compares it")
         found = checked() if check else {}
         for name, comparison in found.items():
             log.info("check, %s: %s", name, comparison)
@@ -141,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
             check=not args.no_check, spec=args.config, overrides=overrides,
         )  # fmt: skip
         print_files(Path(args.out))
-    except (*user_errors(), ImportError) as error:
+    except user_errors() as error:
         if args.debug:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -80,7 +80,17 @@ def user_errors() -> tuple[type[Exception], ...]:
     from revision_jax.parallel.multihost import Disagreement, JoinError
     from revision_jax.training.loop import NonFiniteLoss
 
-    return (ValueError, OSError, NotImplementedError, CheckpointError, NonFiniteLoss, Disagreement, JoinError)
+    # ImportError: PyTorch is optional, and a base in .bin files needs it.
+    return (
+        ValueError,
+        OSError,
+        ImportError,
+        NotImplementedError,
+        CheckpointError,
+        NonFiniteLoss,
+        Disagreement,
+        JoinError,
+    )
 
 
 def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> dict:
@@ -95,6 +105,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     from revision_jax.parallel.mesh import host_shard, local_mesh, make_mesh
     from revision_jax.training import loop
     from revision_jax.training.datasets import check_files, prepare_data
+    from revision_jax.training.parts import check_weights
     from revision_jax.training.stages import make_task
     from revision_jax.training.workdir import check_workdir
 
@@ -103,6 +114,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     check_equal_hosts(config)
     check_workdir(workdir, config)
     check_files(config)
+    check_weights(config)
     mesh = make_mesh(**config.mesh)
 
     # ------------------------------------------------------------------------------- data

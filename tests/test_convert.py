@@ -1,21 +1,26 @@
 """The convert verb: runs from published stages, models from others' files, and bad input that leaves nothing behind."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from tiny_base import overrides_of
 from tiny_published import SPECS
+from tiny_torch import unified_tensors
 
 from revision_jax import config as configs
-from revision_jax import convert
+from revision_jax import convert, train
 from revision_jax.checkpoint import CheckpointError
 from revision_jax.export import export
 from revision_jax.interop.clip import load_clip
 from revision_jax.interop.files import read_tensors
+from revision_jax.interop.table import flat_params
 from revision_jax.interop.weights import Weights
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training import exporting, loop
@@ -37,15 +42,20 @@ def test_a_published_stage_becomes_a_run_and_goes_out_again_exactly(stage, publi
     assert list(manifest["check"]) == list(exporting.LEVELS[stage])
     assert manifest["source"]["path"].endswith(stage) and len(manifest["source"]["sha256"]) == 64
     export(tmp_path / "run", tmp_path / "again", "revisionllm", check=False)
+    assert equal_files(published.stage(stage), tmp_path / "again") >= 28  # two halves of seven layers in two blocks
+
+
+def equal_files(one, two):
+    """Asserts that two stage directories hold the same tensors to the bit; returns how many."""
     compared = 0
-    for path in published.stage(stage).iterdir():
+    for path in one.iterdir():
         if path.suffix in (".bin", ".safetensors"):
-            before, after = read_tensors(path), read_tensors(tmp_path / "again" / path.name)
+            before, after = read_tensors(path), read_tensors(two / path.name)
             assert before.keys() == after.keys()
             for key in before:
                 np.testing.assert_array_equal(after[key], before[key], strict=True)
             compared += len(before)
-    assert compared >= 28  # two halves of seven layers in two blocks
+    return compared
 
 
 def test_a_converted_run_does_not_resume_but_a_stage_starts_from_it(published, mesh, tmp_path):
@@ -72,6 +82,34 @@ def test_a_stage_after_it_starts_from_published_directories(published, mesh):
     rank = published.overrides("long", init__dense=str(published.stage("dense")), lora__rank=4, lora__alpha=1.0)
     with pytest.raises(configs.ConfigError, match=r"(?s)adapter_config.json.*lora.rank: 3 there, 4 here.*lora.alpha"):
         load_grounder(configs.load(SPECS["long"], rank), mesh)
+
+
+def test_a_stage_of_two_levels_goes_out_merged_and_is_checked_at_both(published, tmp_path):
+    options = {"spec": SPECS["unified"], "overrides": published.overrides("unified"), "check": False}
+    convert.convert("stage", published.stage("unified"), tmp_path / "run", **options)
+    manifest = export(tmp_path / "run", tmp_path / "merged", "huggingface")
+    assert list(manifest["check"]) == ["dense", "sparse"] and manifest["dtype"] == "float32"
+    for check in manifest["check"].values():
+        assert check["passed"] and check["tokens_equal"] == check["tokens"] > 8 and check["max_value"] > 1
+    adapters = {path.name for path in (tmp_path / "merged").glob("*_*.safetensors")}
+    assert adapters == {"mm_projector.safetensors", "sparse_adapter.safetensors"}
+
+
+def test_variant_u_goes_in_and_out_again_exactly(published, tmp_path):
+    """Its LoRA becomes a dense run; its adapter, which nothing here runs, is carried along."""
+    stage = shutil.copytree(published.stage("dense"), tmp_path / "stage")
+    tensors = {f"base_model.model.model.{key}": value for key, value in unified_tensors(16, 24, 16).items()}
+    torch.save(tensors, stage / "non_lora_trainables.bin")
+    manifest = convert.convert(
+        "stage", stage, tmp_path / "run", spec=SPECS["dense"], overrides=published.overrides("dense")
+    )
+    assert manifest["check"]["dense"]["max_difference"] == 0
+    export(tmp_path / "run", tmp_path / "again", "revisionllm")
+    assert equal_files(stage, tmp_path / "again") == 28 + len(tensors) + 2
+    export(tmp_path / "run", tmp_path / "merged", "huggingface", check=False)
+    found = read_tensors(tmp_path / "merged/unified_adapter.safetensors")
+    assert found.keys() == {key.removeprefix("base_model.model.model.") for key in tensors}
+    assert "`unified_adapter.safetensors`" in (tmp_path / "merged/README.md").read_text()
 
 
 def test_training_does_not_go_on_inside_a_converted_run(published, chain, tmp_path, mesh):
@@ -265,6 +303,65 @@ def test_train_and_ground_ran_from_pytorchs_files(trained_run, capfd):
 
 
 def _files(path):
-    from pathlib import Path
-
     return Path(path).iterdir() if Path(path).is_dir() else [Path(path)]
+
+
+def test_pytorchs_files_and_safetensors_give_one_grounder(published, mesh, tmp_path):
+    base = published.folder / "base"
+    for form, source in (("llama", "llm"), ("clip", "clip"), ("projector", "mm_projector.bin")):
+        convert.convert(form, base / source, tmp_path / form, check=False)
+    paths = {"llm": "llama", "clip": "clip", "projector": "projector/projector.safetensors"}
+    ours = published.overrides("dense") | {f"base.{role}": str(tmp_path / path) for role, path in paths.items()}
+    one, two = (
+        flat_params(load_grounder(configs.load(SPECS["dense"], given), mesh))
+        for given in (published.overrides("dense"), ours)
+    )
+    assert one.keys() == two.keys() and len(one) > 20
+    for path in one:
+        np.testing.assert_array_equal(one[path][...], two[path][...])
+
+
+def _spoil_llm(base):
+    sorted((base / "llm").glob("pytorch_model-*.bin"))[1].unlink()
+
+
+def _cut_llm(base):
+    shard = sorted((base / "llm").glob("pytorch_model-*.bin"))[0]
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+
+
+def _spoil_clip(base):
+    raw = json.loads((base / "clip/config.json").read_text())
+    (base / "clip/config.json").write_text(json.dumps(raw | {"projection_dim": 512}))
+
+
+def _spoil_projector(base):
+    torch.save({"model.mm_projector.weight": Stranger()}, base / "mm_projector.bin")
+
+
+def _other_projector(base):
+    torch.save(
+        {"mm_projector.weight": torch.ones(40, 16), "mm_projector.bias": torch.ones(40)}, base / "mm_projector.bin"
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil, told",
+    [
+        (_spoil_llm, r"weight files are missing: .*pytorch_model-00002-of-00002.bin.*says that they hold .*model\."),
+        (_cut_llm, r"pytorch_model-00001-of-00002.bin: not a whole PyTorch archive .*should hold .*model\."),
+        (_spoil_clip, r"clip/config.json has projection_dim 512 \(ViT-B/32 or B/16\).*mm_projector.bin"),
+        (_spoil_projector, r"mm_projector.bin: holds more than tensors"),
+        (_other_projector, r"mm_projector.bin gives width 40; base.llm, .*llm, has hidden_size 16"),
+    ],
+)
+def test_train_refuses_a_bad_base_before_anything_is_made(spoil, told, published, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spoil(shutil.copytree(published.folder / "base", tmp_path / "base"))
+    overrides = overrides_of(tmp_path / "base", tmp_path / "data")
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    before = sorted(tmp_path.rglob("*"))
+    assert train.main(["--workdir", str(tmp_path / "run"), *flags]) == 2
+    text = capsys.readouterr().err
+    assert re.search(told, text) and "executed" not in text
+    assert sorted(tmp_path.rglob("*")) == before

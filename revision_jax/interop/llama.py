@@ -17,6 +17,7 @@ from revision_jax.interop.table import (
     export_params,
     flat_params,
     import_params,
+    match,
 )
 from revision_jax.interop.weights import Weights
 from revision_jax.models.llama import Llama, LlamaConfig
@@ -79,6 +80,17 @@ def _rope(raw: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     theta = float(scaling.pop("rope_theta", raw.get("rope_theta", 1e4)))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     return theta, None if kind == "default" else scaling
+
+
+def check_llama(directory: str | Path) -> LlamaConfig:
+    """Whether a directory holds whole files with every tensor its config.json promises: only headers are read.
+
+    Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
+    """
+    config = read_llama_config(directory)
+    params = flat_params(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    match(llama_table(config), Weights(directory), params, directory)
+    return config
 
 
 def load_llama(

@@ -108,12 +108,13 @@ def write_lora(lora: LoRA, directory: str | Path, *, base: str, dtype: Any = np.
     tensors = export_params(lora_table(lora.config.targets), lora.arrays)
     tensors = {key: value.astype(dtype) for key, value in tensors.items()}
     save_file(tensors, directory / f"{MODEL}.safetensors", metadata={"format": "pt"})
+    alpha = lora.config.alpha
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": lora.config.rank,
-        "lora_alpha": lora.config.alpha,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,  # whole where it can be, as PEFT writes it
         "lora_dropout": lora.config.dropout,
         "target_modules": list(lora.config.targets),
         "bias": "none",

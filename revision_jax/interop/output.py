@@ -25,6 +25,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "generation_config.json",
 )
 
 
@@ -67,7 +68,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> list[str]:
-    """Copies the files of a tokenizer and of image preprocessing that are there; returns their names."""
+    """Copies the files of a tokenizer, of image preprocessing and of generation that are there; returns their names."""
     names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
     for name in names:
         shutil.copyfile(Path(source) / name, Path(target) / name)

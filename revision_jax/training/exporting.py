@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
 from revision_jax.config import resolve_path
 from revision_jax.interop.adapter import (
@@ -25,12 +26,14 @@ from revision_jax.interop.merged import MergedLlama
 from revision_jax.interop.output import byte_progress, copy_tokenizer, write_json
 from revision_jax.interop.shards import write_shards
 from revision_jax.interop.stage import PROJECTOR, Adapter, Stage, read_stage, write_projector, write_stage
+from revision_jax.interop.unified import write_unified
 from revision_jax.interop.weights import Weights
+from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.parts import make_prompt_encoder
-from revision_jax.training.run_parts import RunParts
+from revision_jax.training.run_parts import UNIFIED, RunParts
 
-ADAPTER_FILES = {"dense": "mm_projector.safetensors", "sparse": "sparse_adapter.safetensors"}
+ADAPTER_FILES = {"dense": "mm_projector.safetensors", "sparse": "sparse_adapter.safetensors", "unified": UNIFIED}
 SECOND_ADAPTER = "sparse_adapter.bin"  # of variant U here, whose one LoRA serves both levels
 # Stage -> the levels at which its model answers; the first is the one whose adapter stands at `mm_projector`.
 LEVELS = {
@@ -63,7 +66,7 @@ def write_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, dty
         write_projector(adapter, folder / PROJECTOR, dtype=dtype)
         return
     trained = trained_by(config.trainable, ["adapter/kernel" if level == "dense" else "sparse/global_rep_token"])
-    stage = Stage(parts.lora, adapter if trained else None, None if trained else adapter)
+    stage = Stage(parts.lora, adapter if trained else parts.unified, None if trained else adapter)
     write_stage(stage, folder, base=config.base.llm, dtype=dtype)
     if config.stage == "unified":
         write_projector(parts.sparse, folder / SECOND_ADAPTER, dtype=dtype)
@@ -74,10 +77,16 @@ def read_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, base
     if parts.lora is None:
         return Held(base, None, {level: load_dense_adapter(folder / PROJECTOR)})
     stage = read_stage(folder, parts.llm, **sparse_options(config))
-    adapters = {level: stage.trained or stage.frozen}
+    adapters = {level: adapter_of(stage, level)}
     if config.stage == "unified":
         adapters["sparse"] = load_sparse_adapter(folder / SECOND_ADAPTER, **sparse_options(config))
     return Held(base, stage.lora, adapters)
+
+
+def adapter_of(stage: Stage, level: str) -> Adapter | None:
+    """A stage directory's own adapter of a level, None where it has none."""
+    kind = {"dense": DenseAdapter, "sparse": SparseAdapter}[level]
+    return next((adapter for adapter in (stage.trained, stage.frozen) if isinstance(adapter, kind)), None)
 
 
 # ------------------------------------------------------------------------------------------------- huggingface
@@ -94,6 +103,8 @@ def write_merged(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, 
     save_projector(parts.dense, folder / ADAPTER_FILES["dense"])
     if parts.sparse is not None:
         save_sparse_adapter(parts.sparse, folder / ADAPTER_FILES["sparse"])
+    if parts.unified is not None:
+        save_file(write_unified(parts.unified), folder / ADAPTER_FILES["unified"])
 
 
 def read_merged(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:

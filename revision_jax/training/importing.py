@@ -18,14 +18,13 @@ from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_log
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.stage import PROJECTOR, Stage, adapter_arrays, read_stage, write_unified
 from revision_jax.interop.weights import Weights
-from revision_jax.training.exporting import LEVELS, sparse_options
+from revision_jax.training.exporting import LEVELS, adapter_of, sparse_options
 from revision_jax.training.parts import fingerprints, make_prompt_encoder, trained_by_predecessors
 from revision_jax.training.predecessors import check_lora
-from revision_jax.training.run_parts import abstract_grounder, restore_parts
+from revision_jax.training.run_parts import UNIFIED, abstract_grounder, restore_parts
 from revision_jax.training.state import split_by_table
 from revision_jax.training.workdir import open_workdir
 
-UNIFIED = "unified_adapter.safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +32,7 @@ def import_stage(config: ConfigDict, source: Path, workdir: Path, mesh: Mesh) ->
     """Fills a work folder with what a stage directory trained.
 
     What the stage did not train must be what the config names (`base.projector`, `init.*`): it is compared. Variant U's
-    adapter, which has no module here, goes beside the checkpoint as `UNIFIED`.
+    adapter, which has no module here, goes beside the checkpoint as `UNIFIED`, and out again with an export.
 
     Raises:
       ConfigError: parts that are missing there, or differ from those that the config names.
@@ -94,19 +93,10 @@ def check_import(config: ConfigDict, source: Path, workdir: Path, mesh: Mesh) ->
     for level in LEVELS[config.stage]:
         adapter = getattr(parts, level)
         given = fixed_input(prompts, adapter)
-        theirs = _adapter_of(stage, level) or adapter
+        theirs = adapter_of(stage, level) or adapter
         logits = [
             grounder_logits(side, parts.llm, given)
             for side in (Parts(base, stage.lora, theirs), Parts(base, parts.lora, adapter))
         ]
         found[level] = compare(*logits, np.float32, given.answers)
     return found
-
-
-def _adapter_of(stage: Stage, level: str):
-    """The directory's own adapter of a level, None where it has none."""
-    named = {"dense": "adapter", "sparse": "sparse"}[level]
-    for adapter in (stage.trained, stage.frozen):
-        if any(path.startswith(f"{named}/") for path in adapter_arrays(adapter)):
-            return adapter
-    return None

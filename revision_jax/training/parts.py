@@ -14,7 +14,7 @@ from revision_jax.config import ConfigError, resolve_path
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.clip import read_clip_config
-from revision_jax.interop.llama import load_llama
+from revision_jax.interop.llama import check_llama, load_llama
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.lora import LoRAConfig
@@ -79,6 +79,16 @@ def report_missing(missing: list[str]) -> None:
         raise ConfigError(f"files are missing; make them, or give each as --config.KEY=PATH:\n{listed}")
 
 
+def check_weights(config: ConfigDict) -> None:
+    """Whether the pretrained parts are whole and fit each other, before data is prepared for hours.
+
+    Raises:
+      ValueError: damaged files, tensors that do not fit, another CLIP than the projector's.
+      FileNotFoundError: a missing shard.
+    """
+    make_dense_adapter(config, check_llama(resolve_path(config.base.llm)).hidden_size)
+
+
 def fingerprints(config: ConfigDict) -> dict[str, dict[str, str]]:
     """Role -> path and content hash of each part that was made before this run, for checkpoints."""
     sha256 = lambda path: fingerprint(resolve_path(path))
@@ -130,30 +140,40 @@ def sees_groups(config: ConfigDict) -> bool:
 
 
 def make_adapters(config: ConfigDict, hidden_size: int) -> tuple[DenseAdapter, SparseAdapter | None]:
-    """The dense adapter, of `base.projector` or fresh where that is what is trained, and a fresh sparse one if needed.
-
-    Raises:
-      ConfigError: a projector for features of another width than `base.clip` gives.
-    """
-    width = read_clip_config(resolve_path(config.base.clip)).projection_dim
-    adapter = DenseAdapter(width, hidden_size, rngs=_rngs(config, 2))
-    if config.base.projector:
-        adapter = load_dense_adapter(resolve_path(config.base.projector))
-        _check_width(config, adapter, width)
-    sparse = None
+    """The dense adapter, and a fresh sparse one if needed."""
+    adapter, sparse = make_dense_adapter(config, hidden_size), None
     if sees_groups(config):
         sparse = SparseAdapter(*adapter.kernel.shape, rngs=_rngs(config, 1), **config.sparse)
     return adapter, sparse
 
 
-def _check_width(config: ConfigDict, adapter: DenseAdapter, width: int) -> None:
-    takes = adapter.kernel.shape[0]
+def make_dense_adapter(config: ConfigDict, hidden_size: int) -> DenseAdapter:
+    """The dense adapter, of `base.projector`, or fresh where that is what is trained.
+
+    Raises:
+      ConfigError: a projector between other widths than `base.clip` and the LLM have.
+    """
+    width = read_clip_config(resolve_path(config.base.clip)).projection_dim
+    if not config.base.projector:
+        return DenseAdapter(width, hidden_size, rngs=_rngs(config, 2))
+    adapter = load_dense_adapter(resolve_path(config.base.projector))
+    _check_width(config, adapter, width, hidden_size)
+    return adapter
+
+
+def _check_width(config: ConfigDict, adapter: DenseAdapter, width: int, hidden_size: int) -> None:
+    takes, gives = adapter.kernel.shape
+    if gives != hidden_size:
+        raise ConfigError(
+            f"base.projector: {resolve_path(config.base.projector)} gives width {gives}; base.llm, "
+            f"{resolve_path(config.base.llm)}, has hidden_size {hidden_size}. Give the projector made for this LLM."
+        )
     if takes != width:
         known = {512: "ViT-B/32 or B/16", 768: "ViT-L/14"}
         name = lambda width: f"{width} ({known[width]})" if width in known else str(width)
         raise ConfigError(
             f"base.clip: {resolve_path(config.base.clip)}/config.json has projection_dim {name(width)}, but the weight "
-            f"of base.projector, {resolve_path(config.base.projector)}, is {(adapter.kernel.shape[::-1])}: it takes "
+            f"of base.projector, {resolve_path(config.base.projector)}, is {adapter.kernel.shape[::-1]}: it takes "
             f"features of width {name(takes)}. Give the CLIP that the projector was trained with."
         )
 

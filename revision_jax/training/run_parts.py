@@ -1,5 +1,6 @@
 """What a run's model has beside its base LLM: LoRA and adapters, restored without reading the LLM's weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError, resolve_path
+from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import is_lora_path, read_llama_config
 from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import flat_params
+from revision_jax.interop.unified import read_unified
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama, LlamaConfig
@@ -28,6 +31,8 @@ from revision_jax.training.parts import (
 from revision_jax.training.predecessors import missing_predecessors
 from revision_jax.training.state import Arrays, Module, split_by_table, take_apart
 
+UNIFIED = "unified_adapter.safetensors"  # in the work folder of a run that was made of variant U's published layout
+
 
 class RunParts(NamedTuple):
     """A trained run without its base LLM.
@@ -37,6 +42,7 @@ class RunParts(NamedTuple):
       lora: the LoRA as the run's model has it, trained here or before; None in the align stage, which has none.
       dense, sparse: the adapters; `sparse` is None where the stage has none.
       step: steps it was trained.
+      unified: the adapter of variant U as it was published, path -> array; it is carried along, never run.
     """
 
     llm: LlamaConfig
@@ -44,6 +50,7 @@ class RunParts(NamedTuple):
     dense: DenseAdapter
     sparse: SparseAdapter | None
     step: int
+    unified: Mapping[str, np.ndarray] | None = None
 
 
 def abstract_grounder(config: ConfigDict, mesh: Mesh) -> tuple[Module, dict[str, jax.ShapeDtypeStruct], Arrays]:
@@ -85,7 +92,9 @@ def restore_parts(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> RunPar
     fill(dense, arrays, "adapter")
     if sparse is not None:
         fill(sparse, arrays, "sparse")
-    return RunParts(sizes, LoRA(LoRAConfig(**config.lora), lora) if lora else None, dense, sparse, step)
+    carried = Path(workdir) / UNIFIED
+    unified = read_unified(read_tensors(carried), str(carried)) if carried.is_file() else None
+    return RunParts(sizes, LoRA(LoRAConfig(**config.lora), lora) if lora else None, dense, sparse, step, unified)
 
 
 def fill(module: nnx.Module, arrays: Arrays, name: str) -> None:

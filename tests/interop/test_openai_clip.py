@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from revision_jax.convert import convert
@@ -113,6 +114,9 @@ def test_converted_it_computes_the_same_features(openai, tmp_path, as_state_dict
     manifest = convert("openai-clip", path, tmp_path / "clip", tokenizer=str(tmp_path / "tokenizer"))
     assert all(found["passed"] and found["max_difference"] == 0 for found in manifest["check"].values())
     assert (tmp_path / "clip/tokenizer.json").is_file()
+    hf, info = transformers.CLIPModel.from_pretrained(tmp_path / "clip", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert_same_weights(hf.state_dict(), module.state_dict())
     clip = load_clip(tmp_path / "clip")
     assert clip.config.vision.image_size == SIZE and clip.config.text.num_layers == 3
     with torch.no_grad():
@@ -122,6 +126,39 @@ def test_converted_it_computes_the_same_features(openai, tmp_path, as_state_dict
     ours = clip.encode_text(tokens.numpy())
     close(ours[0], features)
     close(ours[1], text)
+
+
+def assert_same_weights(hf, openai):
+    """Every weight of OpenAI's module is in transformers', to the bit. Written apart from the table in the package."""
+    plain = {
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "logit_scale": "logit_scale",
+    }
+    expected = {theirs: openai[ours] for ours, theirs in plain.items()}
+    expected["visual_projection.weight"] = openai["visual.proj"].T
+    expected["text_projection.weight"] = openai["text_projection"].T
+    for kind in ("weight", "bias"):
+        expected[f"vision_model.pre_layrnorm.{kind}"] = openai[f"visual.ln_pre.{kind}"]
+        expected[f"vision_model.post_layernorm.{kind}"] = openai[f"visual.ln_post.{kind}"]
+        expected[f"text_model.final_layer_norm.{kind}"] = openai[f"ln_final.{kind}"]
+        for tower, prefix, layers in (("vision", "visual.", 2), ("text", "", 3)):
+            for i in range(layers):
+                ours, theirs = f"{prefix}transformer.resblocks.{i}", f"{tower}_model.encoder.layers.{i}"
+                stacked = openai[f"{ours}.attn.in_proj_{kind}"].chunk(3)
+                expected |= {f"{theirs}.self_attn.{p}_proj.{kind}": part for p, part in zip("qkv", stacked)}
+                expected[f"{theirs}.self_attn.out_proj.{kind}"] = openai[f"{ours}.attn.out_proj.{kind}"]
+                for n in (1, 2):
+                    expected[f"{theirs}.layer_norm{n}.{kind}"] = openai[f"{ours}.ln_{n}.{kind}"]
+                expected[f"{theirs}.mlp.fc1.{kind}"] = openai[f"{ours}.mlp.c_fc.{kind}"]
+                expected[f"{theirs}.mlp.fc2.{kind}"] = openai[f"{ours}.mlp.c_proj.{kind}"]
+    found = {key: tensor for key, tensor in hf.items() if not key.endswith("position_ids")}
+    assert found.keys() == expected.keys()
+    for key in expected:
+        assert torch.equal(found[key], expected[key]), key
 
 
 def test_other_models_are_refused(openai, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_torch import lora_of, sparse_tensors, tiny_llama
+from tiny_torch import lora_of, sparse_tensors, tiny_llama, unified_tensors
 
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import read_llama_config
@@ -24,14 +24,7 @@ def sparse():
 
 
 def unified():
-    generator = torch.Generator().manual_seed(4)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)
-    return {f"cross_attn.{key}": value for key, value in sparse_tensors(HIDDEN, 24, None).items()} | {
-        "cross_attn.text_mm_projector.weight": draw(HIDDEN, WIDTH),
-        "cross_attn.text_mm_projector.bias": draw(HIDDEN),
-        "alternate_layer_norm.weight": draw(HIDDEN),
-        "alternate_layer_norm.bias": draw(HIDDEN),
-    }
+    return unified_tensors(WIDTH, 24, HIDDEN)
 
 
 @pytest.fixture(scope="module")

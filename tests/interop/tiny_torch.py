@@ -33,6 +33,18 @@ def lora_of(model, rank: int = 3, alpha: int = 6, targets=LINEARS, seed: int = 1
     return adapted.eval()
 
 
+def unified_tensors(width: int, mlp: int, hidden: int) -> dict[str, torch.Tensor]:
+    """Variant U's state dict under its published names."""
+    generator = torch.Generator().manual_seed(4)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    return {f"cross_attn.{key}": value for key, value in sparse_tensors(hidden, mlp, None).items()} | {
+        "cross_attn.text_mm_projector.weight": draw(hidden, width),
+        "cross_attn.text_mm_projector.bias": draw(hidden),
+        "alternate_layer_norm.weight": draw(hidden),
+        "alternate_layer_norm.bias": draw(hidden),
+    }
+
+
 def sparse_tensors(width: int, mlp: int, hidden: int | None, layers: int = 2) -> dict[str, torch.Tensor]:
     """The sparse adapter's state dict under its published names; without a projection where `hidden` is None."""
     generator = torch.Generator().manual_seed(2)
