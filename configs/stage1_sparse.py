@@ -26,7 +26,7 @@ STAGE = {
 PAPER = {"train.batch_size": 32, "train.epochs": 1}
 PRESETS = {
     # 8 videos are learned by heart: 64 hours hold 6,600 events. Random windows only: what a window is about is what
-    # decides which ones are looked into, and near misses keep it from being learned at all in so few steps.
+    # decides which ones are looked into, and with three near misses in ten negatives nothing was learned in 600 steps.
     "tiny": {"prompt.max_text_tokens": 32, "train.batch_size": 32, "train.steps": 600}
     | {"data.train_videos": 64, "data.near_miss_fraction": 0.0},
     "mad": PAPER | {"init.dense": "runs/stage1-mad"},
