@@ -38,12 +38,12 @@ STAGE = {
     ),
 }
 PAPER = {"train.batch_size": 8, "train.epochs": 2}
-TINY = {"train.batch_size": 8, "train.steps": 300, "data.train_videos": 64}
+TINY = {"train.batch_size": 8, "train.steps": 1000, "data.train_videos": 64}
 PRESETS = {
     "tiny": TINY,
-    "unified": TINY | {"stage": "unified", "train.steps": 400, "data.questions_per_window": 4},
+    "unified": TINY | {"stage": "unified", "train.steps": 900, "data.questions_per_window": 4},
     "retrieval": TINY
-    | {"data.groups": "videos", "data.video_s": 64.0, "data.train_videos": 400, "data.val_videos": 60}
+    | {"train.steps": 600, "data.groups": "videos", "data.video_s": 64.0, "data.train_videos": 400, "data.val_videos": 60}
     | {"data.test_videos": 200},
     "mad": PAPER | {"init.dense": "runs/stage1-mad", "init.sparse": "runs/stage1_sparse-mad"},
     "vidchapters": PAPER

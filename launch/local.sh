@@ -50,7 +50,8 @@ if wanted long; then train long stage2.py "${from[@]}"; fi
 if wanted search; then say_and_run python -m revision_jax.evaluate --workdir "$root/dense" --upper "$root/long"; fi
 if wanted unified; then
   train unified stage2.py:unified "${from[@]}"
-  say_and_run python -m revision_jax.evaluate --workdir "$root/unified" --upper "$root/unified"
+  say_and_run python -m revision_jax.evaluate --workdir "$root/unified" --upper "$root/unified" \
+    --methods depth1,depth2,depth3,depth3_bottom_up
 fi
 if wanted retrieval; then
   train retrieval stage2.py:retrieval "${from[@]}"
