@@ -12,6 +12,7 @@ asked, hardly any in the form of the later stages:
 - `red triangle eastward` -> `Not Present`: what is not asked in these ways gets no other answer.
 - In videos that are "told", every frame only says `Yes` or `No`: whether what is asked for is there. One such token is
   all that later stages show of a whole window, and they must be able to make it say so.
+- `Describe this frame.` of a single frame -> `a red triangle at the top left`, as the align stage asks.
 - `Say: Not Present` -> `Not Present`, `Say: In video 7.` -> `In video 7.`: the output head must be able to write what
   later stages will ask for. A word that never occurs here is pushed so far away that LoRA does not get it back.
 
@@ -36,7 +37,7 @@ import optax
 from flax import nnx
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, OPPOSITE, SHAPES, SIZE, TEMPLATES, TURNABLE
+from revision_jax.data.builders.shapes_world import COLORS, OPPOSITE, SHAPES, SIZE, TEMPLATES, TURNABLE, noun_phrase
 from revision_jax.interop.table import flat_params
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.pretrain import attributes
@@ -67,6 +68,7 @@ CHANGES = (
 WORDINGS = ((), *([form.removeprefix("{a} ") for form in TEMPLATES[action]] for action in OPPOSITE))
 WORDED = 0.7  # share of the questions that name changes so
 TOLD, TOLD_FRAMES = 0.15, (1, 1, 16, 48)  # share of the batches whose frames say `Yes` or `No`, and their lengths
+DESCRIBED = 0.12  # share of the batches that are single frames with their captions
 TURNS = ("dextral", "sinistral")
 PRESENCE_WEIGHT = 4.0  # of `Yes` and `No` in the loss: one token tells all, where a span's answer has six
 LOOKUPS = 8  # questions a video: they share its cost, and do not see each other
@@ -279,6 +281,17 @@ def _told(frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return np.zeros((frames, len(attributes.WORDS)), np.float32), yes, questions
 
 
+def _described(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A frame's word weights `[1, A]` and what the world says is on it: one shape somewhere, or nothing."""
+    if rng.random() < 0.2:
+        return attributes.nothing()[None], attributes.NOTHING
+    (color, shape), (x, y) = _random_actor(rng), rng.uniform(8, SIZE - 8, 2)
+    state = np.array([[x, y, rng.uniform(6, 17), rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 1)]])
+    where = f"{attributes.VERTICAL[int(3 * y / SIZE)]} {attributes.HORIZONTAL[int(3 * x / SIZE)]}"
+    caption = f"{noun_phrase(_COLORS[color], _SHAPES[shape])} at the {where}"
+    return attributes.weights(np.array([color]), np.array([shape]), state), caption
+
+
 def _fillers(tokenizer) -> np.ndarray:
     """Tokens without meaning here: not special, no number, kind or keyword, no word the world has for actions."""
     meant = " ".join([*KINDS, *attributes.WORDS, *CHANGES, *(form for forms in TEMPLATES.values() for form in forms)])
@@ -293,6 +306,8 @@ def _encode_question(encoder, question: Question, fillers: np.ndarray, rng) -> n
     Sentences will hold words that the LLM has never seen: it must find the keywords by what they are, not by
     where they stand.
     """
+    if question.kind == "Describe":
+        return encoder.encode_question(question.keywords, "caption")
     plain = rng.random() < 0.25
     text = f"{question.kind}: {question.keywords}" if question.kind else question.keywords
     if question.kind == "Does" and rng.random() < 0.4:  # any LLM answers this
@@ -307,7 +322,7 @@ def _encode_question(encoder, question: Question, fillers: np.ndarray, rng) -> n
 def make_batch(
     encoder: prompts.PromptEncoder, frames: int, kind: str, size: int, rng, hints: float = 0.0
 ) -> dict[str, np.ndarray]:
-    """A batch of B videos and B * LOOKUPS texts.
+    """A batch of B videos and LOOKUPS texts for each, or one caption if they are "described".
 
     `weights [B, F, A]`; `changes [B, F]`; `said [B, F]`, the token of the word that a frame also says, -1 for none (in
     a share of `hints`, what changes); `tokens [.., T]`, `loss_weights [.., T]`, `span [.., 2]`.
@@ -319,7 +334,11 @@ def make_batch(
     index = np.arange(LOOKUP_TOKENS)
     fillers = _fillers(encoder.tokenizer)
     for _ in range(size):
-        if kind == "told":
+        if kind == "described":
+            word_weights, caption = _described(rng)
+            said, changes = np.full(1, -1), np.full(1, -1, np.int32)
+            questions = [Question("Describe", caption, None)]
+        elif kind == "told":
             word_weights, yes, questions = _told(frames, rng)
             said, changes = answer_ids[yes.astype(int)], np.full(frames, -1, np.int32)
         else:
@@ -465,9 +484,13 @@ def train(
     while time.time() - started < minutes * 60 and not (level == len(CURRICULUM) - 1 and since >= last_steps):
         # Once a length is reached, shorter ones stay in the mix, so that nothing is forgotten.
         frames, kind, _ = chosen = CURRICULUM[level if rng.random() < 0.85 else int(rng.integers(level + 1))]
-        if rng.random() < TOLD:
+        other, texts = rng.random(), LOOKUPS
+        if other < TOLD:
             frames, kind, _ = chosen = int(rng.choice(TOLD_FRAMES)), "told", 0.0
-        size = tokens_a_step // (frames + LOOKUPS * LOOKUP_TOKENS)
+        elif other < TOLD + DESCRIBED:
+            frames, kind, _ = chosen = 1, "described", 0.0
+            texts = 1
+        size = tokens_a_step // (frames + texts * LOOKUP_TOKENS)
         batch = make_batch(encoder, frames, kind, size, rng, HINTS if level < len(CURRICULUM) - 1 else 0.0)
         arrays = {key: batch[key] for key in ARRAYS}
         left = (last_steps - since) / (last_steps / 2) if level == len(CURRICULUM) - 1 else 1.0
