@@ -1,6 +1,7 @@
 """Score a trained run on held-out videos: `python -m revision_jax.evaluate --help`."""
 
 import argparse
+import functools
 import logging
 import sys
 import time
@@ -217,7 +218,6 @@ def evaluate_run(
     import jax
 
     from revision_jax import config as configs
-    from revision_jax.evaluation import hosts
     from revision_jax.parallel import multihost
     from revision_jax.parallel.mesh import make_mesh
     from revision_jax.training.datasets import other_split, prepare_data
@@ -240,10 +240,8 @@ def evaluate_run(
             directory = prepare_data(upper_config, mesh, splits=(split,))[split]
             return evaluate_clips(upper_config, upper, grounder, chooser, directory=directory, mesh=mesh, split=split)
     splits = {"val"} if data else {"val", split or config.eval.split}
-    if hosts.is_first():
-        prepare_data(config, mesh, splits=tuple(sorted(splits)))
-    hosts.wait_for_all("data")
-    directories = prepare_data(config, mesh, splits=tuple(sorted(splits)))
+    prepare = functools.partial(prepare_data, config, mesh, splits=tuple(sorted(splits)))
+    directories = multihost.one_after_another("data", prepare)
     if data:
         split, path = other_split(config, data)
         directories = {**directories, split: path}

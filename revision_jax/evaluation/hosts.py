@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 
 def own_share(videos: Sequence[str]) -> list[str]:
@@ -25,9 +24,3 @@ def host_logs(path: Path) -> list[Path]:
 def is_first() -> bool:
     """Whether this host writes what belongs to all."""
     return jax.process_index() == 0
-
-
-def wait_for_all(what: str) -> None:
-    """Returns when every host has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

@@ -21,6 +21,7 @@ from revision_jax.evaluation import hosts
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
+from revision_jax.parallel import multihost
 from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
 from revision_jax.search.evaluator import Searcher
@@ -224,9 +225,9 @@ def answer(
                 queries = split.queries[video_id]
                 log.append(name, queries, *ask(split.store, video_id, queries))
                 progress(name, done, len(share))
-    hosts.wait_for_all(f"answered {path.name}")
+    multihost.meet(f"answered {path.name}")
     log.read_others([path, *hosts.host_logs(path)])
-    hosts.wait_for_all(f"read {path.name}")
+    multihost.meet(f"read {path.name}")
     if hosts.is_first():
         log.merge(hosts.host_logs(path))
     return {name: _gathered(split, log, name) for name in methods}

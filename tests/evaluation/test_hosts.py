@@ -18,6 +18,7 @@ from revision_jax.evaluation import hosts
 from revision_jax.evaluation.methods import answer
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
+from revision_jax.parallel import multihost
 
 REPO = Path(revision_jax.__file__).parents[1]
 MEASURED = ("measured", "compilations")  # seconds, memory, and what a process compiled
@@ -92,7 +93,7 @@ def test_part_of_a_run_is_never_scored_as_a_whole(tmp_path, monkeypatch):
 
     ask = lambda store, video_id, queries: ([Prediction(video_id, np.zeros((0, 3)))], Cost(videos=1))
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(hosts, "wait_for_all", lambda what: None)
+    monkeypatch.setattr(multihost, "meet", lambda what: None)
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(ValueError, match="1 of 2 videos were not answered, first 'v1'"):
         answer(_Split(), {"depth1": ask}, path, "a")
