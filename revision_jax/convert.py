@@ -33,6 +33,7 @@ Pickles are read as tensors only: no code in them is run. In the end what was wr
 source on a fixed input (a .gguf with transformers: five prompts and 32 greedy tokens each); DIR/manifest.json has the
 numbers and the source's hash. docs/recipes.md has the published checkpoints' way in, line by line.
 """
+NEXT = "{out} is a run: give it as --workdir to ground and evaluate, or to a later stage as --config.init.*={out}"
 FORMATS = ("stage", "llama", "gguf", "clip", "openai-clip", "projector")
 DTYPES = ("float32", "bfloat16", "float16")
 log = logging.getLogger("revision_jax.convert")  # `__name__` is `__main__` for the verb
@@ -60,8 +61,9 @@ def convert(
     from revision_jax import __version__
     from revision_jax.checkpoint import fingerprint
     from revision_jax.interop.conversion import CONVERTERS
-    from revision_jax.interop.output import MANIFEST, copy_tokenizer, output_folder, write_json
+    from revision_jax.interop.output import MANIFEST, check_free, copy_tokenizer, output_folder, write_json
 
+    check_free(out)
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected what --format {form} names")
@@ -133,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--config.{overrides[0]} has no effect with --format {args.format}")
     if args.dtype and args.format in ("stage", "projector"):
         parser.error(f"--dtype has no effect with --format {args.format}: what is trained is float32")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("revision_jax").setLevel(logging.INFO)
     from revision_jax.report.table import print_files
     from revision_jax.train import user_errors
@@ -144,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
             check=not args.no_check, spec=args.config, overrides=overrides,
         )  # fmt: skip
         print_files(Path(args.out))
+        if args.format == "stage":
+            log.info(NEXT.format(out=args.out))
     except user_errors() as error:
         if args.debug:
             raise

@@ -51,7 +51,7 @@ def export(
     from revision_jax import config as configs
     from revision_jax.checkpoint import fingerprint_trained
     from revision_jax.evaluation.predictions import read_json
-    from revision_jax.interop.output import MANIFEST, output_folder, write_json
+    from revision_jax.interop.output import MANIFEST, check_free, output_folder, write_json
     from revision_jax.interop.weights import Weights, weights_dtype
     from revision_jax.parallel.mesh import make_mesh
     from revision_jax.report.model_card import model_card
@@ -60,6 +60,7 @@ def export(
     from revision_jax.training.run_parts import restore_parts
 
     # ------------------------------------------------------------------------------- the run
+    check_free(out)
     workdir = Path(workdir)
     config = configs.load_json(workdir / "config.json")
     parts = restore_parts(config, workdir, make_mesh(devices=jax.devices()[:1]))
@@ -115,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 after one clear error line."""
     args = make_parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("revision_jax").setLevel(logging.INFO)
     from revision_jax.report.table import print_files
     from revision_jax.train import user_errors

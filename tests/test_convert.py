@@ -15,7 +15,8 @@ from tiny_published import SPECS
 from tiny_torch import unified_tensors
 
 from revision_jax import config as configs
-from revision_jax import convert, train
+from revision_jax import convert, ground, train
+from revision_jax.api import load_run
 from revision_jax.checkpoint import CheckpointError
 from revision_jax.export import export
 from revision_jax.interop.clip import load_clip
@@ -112,13 +113,19 @@ def test_variant_u_goes_in_and_out_again_exactly(published, tmp_path):
     assert "`unified_adapter.safetensors`" in (tmp_path / "merged/README.md").read_text()
 
 
-def test_training_does_not_go_on_inside_a_converted_run(published, chain, tmp_path, mesh):
-    changes = {"data__dir": str(chain.folder / "data")}
-    published.convert("dense", tmp_path / "run", **changes)
-    config = configs.load(SPECS["dense"], published.overrides("dense", **changes))
-    task = make_task(config, chain.directories["train"], mesh)
+def test_a_trained_run_out_and_in_again_finds_the_same_but_does_not_train_on(trained_run, mesh, tmp_path):
+    export(trained_run.workdir, tmp_path / "out", "revisionllm")
+    overrides = configs.flatten(trained_run.config)
+    convert.convert("stage", tmp_path / "out", tmp_path / "run", spec=SPECS["dense"], overrides=overrides)
+    found = []
+    for workdir in (trained_run.workdir, tmp_path / "run"):
+        run = load_run(workdir)
+        results = run.ground(run.encode(trained_run.video), ["a red circle", "a blue star spins"])
+        found.append([result.moments.tolist() for result in results])
+    assert found[0] == found[1] and any(found[0])
+    task = make_task(trained_run.config, trained_run.directories["train"], mesh)
     with pytest.raises(CheckpointError, match=r"converted, with no optimizer.*init\.dense"):
-        loop.run(config, tmp_path / "run", task)
+        loop.run(trained_run.config, tmp_path / "run", task)
 
 
 def test_parts_that_a_stage_was_not_trained_behind_are_refused(published, tmp_path):
@@ -290,8 +297,6 @@ def test_help_shows_an_example_of_each_format(capsys):
 # ----------------------------------------------------------------------------------------------- train and ground
 def test_train_and_ground_ran_from_pytorchs_files(trained_run, capfd):
     """Nothing but paths tells this run's base from another's."""
-    from revision_jax import ground
-
     config = trained_run.config
     names = {role: sorted(p.name for p in _files(path)) for role, path in config.base.items()}
     assert not any(name.endswith(".safetensors") for files in names.values() for name in files)

@@ -29,6 +29,12 @@ TOKENIZER_FILES = (
 )
 
 
+def check_free(out: str | Path) -> None:
+    """Raises ValueError where `out` is there already; for callers with much to read before they write."""
+    if Path(out).exists():
+        raise ValueError(f"{out} exists already; remove it, or give another --out")
+
+
 @contextlib.contextmanager
 def output_folder(out: str | Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends without an error.
@@ -39,9 +45,8 @@ def output_folder(out: str | Path, identity: Mapping[str, Any]) -> Iterator[Path
     Raises:
       ValueError: `out` is there already.
     """
+    check_free(out)
     out = Path(out)
-    if out.exists():
-        raise ValueError(f"{out} exists already; remove it, or give another --out")
     partial = out.with_name(f"{out.name}.partial")
     named = partial / _IDENTITY
     # Through JSON, as it comes back from the file.

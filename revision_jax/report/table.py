@@ -157,7 +157,10 @@ def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Se
 
 
 def print_files(folder: Path) -> None:
-    """Prints the files of a folder and their sizes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    rows = [[str(path.relative_to(folder)), f"{path.stat().st_size / 2**20:,.2f}"] for path in files]
+    """Prints the files of a folder and their sizes; of a folder in it the sum."""
+    rows = []
+    for path in sorted(folder.iterdir()):
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        rows.append([path.name + ("/" if path.is_dir() else ""), f"{size / 2**20:,.2f}"])
     print_rows(str(folder), "", ["file", "MiB"], rows)

@@ -27,7 +27,7 @@ def assert_same(a, b):
 
 
 def sparse():
-    return SparseAdapter(16, 12, mlp_width=24, num_heads=4, num_layers=3, rngs=nnx.Rngs(0))
+    return nnx.jit(lambda: SparseAdapter(16, 12, mlp_width=24, num_heads=4, num_layers=3, rngs=nnx.Rngs(0)))()
 
 
 def test_projector_round_trip(tmp_path):

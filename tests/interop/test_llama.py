@@ -178,7 +178,7 @@ def tiny(**changes):
         num_kv_heads=1,
         head_dim=4,
     )
-    return Llama(dataclasses.replace(config, **changes), rngs=nnx.Rngs(0))
+    return nnx.jit(lambda: Llama(dataclasses.replace(config, **changes), rngs=nnx.Rngs(0)))()
 
 
 def test_wrong_configs_raise(tmp_path):
