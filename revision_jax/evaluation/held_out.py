@@ -22,7 +22,7 @@ from revision_jax.data.groups import LoadGroup, PresenceDrawer, make_group_drawe
 from revision_jax.data.moments import Query
 from revision_jax.data.pipeline import ClipDrawer
 from revision_jax.data.sampling import GroupClip
-from revision_jax.evaluation.predictions import read_json, write_json
+from revision_jax.evaluation.predictions import plain, read_json, write_json
 from revision_jax.metrics.answers import interval_scores, presence_scores
 from revision_jax.parallel.mesh import batch_sharding
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, presence_answers, video_answers
@@ -63,13 +63,13 @@ def evaluate_held_out(
     path = Path(workdir) / "eval" / "metrics.json"
     if not (compilations and compilations["programs"]):  # nothing was left to train: the counters of the first time
         compilations = ((read_json(path) or {}).get("compilations") or {}).get("train_step")
-    metrics = {
+    metrics = plain({
         "stage": config.stage,
         "train_steps": steps,
         "scores": scores,
         "compilations": {"train_step": compilations},
         "device": {"kind": mesh.devices.flat[0].device_kind, "count": mesh.devices.size},
-    }
+    })  # fmt: skip
     write_json(path, metrics)
     print_table(metrics)
     return metrics
@@ -237,5 +237,7 @@ def print_table(metrics: Mapping) -> None:
 
 def _told(key: str, value) -> str:
     if isinstance(value, Mapping):
+        if not value["windows"]:
+            return f"{key}: no windows"
         return f"{key} {value['right']:.1f} % of {value['windows']}"
     return f"{value} {key}" if isinstance(value, int) else f"{key.replace('_', ' ')} {value:.2f}"

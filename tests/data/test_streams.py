@@ -50,8 +50,7 @@ def read(directories, shard, steps, state=None):
 
 def processes(directories, count, steps, state=None):
     """The same in `count` processes at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["revision_jax.data.pipeline"])
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of what is loaded here
     with concurrent.futures.ProcessPoolExecutor(count, mp_context=context) as pool:
         work = [pool.submit(read, directories, (index, count), steps, state) for index in range(count)]
         return [item.result(timeout=300) for item in work]
