@@ -60,13 +60,13 @@ def check(expected, found, name):
             np.testing.assert_array_equal(one, other, err_msg=name)
     assert expected[2][: len(found[2])] == found[2], name
 
-one = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-expected = search(one, ALL)
+expected = search(make_mesh(1, 1, 1, devices=jax.devices()[:1]), ALL)
 assert sum(len(r.moments) for r in expected[1]) > 10 and len(jax.devices()) == 8
-check(expected, search(one, window_block=4, query_batch=1, decode_block=1), "small blocks")
-check(expected, search(one, window_block=64, query_batch=8, decode_block=64, question_tokens=12), "large blocks")
-check(expected, search(make_mesh(8, 1, 1), ALL), "8 shards of windows")
-check(expected, search(make_mesh(2, 2, 2)), "a divided model")
+# Meshes and blocks at once: each program is slow to compile.
+large = dict(window_block=64, query_batch=8, decode_block=64, question_tokens=12)
+check(expected, search(make_mesh(8, 1, 1), ALL, **large), "8 shards of windows, large blocks")
+small = dict(window_block=4, query_batch=1, decode_block=1)
+check(expected, search(make_mesh(2, 2, 2), **small), "a divided model, small blocks")
 print("equal")
 """
 
