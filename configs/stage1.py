@@ -106,7 +106,7 @@ def defaults() -> ConfigDict:
             search=dict(
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
                 policy="top_down",  # of the upper levels: top_down | bottom_up
-                keep=(0.9, 0.58),  # share, or above 1 number, of the windows a level sends down, coarse first
+                keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
                 rescale=0.5,  # bottom_up: power of the upper levels' likelihood in the confidence
                 top_k=50,  # moments kept a query
                 nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped

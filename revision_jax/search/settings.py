@@ -38,7 +38,7 @@ class SearchSettings:
 
     depth: int = 1
     policy: str = "top_down"
-    keep: tuple[float, ...] = (0.9, 0.58)
+    keep: tuple[float, ...] = (0.9, 0.59)
     rescale: float = 0.5
     confidence: str = "inverse_mean_entropy"
     beam: int = 1
