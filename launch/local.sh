@@ -12,7 +12,7 @@ bash launch/local.sh [--seed N] [--root DIR] [--only STAGE,...] [--dry_run]
   --dry_run     print the commands only
 
 The same command again resumes what was stopped. Results: DIR/dense/eval (the search at all depths, report.html),
-DIR/unified/eval (variant U), DIR/retrieval/eval/retrieval.json. Several seeds at a glance:
+DIR/unified/eval-depths (variant U), DIR/retrieval/eval/retrieval.json. Several seeds at a glance:
   python -m revision_jax.benchmarks.seeds runs/local/seed*
 TEXT
 }
@@ -51,7 +51,7 @@ if wanted search; then say_and_run python -m revision_jax.evaluate --workdir "$r
 if wanted unified; then
   train unified stage2.py:unified "${from[@]}"
   say_and_run python -m revision_jax.evaluate --workdir "$root/unified" --upper "$root/unified" \
-    --methods depth1,depth2,depth3,depth3_bottom_up
+    --methods depth1,depth2,depth3,depth3_bottom_up --out eval-depths
 fi
 if wanted retrieval; then
   train retrieval stage2.py:retrieval "${from[@]}"

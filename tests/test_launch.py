@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from revision_jax import config as configs
+from revision_jax import evaluate, train
+from revision_jax.evaluation.options import read_options
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
@@ -169,3 +174,17 @@ def test_arguments_survive_as_they_are():
     done = run("gke_jobset.sh", "--image", "i", "--topology", "v5e-16", "--dry_run", "--", odd)
     args = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert args["containers"][0]["args"] == [odd] and json.dumps(odd) in done.stdout
+
+
+def test_the_commands_of_a_local_run_are_such_as_the_programs_take():
+    lines = [shlex.split(line)[1:] for line in run("local.sh", "--dry_run").stdout.splitlines()]
+    asked = {"train": [], "evaluate": []}
+    for python, _, module, *arguments in lines:
+        assert python == "python"
+        asked[module.removeprefix("revision_jax.")].append(arguments)
+    for arguments in asked["train"]:
+        args, overrides = configs.parse(train.make_parser(), arguments)
+        configs.load(args.config, overrides)
+    for arguments in asked["evaluate"]:
+        read_options(*evaluate.make_parser().parse_known_args(arguments))
+    assert len(asked["train"]) == 6 and len(asked["evaluate"]) == 3

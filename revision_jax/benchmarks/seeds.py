@@ -2,8 +2,8 @@
 
     python -m revision_jax.benchmarks.seeds runs/local/seed0 runs/local/seed1 runs/local/seed2
 
-Reads the `metrics.json` of the runs' searches (dense/eval, unified/eval) and retrieval/eval/retrieval.json; prints one
-table each, and one JSON line. The spread is the sample standard deviation.
+Reads the `metrics.json` of the runs' searches (dense/eval, unified/eval-depths) and retrieval/eval/retrieval.json;
+prints one table each, and one JSON line. The spread is the sample standard deviation.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from revision_jax.evaluation.clips import COLUMNS as RANKS
 from revision_jax.report.table import COLUMNS, method_name, named_methods, print_rows
 
-SEARCHES = {"dense": "LoRA a level", "unified": "one LoRA for all levels (variant U)"}
+SEARCHES = {"dense/eval": "LoRA a level", "unified/eval-depths": "one LoRA for all levels (variant U)"}
 SHOWN = ("R1@.1", "R1@.3", "R5@.3", "mIoU", "frames")
 
 
@@ -71,13 +71,13 @@ def summarise(folders: Sequence[Path]) -> dict:
     tell = lambda score: f"{score['mean']:.1f} ± {score['std']:.1f}"
     note = f"Mean ± standard deviation over {len(folders)} seeds; percent."
     summary: dict = {"benchmark": "seeds", "seeds": len(folders)}
-    for name, title in SEARCHES.items():
-        runs = read(folders, f"{name}/eval/metrics.json")
+    for place, title in SEARCHES.items():
+        runs = read(folders, f"{place}/metrics.json")
         if not runs:
             continue
         scores, levels = search_scores(runs), level_scores(runs)
         parameters = runs[0].get("trained_parameters")
-        summary[name] = {"scores": scores, "levels": levels, "trained_parameters": parameters}
+        summary[Path(place).parts[0]] = {"scores": scores, "levels": levels, "trained_parameters": parameters}
         rows = [[method_name(method), *(tell(row[column]) for column in SHOWN)] for method, row in scores.items()]
         print_rows(f"{title}: {parameters:,} trained parameters", note, ["method", *SHOWN], rows)
         rows = [
