@@ -41,7 +41,7 @@ PAPER = {"train.batch_size": 8, "train.epochs": 2}
 TINY = {"train.batch_size": 8, "train.steps": 1000, "train.learning_rate": 2e-3, "data.train_videos": 64}
 PRESETS = {
     "tiny": TINY,
-    "unified": TINY | {"stage": "unified", "train.steps": 600, "data.questions_per_window": 4},
+    "unified": TINY | {"stage": "unified", "data.questions_per_window": 4},
     "retrieval": TINY
     | {"train.steps": 600, "data.groups": "videos", "data.video_s": 64.0}
     | {"data.train_videos": 400, "data.val_videos": 60, "data.test_videos": 200},
