@@ -30,6 +30,7 @@ while (($#)); do
 done
 root=${root:-runs/local/seed$seed}
 cd "$(dirname "$0")/.."
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}  # searches and seeds share programs
 
 say_and_run() {
   echo "+ $*"
