@@ -25,7 +25,7 @@ STAGE = {
     "trainable": ((r"adapter/.*", 1.0), (r"llm/.*", "frozen")),
 }
 PRESETS = {
-    "tiny": {"train.steps": 250},
+    "tiny": {"train.steps": 150},
     "paper": {"data.name": "lcs", "data.fps": 1.0, "train.epochs": 1},
 }
 

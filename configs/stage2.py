@@ -41,10 +41,10 @@ PAPER = {"train.batch_size": 8, "train.epochs": 2}
 TINY = {"train.batch_size": 8, "train.steps": 1000, "train.learning_rate": 2e-3, "data.train_videos": 64}
 PRESETS = {
     "tiny": TINY,
-    "unified": TINY | {"stage": "unified", "data.questions_per_window": 4},
+    "unified": TINY | {"stage": "unified", "train.steps": 800, "data.questions_per_window": 4},
     "retrieval": TINY
-    | {"train.steps": 600, "data.groups": "videos", "data.video_s": 64.0}
-    | {"data.train_videos": 400, "data.val_videos": 60, "data.test_videos": 200},
+    | {"train.steps": 250, "data.groups": "videos", "data.video_s": 64.0}
+    | {"data.train_videos": 200, "data.val_videos": 60, "data.test_videos": 200},
     "mad": PAPER | {"init.dense": "runs/stage1-mad", "init.sparse": "runs/stage1_sparse-mad"},
     "vidchapters": PAPER
     | {"init.dense": "runs/stage1-vidchapters", "init.sparse": "runs/stage1_sparse-vidchapters", "train.epochs": 1},

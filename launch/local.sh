@@ -52,7 +52,7 @@ if wanted search; then say_and_run python -m revision_jax.evaluate --workdir "$r
 if wanted unified; then
   train unified stage2.py:unified "${from[@]}"
   say_and_run python -m revision_jax.evaluate --workdir "$root/unified" --upper "$root/unified" \
-    --methods depth1,depth2,depth3,depth3_bottom_up --out eval-depths
+    --methods depth1,depth2,depth3 --out eval-depths
 fi
 if wanted retrieval; then
   train retrieval stage2.py:retrieval "${from[@]}"
