@@ -65,7 +65,7 @@ def evaluate(
 
     from revision_jax.evaluation import hosts
     from revision_jax.evaluation import methods as m
-    from revision_jax.evaluation.identity import digest, file_digest, parameters
+    from revision_jax.evaluation.identity import digest, file_digest, parameters, trained_parameters
     from revision_jax.evaluation.peak import peak_memory
     from revision_jax.evaluation.predictions import plain, read_json, write_json
     from revision_jax.evaluation.scores import calibrate, compare, score
@@ -132,6 +132,7 @@ def evaluate(
         "present": sum(query.present for query in queries),
         "absent": sum(not query.present for query in queries),
         "levels": list(config.hierarchy.levels),
+        "trained_parameters": trained_parameters([grounder, upper] if deeper else [grounder]),
         "methods": score(queries, answers[split], calibration, protocol),
         "compared": compare(queries, answers[split], protocol),
         "before": old.get("before"),

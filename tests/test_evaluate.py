@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
@@ -180,6 +181,13 @@ def with_upper(trained_run, tmp_path_factory):
     return workdir, evaluate.evaluate(
         config, workdir, grounder, directories=trained_run.directories, mesh=mesh, upper=upper
     )
+
+
+def test_what_two_models_share_counts_once_among_the_trained_parameters(trained_run, with_upper):
+    sparse = nnx.state(SparseAdapter(12, 16, rngs=nnx.Rngs(5), mlp_width=8, num_heads=2, num_layers=1))
+    size = sum(array.size for array in jax.tree.leaves(sparse))
+    assert trained_run.metrics["trained_parameters"] > 0
+    assert with_upper[1]["trained_parameters"] == trained_run.metrics["trained_parameters"] + size
 
 
 def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys):

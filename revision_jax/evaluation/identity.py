@@ -1,4 +1,4 @@
-"""What an evaluation's answers depend on, as hashes: settings, data, trained parameters."""
+"""What an evaluation's answers depend on: settings, data and trained parameters, as hashes; and how many these are."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def parameters(grounder) -> str:
     return total.hexdigest()
 
 
-def _trained_parameters(models) -> int:
+def trained_parameters(models) -> int:
     """How many parameters of LoRA and sparse adapter a search needs; what two of its models share counts once."""
     arrays = [item for model in models for item in _trainable(model).items() if item[0][0] != "adapter"]
     distinct = {(path, array.tobytes()): array.size for path, array in arrays}
