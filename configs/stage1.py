@@ -107,6 +107,7 @@ def defaults() -> ConfigDict:
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
                 policy="top_down",  # of the upper levels: top_down | bottom_up
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
+                readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # bottom_up: power of the upper levels' likelihood in the confidence
                 top_k=50,  # moments kept a query
                 nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped
@@ -154,6 +155,7 @@ PAPER = {
     "train.warmup_ratio": 0.03,
     "train.b2": 0.999,
     "train.checkpoint_every": 500,
+    "search.readings": 1,
     "search.query_batch": 16,
     "search.window_block": 64,
     "search.decode_block": 64,

@@ -103,6 +103,7 @@ CHANGES = {
     "search.depth": ("levels", {"search.depth": 0}),
     "search.policy": ("levels", {"search.policy": "bottom_up"}),
     "search.keep": ("levels", {"search.keep": (0.9, 0.2)}),
+    "search.readings": ("levels", {"search.readings": 1}),
     "search.rescale": ("levels", {"search.rescale": 0.25}),
     "search.top_k": ("search", {"search.top_k": 1}),
     "search.nms_iou": ("search", {"search.nms_iou": 0.0}),

@@ -103,7 +103,7 @@ def _level(upper: Flops, level, found: Found, video: VideoInputs, place: int, co
     """Counters and FLOPs of one upper level."""
     asked = video.upper.questions.lengths[:count].astype(np.int64)
     shown, nodes = int(video.counts[place]), len(level.tree.tokens)
-    groups, context = -(-shown // level.size), prefix + level.size + len(video.upper.questions.head)
+    groups, context = int(level.groups(shown)), prefix + level.size + len(video.upper.questions.head)
     decoded = found.levels.decoded[place][:count]
     needed = upper.prefill(count * groups, context)
     needed += float(np.sum(groups * upper.tokens(asked + nodes, context + (asked + 1) / 2)))

@@ -95,7 +95,8 @@ class Searcher:
             AnswerGrammar.compile(prompt_encoder, UPPER_ANSWERS[upper_question](size)) for size in hierarchy.levels
         ]  # fmt: skip
         self._levels = [
-            Level(size, NumberTree.of(answers), answers.max_length) for size, answers in zip(hierarchy.levels, groups)
+            Level(size, NumberTree.of(answers), answers.max_length, settings.readings)
+            for size, answers in zip(hierarchy.levels, groups)
         ]
         self._grammars = [Grammar.of(answers) for answers in groups]
         self._hidden = getattr(getattr(getattr(grounder, "llm", None), "config", None), "hidden_size", 0)

@@ -6,7 +6,8 @@ CLIP, T question tokens, M inner nodes of a number tree, V vocabulary.
 
 The sparse vector of a (query, window) is computed once and serves all levels and groups. At a level the windows
 shown to it, in time order, are cut into groups of n; the last group is moved left so that it is whole, and a video
-of fewer windows repeats its last. Queries come in chunks, groups and windows in blocks: memory does not grow with
+of fewer windows repeats its last. Groups may overlap, so that a window is read several times in other company; what
+its groups say of it is averaged. Queries come in chunks, groups and windows in blocks: memory does not grow with
 their number, except for one vector a window of the chunk.
 """
 
@@ -31,11 +32,22 @@ class Level:
       size: `n`, windows of a group.
       tree: first numbers of the answers about a group.
       answer_tokens: of the longest answer, `</s>` included.
+      readings: groups that show a window, but for the first and last windows; 1: groups do not overlap.
     """
 
     size: int
     tree: NumberTree
     answer_tokens: int
+    readings: int = 1
+
+    @property
+    def stride(self) -> int:
+        """Windows from one group to the next."""
+        return max(self.size // self.readings, 1)
+
+    def groups(self, count):
+        """How many groups show `count` windows, an integer or a traced one."""
+        return 1 - (-jnp.maximum(count - self.size, 0) // self.stride)
 
 
 class UpperInputs(NamedTuple):
@@ -156,15 +168,16 @@ def ask_level(
     """
     (batch, windows), size = shown.shape, level.size
     in_time = jnp.argsort(~shown, axis=1, stable=True)  # the windows shown come first, in their order
-    num_groups = -(-count // size)
+    num_groups = level.groups(count)
     rows = min(batch * -(-windows // size), group_block)
 
     def ask(i, carry):
-        scores, decoded = carry
+        total, times, decoded = carry
         group, query = jnp.divmod(i * rows + jnp.arange(rows), batch)
         asked = (group < num_groups) & jnp.any(shown, axis=1)[query]
-        first = jnp.minimum(group * size, jnp.maximum(count - size, 0))
-        place = jnp.minimum(first[:, None] + jnp.arange(size), count - 1)
+        first = jnp.minimum(group * level.stride, jnp.maximum(count - size, 0))
+        place = first[:, None] + jnp.arange(size)
+        real, place = place < count, jnp.minimum(place, count - 1)
         members = query[:, None], in_time[query[:, None], place]  # [R, n]
         cache = encode_behind(upper.llm, upper.embed_group(prefix, sparse[members]), questions.head)
         which = queries[query]
@@ -174,11 +187,16 @@ def ask_level(
         span = grammar.answer[answers.state]
         sure = confidence("inverse_mean_entropy", answers.entropies, answers.log_likelihood, answers.length)
         new = window_scores(numbers, span[:, 1] - span[:, 0], sure)
-        scores = scores.at[members].max(jnp.where(asked[:, None], new, -jnp.inf))
-        return scores, decoded.at[query].add(answers.length * asked)
+        # What is said of a repetition is said of the last window.
+        of_last = jnp.max(jnp.where(place == count - 1, new, -jnp.inf), axis=1, keepdims=True)
+        new = jnp.where(place == count - 1, of_last, new)
+        once = real & asked[:, None]
+        total = total.at[members].add(jnp.where(once, new, 0.0))
+        return total, times.at[members].add(once), decoded.at[query].add(answers.length * asked)
 
-    start = jnp.full((batch, windows), -jnp.inf), jnp.zeros(batch, jnp.int32)
-    return jax.lax.fori_loop(0, -(-num_groups * batch // rows), ask, start)
+    start = jnp.zeros((batch, windows)), jnp.zeros((batch, windows), jnp.int32), jnp.zeros(batch, jnp.int32)
+    total, times, decoded = jax.lax.fori_loop(0, -(-num_groups * batch // rows), ask, start)
+    return jnp.where(times > 0, total / jnp.maximum(times, 1), -jnp.inf), decoded
 
 
 def ask_groups(

@@ -20,6 +20,7 @@ class SearchSettings:
       policy: what chooses windows; see `policies.py`.
       keep: what each upper level sends down, coarse first: a share of the windows up to 1, above it a number of
         windows, whatever the video's length. A search of fewer levels takes the last ones.
+      readings: how many groups of an upper level show a window, in different company; their scores are averaged.
       rescale: bottom_up: power of the upper levels' likelihood that rescales confidences.
       confidence: see `confidence.py`.
       beam: answers kept of each pair of query and window; 1 is greedy decoding.
@@ -39,6 +40,7 @@ class SearchSettings:
     depth: int = 1
     policy: str = "top_down"
     keep: tuple[float, ...] = (0.9, 0.59)
+    readings: int = 1
     rescale: float = 0.5
     confidence: str = "inverse_mean_entropy"
     beam: int = 1
@@ -65,7 +67,7 @@ class SearchSettings:
                 f"search.depth is {self.depth}, search.rescale {self.rescale}, search.sampling {self.sampling}; "
                 f"expected at least 0."
             )
-        for name in ("top_k", "window_block", "query_batch", "decode_block", "beam"):
+        for name in ("top_k", "readings", "window_block", "query_batch", "decode_block", "beam"):
             if getattr(self, name) < 1:
                 raise ValueError(f"search.{name} is {getattr(self, name)}; expected at least 1.")
         if not 0 <= self.nms_iou <= 1:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from fake_search import (
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import AnswerGrammar, group_answers
+from revision_jax.search import levels
 from revision_jax.search.answering import encode_behind
 from revision_jax.search.confidence import token_entropy
 from revision_jax.search.decoding import Grammar
@@ -113,6 +115,45 @@ def _first_numbers(grammar, behind, size):
 
     walk(0, (), 1.0)
     return total
+
+
+class Echo:
+    """Stands in for a model: a window's score is its number plus the mean of its group."""
+
+    llm = None
+
+    @staticmethod
+    def embed_group(prefix, sparse):
+        return sparse[..., 0]
+
+
+@pytest.mark.parametrize("readings, count", [(1, 10), (1, 12), (2, 4), (2, 3), (2, 5), (2, 14), (3, 14), (8, 7)])
+def test_a_window_scores_the_mean_of_what_its_groups_say(monkeypatch, readings, count):
+    """Against groups laid out by hand: every stride one, the last moved left; a repeated window counts once."""
+    size, level = 4, Level(4, None, 3, readings)
+    asked = SimpleNamespace(state=jnp.zeros(2, int), entropies=0, log_likelihood=0, length=jnp.full(2, 2))
+    told = lambda llm, level, grammar, cache, *_: (asked, cache + cache.mean(axis=1, keepdims=True))
+    monkeypatch.setattr(levels, "encode_behind", lambda llm, context, head: context)
+    monkeypatch.setattr(levels, "ask_groups", told)
+    monkeypatch.setattr(levels, "confidence", lambda *_: None)
+    monkeypatch.setattr(levels, "window_scores", lambda numbers, length, sure: numbers)
+    shown = np.random.default_rng(count).permutation(np.arange(16) < count)[None]
+    sparse = np.random.default_rng(1).normal(size=(1, 16, 1)).astype(np.float32)
+    questions = SimpleNamespace(head=None, tokens=jnp.zeros((1, 1), int), lengths=jnp.ones(1, int))
+    grammar = SimpleNamespace(answer=jnp.zeros((1, 2), int))
+    scores, decoded = levels.ask_level(
+        Echo, level, grammar, None, jnp.asarray(sparse), questions, jnp.zeros(1, int), jnp.asarray(shown), count, 2, 1
+    )
+    values, said = sparse[0, shown[0], 0], [[] for _ in range(count)]
+    stride = max(size // readings, 1)
+    starts = [min(start, max(count - size, 0)) for start in range(0, max(count - size, 0) + stride, stride)]
+    for start in starts:
+        members = [min(start + i, count - 1) for i in range(size)]
+        for window in set(members):
+            said[window].append(values[window] + values[members].mean())
+    np.testing.assert_allclose(scores[0, shown[0]], [np.mean(one) for one in said], rtol=1e-5)
+    assert np.all(np.isneginf(scores[0, ~shown[0]])) and decoded[0] == 2 * len(starts) == 2 * level.groups(count)
+    assert readings > 1 or len(starts) == -(-count // size)
 
 
 def test_a_planted_model_sends_down_what_it_was_shown(searcher):
