@@ -25,6 +25,7 @@ from revision_jax.data import streams
 from revision_jax.data.gaps import Gap
 from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
+from revision_jax.search.levels import Level
 from revision_jax.training import datasets, loop, parts
 from revision_jax.training.datasets import check_files, prepare_data
 from revision_jax.training.parts import load_grounder, make_prompt_encoder
@@ -245,7 +246,8 @@ def observe_search(config, place, monkeypatch):
 def observe_levels(config, place, monkeypatch):
     """The windows and the plan of a search by default, and through upper levels by either policy."""
     searcher = methods.make_searcher(config, load_grounder(config, make_mesh(devices=ONE)), None)
-    searcher._levels = list(config.hierarchy.levels)  # as if there were a grounder for them
+    # As if there were a grounder for them.
+    searcher._levels = [Level(size, None, 0, searcher.settings.readings) for size in config.hierarchy.levels]
     choices = ({}, {"depth": 3}, {"depth": 2, "policy": "bottom_up"}, {"depth": 2, "policy": None})
     seen = []
 
