@@ -78,7 +78,7 @@ def defaults() -> ConfigDict:
                 groups="windows",  # what stands in a group: windows of one video | videos (retrieval)
                 group_copies=(2, 3),  # adjacent windows of a group that show the event
                 group_near_misses=0.1,  # of a group's other windows, show a near miss where there is one
-                read_threads=4,
+                read_threads=1,  # that load batches: more only help where disks are slow (docs/benchmarks.md)
                 prefetch=8,  # batches read ahead
             ),
             train=dict(

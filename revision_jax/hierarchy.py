@@ -121,7 +121,7 @@ class Hierarchy:
         start, end = np.asarray(start_s, np.float64) * fps, np.asarray(end_s, np.float64) * fps
         indices = np.linspace(start, end, self.num_frames, axis=-1)
         # Times such as 0.3 * 10 fall an ulp short of a whole frame; truncation must not lose that frame.
-        return np.clip((indices + 1e-6).astype(np.int64), 0, total_frames - 1)
+        return np.minimum(np.maximum((indices + 1e-6).astype(np.int64), 0), total_frames - 1)
 
     def to_frames(self, start_s: float, end_s: float, window_start_s: float) -> tuple[int, int]:
         """Frames `(s, e)` of a span given in seconds: `round(t / window_s * F)`, within `0..F-1`."""

@@ -8,11 +8,11 @@ Windows of 125 s at 5 fps (625 stored frames, 250 of which are used) of features
 from `/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through
 mapped files (other windows may have brought it before). `cpu_us_per_window` is the processor time of all threads: what
 a busy machine does not distort. Memory: of the process alone, without the page cache, at a
-tenth of the windows and at the end.
+tenth of the windows and at the end. `again`: the same process goes on, every record verified by then.
 """
 
 import argparse
-import contextlib
+import functools
 import json
 import os
 import platform
@@ -146,16 +146,14 @@ def drop_caches(split: Path) -> None:
 
 def measure(batches: Iterator, count: int) -> dict[str, float]:
     """Speed over `count` windows after a first batch, bytes read a byte of span, and memory (MiB)."""
-    batches = contextlib.closing(batches) if hasattr(batches, "close") else contextlib.nullcontext(batches)
-    with batches as iterator:
-        next(iterator)
-        before, memory, started, busy = _bytes_read(), [], time.perf_counter(), time.process_time()
-        for number in range(1, count // BATCH + 1):
-            next(iterator)
-            if number in (count // BATCH // 10, count // BATCH):
-                memory.append(_own_mib())
-        seconds, busy = time.perf_counter() - started, time.process_time() - busy
-        after = _bytes_read()
+    next(batches)
+    before, memory, started, busy = _bytes_read(), [], time.perf_counter(), time.process_time()
+    for number in range(1, count // BATCH + 1):
+        next(batches)
+        if number in (count // BATCH // 10, count // BATCH):
+            memory.append(_own_mib())
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    after = _bytes_read()
     done = count // BATCH * BATCH
     span = HIERARCHY.window_s * FPS * WIDTH * 2
     return {
@@ -177,30 +175,34 @@ def _own_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**10
 
 
-def run(split: Path, count: int, threads: int, prefetch: int) -> dict:
-    """All loaders, cold and warm."""
+def run(split: Path, count: int, threads: list[int], prefetch: int) -> dict:
+    """All loaders, cold, warm, and again."""
+    pipelines = [f"pipeline_{number}_threads" for number in threads]
     loaders: dict[str, Callable[[], Iterator]] = {
         "memory_mapped": lambda: mapped_batches(split),
         "raw_records": lambda: raw_batches(split),
-        "pipeline": lambda: pipeline_batches(split, threads, prefetch),
+    } | {
+        name: functools.partial(pipeline_batches, split, number, prefetch) for name, number in zip(pipelines, threads)
     }
     if not (split / ARRAYS).is_dir():
         del loaders["memory_mapped"]
     results = {}
     for name, make in loaders.items():
         drop_caches(split)
-        results[name] = {"cold": measure(make(), max(BATCH, count // 10)), "warm": measure(make(), count)}
+        results[name] = {"cold": measure(make(), max(BATCH, count // 10))}
+        warm = make()
+        results[name] |= {when: measure(warm, count) for when in ("warm", "again")}
+        warm.close()
     size = sum(shard.bytes for shard in FeatureStore(split).manifest.shards)
-    share = results["pipeline"]["warm"]["windows_per_s"] / results["raw_records"]["warm"]["windows_per_s"]
+    raw = results["raw_records"]["warm"]["windows_per_s"]
     return {
         "benchmark": "pipeline",
         "features_gb": round(size / 1e9, 2),
         "windows": count,
-        "read_threads": threads,
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
         **results,
-        "share_of_raw": round(share, 3),
+        "share_of_raw": {name: round(results[name]["warm"]["windows_per_s"] / raw, 3) for name in pipelines},
     }
 
 
@@ -215,16 +217,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="a prepared split to read instead")
     parser.add_argument("--folder", type=Path, help="where to make them; deleted afterwards (default: a temporary one)")
     parser.add_argument("--windows", type=int, default=20_000, help="windows of a warm run (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="data.read_threads (default: %(default)s)")
+    parser.add_argument("--threads", default="1,2", help="data.read_threads, each is measured (default: %(default)s)")
     parser.add_argument("--prefetch", type=int, default=4, help="data.prefetch (default: %(default)s)")
     args = parser.parse_args(argv)
+    threads = [int(number) for number in args.threads.split(",")]
     if args.data:
-        print(json.dumps(run(args.data, args.windows, args.threads, args.prefetch)))
+        print(json.dumps(run(args.data, args.windows, threads, args.prefetch)))
         return
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         split = make_data(folder, args.gigabytes)
-        print(json.dumps(run(split, args.windows, args.threads, args.prefetch)))
+        print(json.dumps(run(split, args.windows, threads, args.prefetch)))
     finally:
         shutil.rmtree(folder)
 

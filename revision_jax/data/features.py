@@ -123,13 +123,13 @@ class FeatureStore:
         """Frames in ascending order -> rows of the same number."""
         size, first = self.manifest.chunk_frames, self.manifest.videos[video_id].first_record
         shard = self._shard(first)  # a video never spans two shards
-        offset = first - self._begins[shard]
+        offset, mapped = first - self._begins[shard], self._mapped[shard]
         chunk_of, inside = np.divmod(frames, size)
-        mapped = self._mapped[shard]
-        missing = [chunk for chunk in np.unique(chunk_of).tolist() if not mapped.found(offset + chunk)]
-        if not missing:
+        found = mapped.found(offset + chunk_of)
+        if found.all():
             mapped.copy(offset + chunk_of, inside, rows)
             return
+        missing = set(chunk_of[~found].tolist())
         for chunk in np.unique(chunk_of).tolist():
             part = slice(*np.searchsorted(chunk_of, (chunk, chunk + 1)))
             if chunk in missing:

@@ -40,9 +40,9 @@ class MappedShard:
         self._logical = np.full(records, UNKNOWN, np.int64)  # of each record's payload, or one of the above
         self._last, self._stride = (0, 0), 0.0  # the last record found, and bytes from one to the next
 
-    def found(self, record: int) -> bool:
-        """Whether frames of a record can be copied from the file."""
-        return self._logical[record] >= 0
+    def found(self, records: np.ndarray) -> np.ndarray:
+        """Whether frames of each record can be copied from the file: `[n]` bool."""
+        return self._logical[records] >= 0
 
     def locate(self, record: int, payload: np.ndarray) -> None:
         """Looks for a verified record's payload (uint8) and remembers where it lies, or that it does not."""
@@ -96,12 +96,8 @@ class MappedShard:
         rows = out.view(np.uint8)
         logical = self._logical[records] + inside * self.row_bytes
         first, last = physical(logical), physical(logical + self.row_bytes - 1)
-        whole = last - first == self.row_bytes - 1
-        if whole.all():
-            rows[:] = self._rows[first]
-            return
-        rows[whole] = self._rows[first[whole]]
-        for number in np.flatnonzero(~whole):  # a block's header stands amid the frame
+        np.copyto(rows, self._rows[first])
+        for number in np.flatnonzero(last - first != self.row_bytes - 1):  # a block's header stands amid the frame
             head = BLOCK - int(first[number]) % BLOCK
             rows[number, :head] = self._bytes[first[number] : first[number] + head]
             rows[number, head:] = self._bytes[first[number] + head + HEADER : last[number] + 1]

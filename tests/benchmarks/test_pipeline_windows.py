@@ -32,8 +32,9 @@ def test_every_figure_is_there(split, capsys):
     benchmark.main(["--data", str(split), "--windows", "640"])
     found = json.loads(capsys.readouterr().out)
     assert found["benchmark"] == "pipeline" and found["windows"] == 640
-    for loader in ("memory_mapped", "raw_records", "pipeline"):
-        for state in ("cold", "warm"):
+    for loader in ("memory_mapped", "raw_records", "pipeline_1_threads", "pipeline_2_threads"):
+        for state in ("cold", "warm", "again"):
             assert found[loader][state]["windows_per_s"] > 0
     assert 1.0 < found["raw_records"]["warm"]["read_ratio"] <= 1.3
-    assert found["pipeline"]["warm"]["read_ratio"] <= 1.3 and found["share_of_raw"] > 0
+    for name in ("pipeline_1_threads", "pipeline_2_threads"):
+        assert found[name]["warm"]["read_ratio"] <= 1.3 and found["share_of_raw"][name] > 0
