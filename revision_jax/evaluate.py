@@ -97,7 +97,10 @@ def evaluate(
         )
         extractor, settings = make_extractor(config, mesh), searcher.settings
         retrieval = m.choose_retrieval(splits["val"], extractor, top_k=settings.top_k, nms_iou=settings.nms_iou)
-        asks = lambda searcher, names: {name: m.method(searcher, name, retrieval, extractor, config) for name in names}
+        shared = m.SharedVectors(searcher)
+        asks = lambda searcher, names: {
+            name: m.method(searcher, name, retrieval, extractor, config, shared) for name in names
+        }
         names = m.chosen_methods(options.methods, searcher.max_depth)
         alone = [name for name in names if name == "clip" or m.known_methods(searcher.max_depth)[name][0] < 2]
         answers = answer(searcher, asks(searcher, alone), [grounder], "")

@@ -13,7 +13,7 @@ from revision_jax.evaluation import methods as m
 from revision_jax.evaluation.predictions import write_json
 from revision_jax.metrics.retrieval import retrieval_scores
 from revision_jax.report.table import print_rows
-from revision_jax.search.retrieval import score_clips
+from revision_jax.search.retrieval import clip_windows, score_clips
 from revision_jax.training.datasets import make_extractor
 
 COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
@@ -48,8 +48,12 @@ def evaluate_clips(
     searcher, extractor = m.make_searcher(config, grounder, mesh, queries, upper), make_extractor(config, mesh)
     tokens = m.query_tokens(extractor, sentences, config.prompt.query_tokens)
     ratings = {"clip": best_frame(clips, extractor.encode_queries(sentences))}
+    windows = clip_windows([len(clip) for clip in clips], searcher.hierarchy.window_s, searcher.hierarchy.num_frames)
+    shared = m.shared_vectors(searcher, windows, np.concatenate(clips), sentences, tokens)
     for depth in range(1, searcher.max_depth + 1):
-        ratings[f"depth{depth}"] = score_clips(searcher, clips, sentences, depth=depth, query_tokens=tokens)
+        ratings[f"depth{depth}"] = score_clips(
+            searcher, clips, sentences, depth=depth, query_tokens=tokens, vectors=shared
+        )
     scores = {name: retrieval_scores(rating, truth) for name, rating in ratings.items()}
     metrics = {"split": split, "clips": len(clips), "queries": len(queries), "methods": scores}
     write_json(Path(workdir) / "eval" / "retrieval.json", metrics)

@@ -24,8 +24,9 @@ from revision_jax.metrics.recall import holds_event
 from revision_jax.parallel import multihost
 from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.evaluator import Searcher
-from revision_jax.search.layout import check_features
+from revision_jax.search.evaluator import Searcher, SparseVectors
+from revision_jax.search.layout import VideoWindows, check_features
+from revision_jax.search.memory import GIB
 from revision_jax.search.result import Result
 from revision_jax.search.settings import SearchSettings
 from revision_jax.training.datasets import open_split
@@ -34,6 +35,7 @@ from revision_jax.training.parts import make_hierarchy, make_prompt_encoder
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
 NOTHING = np.zeros((0, 3))
+SHARED_BYTES = GIB  # of a device's memory, for sparse vectors that several searches share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +107,40 @@ def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) ->
     return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])
 
 
+def shared_vectors(searcher: Searcher, windows: VideoWindows, features, sentences, tokens) -> SparseVectors | None:
+    """The sparse vectors of sentences in a video; None where they are many: then each search makes its own, in chunks."""
+    if searcher.vector_bytes * len(sentences) * len(windows.upper) > SHARED_BYTES:
+        return None
+    return searcher.sparse_vectors(windows, features, sentences, tokens)
+
+
+class SharedVectors:
+    """The sparse vectors of the video asked last: methods that search it at several depths share them."""
+
+    def __init__(self, searcher: Searcher):
+        self.searcher = searcher
+        self._key, self._last = None, None
+
+    def __call__(self, store, video_id: str, features, sentences: Sequence[str], tokens) -> SparseVectors | None:
+        """Those of some sentences in a video."""
+        key = str(store.path), video_id, tuple(sentences)
+        if key != self._key:
+            info = store.manifest.videos[video_id]
+            windows = self.searcher.windows(features, store.manifest.fps, info.duration_s, self.searcher.max_depth)
+            self._key, self._last = key, shared_vectors(self.searcher, windows, features, sentences, tokens)
+        return self._last
+
+
 def search_at(
-    searcher: Searcher, depth: int, policy: str = "top_down", extractor: Extractor | None = None, query_length: int = 0
-) -> Ask:
+    searcher: Searcher, depth: int, policy: str = "top_down", extractor: Extractor | None = None, query_length: int = 0,
+    shared: SharedVectors | None = None,
+) -> Ask:  # fmt: skip
     """The model at a search depth. A query that cannot be asked is a miss, never a query fewer.
 
     Args:
       extractor: gives the sentences' features, where depth, policy or ranking need them.
       query_length: token features of a sentence, for depths from 2 on.
+      shared: what methods share at depths from 2 on; None: nothing.
     """
     compares = searcher.settings.ranking == "cosine" or policy in ("fused", "retrieve_then_ground")
 
@@ -126,9 +154,10 @@ def search_at(
         sentences = [query.sentence for query, fault in zip(queries, faults) if fault is None]
         if not sentences:
             return [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)], Cost(videos=1)
+        tokens = query_tokens(extractor, sentences, query_length) if depth > 1 else None
         results = searcher.search(
-            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy,
-            query_tokens=query_tokens(extractor, sentences, query_length) if depth > 1 else None,
+            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy, query_tokens=tokens,
+            vectors=shared(store, video_id, features, sentences, tokens) if shared and depth > 1 else None,
             similar=extractor.encode_queries(sentences) if compares else None,
         )  # fmt: skip
         results = iter(results)
@@ -151,12 +180,15 @@ def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
     return methods | {"retrieve_then_ground": (1, "retrieve_then_ground")}
 
 
-def method(searcher: Searcher, name: str, retrieval: ClipRetrieval, extractor: Extractor, config: ConfigDict) -> Ask:
+def method(
+    searcher: Searcher, name: str, retrieval: ClipRetrieval, extractor: Extractor, config: ConfigDict,
+    shared: SharedVectors | None = None,
+) -> Ask:  # fmt: skip
     """The function that answers queries by a method."""
     if name == "clip":
         return retrieve(retrieval, extractor)
     depth, policy = known_methods(searcher.max_depth)[name]
-    return search_at(searcher, depth, policy, extractor, config.prompt.query_tokens)
+    return search_at(searcher, depth, policy, extractor, config.prompt.query_tokens, shared)
 
 
 def chosen_methods(wanted: Sequence[str], max_depth: int) -> list[str]:

@@ -37,7 +37,7 @@ from revision_jax.search.levels import Level, UpperInputs
 from revision_jax.search.memory import GIB, LLMSize, Need, Shape, device_memory_gib, fit, needed, sparse_work
 from revision_jax.search.placing import signature, taken_apart
 from revision_jax.search.planning import plan_search
-from revision_jax.search.program import Found, Plan, VideoInputs, search_program, sent_down
+from revision_jax.search.program import Found, Plan, VideoInputs, search_program, sent_down, vectors_program
 from revision_jax.search.recursion import Questions
 from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result
@@ -46,6 +46,19 @@ from revision_jax.search.settings import SearchSettings
 
 _PROBES = ("a dog runs", "the zebra", "7 people")  # questions about them share only what all questions share
 UPPER_ANSWERS = {"group": group_answers, "retrieval": video_answers}
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseVectors:
+    """The sparse vectors of a video and some sentences, to be shared by searches at several depths.
+
+    Attributes:
+      array: `[Q, U, H]`, see `levels.py`.
+      seconds: that it took to make them; a search that uses them counts them as its own.
+    """
+
+    array: jax.Array
+    seconds: float
 
 
 class Searcher:
@@ -108,6 +121,7 @@ class Searcher:
         }
         program = functools.partial(search_program, structures, hierarchy.num_frames, grammar.max_length, self.mesh)
         self._program = jax.jit(program, static_argnums=0)
+        self._vectors = jax.jit(functools.partial(vectors_program, structures[1], self.mesh))
 
     def with_model(self, grounder) -> "Searcher":
         """The same search, its compiled programs shared, with other parameters of the dense level."""
@@ -121,7 +135,12 @@ class Searcher:
     @property
     def compile_count(self) -> int:
         """How many programs were compiled: one a shape, never again for a shape seen before."""
-        return self._program._cache_size()
+        return self._program._cache_size() + self._vectors._cache_size()
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of a sparse vector, at most."""
+        return 4 * self._hidden
 
     @property
     def max_depth(self) -> int:
@@ -135,6 +154,7 @@ class Searcher:
     def search(
         self, features: np.ndarray, fps: float, duration_s: float, sentences: Sequence[str], *,
         depth: int | None = None, policy: str | None = None, threshold: float = 0.0, query_tokens=None, similar=None,
+        vectors: SparseVectors | None = None,
     ) -> list[Result]:  # fmt: skip
         """Ranked moments of every sentence in one video.
 
@@ -149,6 +169,7 @@ class Searcher:
             need them. Tq must not differ between calls, or they compile again.
           similar: CLIP's holistic features of the sentences `[Q, D]`; policies that compare them, and the ranking by
             cosine, need them.
+          vectors: of the same video and sentences, from `sparse_vectors`; default: the search makes its own.
 
         Raises:
           ValueError: features that are none or not finite, a sentence that cannot be asked, or something missing that
@@ -160,8 +181,8 @@ class Searcher:
             return []
         depth = self.settings.depth if depth is None else depth
         plan = self.plan(depth, policy or self.settings.policy)
-        windows = VideoWindows.of(self.hierarchy, duration_s, fps, len(features), depth, self.settings.windows)
-        found = self.search_windows(windows, features, duration_s, sentences, plan, query_tokens, similar)
+        windows = self.windows(features, fps, duration_s, depth)
+        found = self.search_windows(windows, features, duration_s, sentences, plan, query_tokens, similar, vectors)
         count = len(sentences)
         ranked = [moments[np.isfinite(moments[:, 2])].astype(np.float64) for moments in found.moments[:count]]
         if self.settings.ranking == "cosine":
@@ -178,13 +199,30 @@ class Searcher:
             for i, (sentence, moments) in enumerate(zip(sentences, ranked))
         ]  # fmt: skip
 
+    def windows(self, features: np.ndarray, fps: float, duration_s: float, depth: int) -> VideoWindows:
+        """The windows of a video that a search of this depth looks at; the upper ones are the same at any depth."""
+        return VideoWindows.of(self.hierarchy, duration_s, fps, len(features), depth, self.settings.windows)
+
+    def sparse_vectors(
+        self, windows: VideoWindows, features: np.ndarray, sentences: Sequence[str], query_tokens
+    ) -> SparseVectors:
+        """What several searches of a video can share; see `search`. `windows`: of any depth from 2 on."""
+        started = time.perf_counter()
+        inputs = self._upper_inputs(windows, sentences, query_tokens, self.settings)
+        arguments = jnp.asarray(pad_frames(features)), inputs
+        self.shapes.add(tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arguments)))
+        array = jax.block_until_ready(self._vectors(self.models[1], *arguments))
+        return SparseVectors(array, time.perf_counter() - started)
+
     def search_windows(
         self, windows: VideoWindows, features: np.ndarray, duration_s: float, sentences: Sequence[str], plan: Plan,
-        query_tokens=None, similar=None,
+        query_tokens=None, similar=None, vectors: SparseVectors | None = None,
     ) -> Found:  # fmt: skip
         """Everything a search finds in given windows, on the host; see `search`. Sets `cost` and `answers`."""
-        started = time.perf_counter()
-        pack = functools.partial(self._pack, windows, features, duration_s, sentences, plan, query_tokens, similar)
+        started = time.perf_counter() - (vectors.seconds if vectors and plan.levels else 0.0)
+        pack = functools.partial(
+            self._pack, windows, features, duration_s, sentences, plan, query_tokens, similar, vectors=vectors
+        )
         plan, video = pack(self._fitted(pack))
         self.shapes.add((plan, *((x.shape, str(x.dtype)) for x in jax.tree.leaves(video))))
         found = self._program(*self._arguments(plan, video))
@@ -208,7 +246,7 @@ class Searcher:
     ) -> tuple[jax.stages.Lowered, Need]:  # fmt: skip
         """The program of a search, not run: to compile it ahead, or to see what it needs; see `search`."""
         plan = self.plan(depth, policy)
-        windows = VideoWindows.of(self.hierarchy, duration_s, fps, len(features), depth, self.settings.windows)
+        windows = self.windows(features, fps, duration_s, depth)
         pack = functools.partial(self._pack, windows, features, duration_s, sentences, plan, query_tokens, similar)
         plan, video = pack(self._fitted(pack))
         need = None if self._sizes[0] is None else self.need(plan, video)
@@ -229,12 +267,26 @@ class Searcher:
             answer_tokens=self._answer_tokens,
             shards=self._shards,
             window_bytes=4 * self.hierarchy.num_frames * (width + hidden),
-            vector_bytes=4 * hidden,
+            vector_bytes=self.vector_bytes,
             sparse_bytes=self._sparse_bytes,
         )
         return needed(held(self.models), tuple(self._sizes), plan, video, shape)
 
-    def _pack(self, windows, features, duration_s, sentences, plan: Plan, query_tokens, similar, settings):
+    def _upper_inputs(self, windows: VideoWindows, sentences, query_tokens, settings, batch: int = 1) -> UpperInputs:
+        """What sparse vectors are made from."""
+        query, mask = required(query_tokens, "upper levels need CLIP's token features of the sentences (query_tokens)")
+        questions = self._questions(sentences, self.upper_question, batch)
+        rows = len(questions.tokens)
+        return UpperInputs(
+            table=pack_windows(windows.upper_frames, settings.window_block),
+            questions=questions,
+            query=pack_rows(np.asarray(query), rows),
+            query_mask=pack_rows(np.asarray(mask, bool), rows),
+        )
+
+    def _pack(
+        self, windows, features, duration_s, sentences, plan: Plan, query_tokens, similar, settings, vectors=None
+    ):  # fmt: skip
         """The plan with its batches, and the arrays of a search in fixed shapes."""
         block, batch, upper, counts = settings.window_block, settings.query_batch, None, None
         if plan.policy is not None:
@@ -251,15 +303,9 @@ class Searcher:
         questions = self._questions(sentences, "dense", batch)
         rows = len(questions.tokens)
         if plan.levels:
-            wanted = "upper levels need CLIP's token features of the sentences (query_tokens)"
-            query, mask = required(query_tokens, wanted)
-            upper = UpperInputs(
-                table=pack_windows(windows.upper_frames, settings.window_block),
-                parents=pack_rows(windows.parents, table.valid.size),
-                questions=self._questions(sentences, self.upper_question, batch),
-                query=pack_rows(np.asarray(query), rows),
-                query_mask=pack_rows(np.asarray(mask, bool), rows),
-            )
+            upper = self._upper_inputs(windows, sentences, query_tokens, settings, batch)
+            shared = None if vectors is None else _slots(vectors.array, rows, upper.table.valid.size)
+            upper = upper._replace(parents=pack_rows(windows.parents, table.valid.size), vectors=shared)
         compared = None
         if plan.policy is not None and plan.policy.needs_similarity:
             wanted = "policies that compare CLIP features need those of the sentences (similar)"
@@ -293,3 +339,9 @@ class Searcher:
     def _questions(self, sentences: Sequence[str], level: str, batch: int = 1) -> Questions:
         asked = [self.question(sentence, level) for sentence in sentences]
         return pack_questions(asked, self._heads[level], self.settings.question_tokens, batch)
+
+
+def _slots(vectors: jax.Array, queries: int, windows: int) -> jax.Array:
+    """Vectors `[Q, U, H]` cut or filled up to the slots that a search has; what is real comes first in both."""
+    vectors = vectors[:queries, :windows]
+    return jnp.pad(vectors, ((0, queries - vectors.shape[0]), (0, windows - vectors.shape[1]), (0, 0)))

@@ -55,17 +55,19 @@ class UpperInputs(NamedTuple):
 
     Attributes:
       table: upper windows.
-      parents: `[W, P]` int32, flat numbers of upper windows, for every dense window.
       questions: as the upper levels ask them.
       query: `[Q, Tq, D]`, CLIP's token features of the sentences.
       query_mask: `[Q, Tq]` bool.
+      parents: `[W, P]` int32, flat numbers of upper windows, for every dense window.
+      vectors: `[Q, U, H]`, the sparse vectors, where an earlier search of the same video left them; None makes them.
     """
 
     table: WindowTable
-    parents: jax.Array
     questions: Questions
     query: jax.Array
     query_mask: jax.Array
+    parents: jax.Array | None = None
+    vectors: jax.Array | None = None
 
 
 class LevelsFound(NamedTuple):
@@ -114,7 +116,7 @@ def search_levels(
         queries = (i * parts + number) * query_batch + jnp.arange(query_batch)
         asked = queries < questions.count
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
-        sparse = sparse_vectors(upper, features, inputs, queries)
+        sparse = sparse_vectors(upper, features, inputs, queries) if inputs.vectors is None else inputs.vectors[queries]
         total, trail, spent = jnp.zeros(shown.shape), [], []
         for place, (level, grammar) in enumerate(zip(levels, grammars)):
             scores, decoded = ask_level(

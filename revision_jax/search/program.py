@@ -1,5 +1,7 @@
 """The whole search of a video as one program: upper levels, dense windows, ranking; divided over a mesh.
 
+What several searches of a video share, its sparse vectors, can be made by a program of its own.
+
 Letters: Q queries, W dense windows in N blocks of B, U upper windows, L upper levels, K answers of a pair, M moments
 kept.
 """
@@ -17,7 +19,7 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answering import Asking
 from revision_jax.search.confidence import confidence
 from revision_jax.search.layout import VideoWindows
-from revision_jax.search.levels import Level, LevelsFound, UpperInputs, search_levels
+from revision_jax.search.levels import Level, LevelsFound, UpperInputs, search_levels, sparse_vectors
 from revision_jax.search.ranking import rank_moments
 from revision_jax.search.recursion import Answers, Questions, WindowTable, search_windows
 from revision_jax.search.selection import keep_best, window_similarity
@@ -149,6 +151,23 @@ def _upper_levels(structure, mesh, plan, model, constants, video) -> LevelsFound
             levels, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 5, out_specs=EVERYWHERE
         )
     return levels(model, constants, video.counts, video.features, video.upper)
+
+
+def vectors_program(structure, mesh: Mesh | None, model, features, inputs: UpperInputs) -> jax.Array:
+    """The sparse vectors `[Q, U, H]` of a video, for all searches of it; each device makes those of its queries."""
+    shards = 1 if mesh is None else mesh.shape["data"]
+    share = -(-len(inputs.questions.tokens) // shards)
+
+    def vectors(model, features, inputs):
+        number = 0 if mesh is None else jax.lax.axis_index("data")
+        return sparse_vectors(nnx.merge(structure, model), features, inputs, number * share + jnp.arange(share))
+
+    if mesh is not None:
+        vectors = jax.shard_map(
+            vectors, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 3,
+            out_specs=PartitionSpec("data"),
+        )  # fmt: skip
+    return vectors(model, features, inputs)
 
 
 def _joined(x):

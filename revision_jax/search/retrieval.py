@@ -11,20 +11,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from revision_jax.search.evaluator import Searcher
+from revision_jax.search.evaluator import Searcher, SparseVectors
 from revision_jax.search.layout import VideoWindows
 
 
 def score_clips(
     searcher: Searcher, clips: Sequence[np.ndarray], sentences: Sequence[str], *, depth: int | None = None,
-    query_tokens=None,
+    query_tokens=None, vectors: SparseVectors | None = None,
 ) -> np.ndarray:  # fmt: skip
     """How well each clip answers each sentence: `[Q, C]` int64, the better the higher; alike if nothing parts them.
 
     Args:
       clips: features `[n, D]` of each, any n of at least 1; F of its frames are taken evenly.
       depth: default: as deep as the searcher can. 1 has no upper levels.
-      query_tokens: see `Searcher.search`.
+      query_tokens, vectors: see `Searcher.search`; windows are `clip_windows` of the clips.
     """
     depth = searcher.max_depth if depth is None else depth
     hierarchy = searcher.hierarchy
@@ -32,7 +32,7 @@ def score_clips(
     windows = clip_windows([len(clip) for clip in clips], hierarchy.window_s, hierarchy.num_frames)
     plan = searcher.plan(depth, "bottom_up")
     duration_s = float(windows.dense[-1, 1])
-    found = searcher.search_windows(windows, features, duration_s, sentences, plan, query_tokens)
+    found = searcher.search_windows(windows, features, duration_s, sentences, plan, query_tokens, vectors=vectors)
     asked = slice(len(sentences)), slice(len(clips))
     confidence = found.confidence[asked]
     upper = np.zeros_like(confidence) if found.levels is None else found.levels.scores[asked]

@@ -206,6 +206,29 @@ def test_blocks_and_batches_do_not_change_the_answers(searcher):
             np.testing.assert_array_equal(a.sent[-1], b.sent[-1])
 
 
+def test_searches_share_sparse_vectors():
+    features, tokens = oracle_video(DURATION, 2.0, EVENTS), oracle_queries(SENTENCES)
+    maker = _searcher()
+    vectors = maker.sparse_vectors(maker.windows(features, 2.0, DURATION, 3), features, SENTENCES, tokens)
+    for changes in ({}, {"window_block": 64, "query_batch": 3}):  # these cut and fill the vectors up
+        searcher = _searcher(**changes)
+        for options in ({"depth": 2}, {"depth": 3}, {"depth": 3, "policy": "bottom_up"}):
+            expected = _search(searcher, **options)
+            seconds = searcher.cost.seconds
+            found = _search(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
+            for a, b in zip(expected, found):
+                np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+                for one, other in zip(a.sent, b.sent, strict=True):
+                    np.testing.assert_array_equal(one, other)
+            assert seconds < 1000 < searcher.cost.seconds  # what it took to make them is a search's own cost
+    # Another sentence's vectors are used as they are: nothing is made anew.
+    wrong = dataclasses.replace(vectors, array=vectors.array[::-1])
+    assert any(
+        len(a.moments) != len(b.moments) or (a.moments != b.moments).any()
+        for a, b in zip(_search(maker, depth=2), _search(maker, depth=2, vectors=wrong))
+    )
+
+
 def test_a_video_of_fewer_windows_than_a_group(searcher):
     features = oracle_video(40.0, 2.0, [(0, 10.0, 14.0, 3.0)])
     tokens = oracle_queries(["event 0"])

@@ -28,7 +28,7 @@ query_tokens = rng.normal(size=(5, 3, 6)).astype(np.float32), rng.random((5, 3))
 
 ALL = dict(depth=3), dict(depth=1), dict(depth=0)
 
-def search(mesh, asked=ALL[:1], **changes):
+def search(mesh, asked=ALL[:1], share=False, **changes):
     grounders = []
     for grounder in (tiny_grounder(), tiny_grounder(seed=1, sparse=True)):
         module, arrays = take_apart(grounder)
@@ -38,14 +38,18 @@ def search(mesh, asked=ALL[:1], **changes):
     searcher = Searcher(grounders[0], PROMPTS, GRAMMAR, hierarchy, SearchSettings(**settings), mesh, upper=grounders[1])
     answers, results, costs = [], [], []
     with jax.set_mesh(mesh):
+        windows = searcher.windows(features, 1.0, 200.0, 3)
+        vectors = searcher.sparse_vectors(windows, features, sentences, query_tokens) if share else None
         for options in asked:
-            results += searcher.search(features, 1.0, 200.0, sentences, query_tokens=query_tokens, **options)
+            results += searcher.search(
+                features, 1.0, 200.0, sentences, query_tokens=query_tokens, vectors=vectors, **options
+            )
             windows = 1 if options["depth"] == 0 else len(hierarchy.windows(200.0))
             answers.append([np.asarray(x)[: len(sentences), :windows] for x in searcher.answers])
             costs.append(dataclasses.replace(searcher.cost, seconds=0))
         # Another length of the same shapes meets a program that is there.
-        searcher.search(features, 1.0, 190.0, sentences, query_tokens=query_tokens, **asked[0])
-    assert searcher.compile_count == len(asked), searcher.compile_count
+        searcher.search(features, 1.0, 190.0, sentences, query_tokens=query_tokens, vectors=vectors, **asked[0])
+    assert searcher.compile_count == len(asked) + share, searcher.compile_count
     return answers, results, costs
 
 def check(expected, found, name):
@@ -64,7 +68,7 @@ expected = search(make_mesh(1, 1, 1, devices=jax.devices()[:1]), ALL)
 assert sum(len(r.moments) for r in expected[1]) > 10 and len(jax.devices()) == 8
 # Meshes and blocks at once: each program is slow to compile.
 large = dict(window_block=64, query_batch=8, decode_block=64, question_tokens=12)
-check(expected, search(make_mesh(8, 1, 1), ALL, **large), "8 shards of windows, large blocks")
+check(expected, search(make_mesh(8, 1, 1), ALL, share=True, **large), "8 shards of windows, large blocks, vectors shared")
 small = dict(window_block=4, query_batch=1, decode_block=1)
 check(expected, search(make_mesh(2, 2, 2), **small), "a divided model, small blocks")
 print("equal")
