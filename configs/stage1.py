@@ -109,6 +109,7 @@ def defaults() -> ConfigDict:
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
                 readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # bottom_up: power of the upper levels' likelihood in the confidence
+                top_down_rescale=0.0,  # the same of top_down and fused; 0 is the paper's
                 top_k=50,  # moments kept a query
                 nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped
                 query_batch=1,  # queries asked together of a block of windows

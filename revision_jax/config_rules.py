@@ -153,6 +153,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
     "search.readings": _at_least(1),
     "search.rescale": _at_least(0.0),
+    "search.top_down_rescale": _at_least(0.0),
     "search.top_k": _at_least(1),
     "search.nms_iou": _between(0.0, 1.0),
     "search.query_batch": _at_least(1),

@@ -29,9 +29,11 @@ class TopDown:
     Attributes:
       keep: what each of the L levels sends down, coarse first, as `kept` reads it: of the upper windows, and in the
         end of the dense ones. So depths are compared at the same share of dense frames.
+      power: as `BottomUp`'s; 0, the paper's, ranks by the dense level alone.
     """
 
     keep: tuple[float, ...]
+    power: float = 0.0
     needs_similarity = False
 
     def counts(self, upper: int, dense: int) -> np.ndarray:
@@ -49,7 +51,7 @@ class TopDown:
 
     def rescale(self, confidence: jax.Array, scores: jax.Array) -> jax.Array:
         """Confidences `[Q, W, K]` of dense answers, given the upper levels' scores `[Q, W]` of their windows."""
-        return confidence
+        return rescaled(confidence, scores, self.power)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ class BottomUp:
         return jnp.zeros_like(scores)
 
     def rescale(self, confidence: jax.Array, scores: jax.Array) -> jax.Array:
-        return confidence * jnp.exp(self.power * jnp.where(jnp.isfinite(scores), scores, 0.0))[..., None]
+        return rescaled(confidence, scores, self.power)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,11 @@ class RetrieveThenGround:
 
     def rescale(self, confidence: jax.Array, scores: jax.Array | None) -> jax.Array:
         return confidence
+
+
+def rescaled(confidence: jax.Array, scores: jax.Array, power: float) -> jax.Array:
+    """Confidences `[Q, W, K]` times the likelihood of their windows to a power; `scores [Q, W]` are its logarithms."""
+    return confidence * jnp.exp(power * jnp.where(jnp.isfinite(scores), scores, 0.0))[..., None]
 
 
 POLICIES = ("top_down", "bottom_up", "fused", "retrieve_then_ground")

@@ -13,6 +13,8 @@ def test_top_down_keeps_shares_of_all_windows():
     np.testing.assert_array_equal(policy.survivors(scores, scores > -9, 2), [[False, False, True, True]])
     confidence = jnp.array([[[3.0], [0.0], [2.0], [1.0]]])
     np.testing.assert_array_equal(policy.rescale(confidence, scores), confidence)
+    squared = TopDown((0.5,), power=2.0).rescale(confidence, jnp.log(jnp.array([[2.0, 1.0, 0.5, 0.0]])))
+    np.testing.assert_allclose(squared, [[[12.0], [0.0], [0.5], [1.0]]], rtol=1e-6)
 
 
 def test_bottom_up_asks_everything_and_rescales():
