@@ -181,9 +181,7 @@ def run(split: Path, count: int, threads: list[int], prefetch: int) -> dict:
     loaders: dict[str, Callable[[], Iterator]] = {
         "memory_mapped": lambda: mapped_batches(split),
         "raw_records": lambda: raw_batches(split),
-    } | {
-        name: functools.partial(pipeline_batches, split, number, prefetch) for name, number in zip(pipelines, threads)
-    }
+    } | {name: functools.partial(pipeline_batches, split, number, prefetch) for name, number in zip(pipelines, threads)}
     if not (split / ARRAYS).is_dir():
         del loaders["memory_mapped"]
     results = {}

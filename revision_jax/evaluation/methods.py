@@ -108,7 +108,7 @@ def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) ->
 
 
 def shared_vectors(searcher: Searcher, windows: VideoWindows, features, sentences, tokens) -> SparseVectors | None:
-    """The sparse vectors of sentences in a video; None where they are many: then each search makes its own, in chunks."""
+    """The sparse vectors of sentences in a video; None where they are many: then each search makes its own."""
     if searcher.vector_bytes * len(sentences) * len(windows.upper) > SHARED_BYTES:
         return None
     return searcher.sparse_vectors(windows, features, sentences, tokens)

@@ -68,7 +68,7 @@ expected = search(make_mesh(1, 1, 1, devices=jax.devices()[:1]), ALL)
 assert sum(len(r.moments) for r in expected[1]) > 10 and len(jax.devices()) == 8
 # Meshes and blocks at once: each program is slow to compile.
 large = dict(window_block=64, query_batch=8, decode_block=64, question_tokens=12)
-check(expected, search(make_mesh(8, 1, 1), ALL, share=True, **large), "8 shards of windows, large blocks, vectors shared")
+check(expected, search(make_mesh(8, 1, 1), ALL, share=True, **large), "8 shards, large blocks, vectors shared")
 small = dict(window_block=4, query_batch=1, decode_block=1)
 check(expected, search(make_mesh(2, 2, 2), **small), "a divided model, small blocks")
 print("equal")
