@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from revision_jax.evaluation.clips import COLUMNS as RANKS
+from revision_jax.evaluation.predictions import plain
 from revision_jax.report.table import COLUMNS, method_name, named_methods, print_rows
 
 SEARCHES = {"dense/eval": "LoRA a level", "unified/eval-depths": "one LoRA for all levels (variant U)"}
@@ -102,7 +103,7 @@ def summarise(folders: Sequence[Path]) -> dict:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="root folders of launch/local.sh, one a seed")
-    print(json.dumps(summarise(parser.parse_args(argv).runs)))
+    print(json.dumps(plain(summarise(parser.parse_args(argv).runs))))
 
 
 if __name__ == "__main__":
