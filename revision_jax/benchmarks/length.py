@@ -109,7 +109,7 @@ def measure(searcher, depth: int, hours: float, cases: list) -> dict:
     }
 
 
-def cases_of_runs(workdir: Path, upper: Path, queries: int, keep: tuple, seed: int):
+def cases_of_runs(workdir: Path, upper: Path, queries: int, changes: dict, seed: int):
     """A searcher of two runs, its depth, and cases of the first test video."""
     from revision_jax import config as configs
     from revision_jax.evaluation import methods as m
@@ -127,7 +127,7 @@ def cases_of_runs(workdir: Path, upper: Path, queries: int, keep: tuple, seed: i
     video_id = next(iter(split.queries))
     features, fps = split.store.read_all(video_id), split.store.manifest.fps
     asked = [query for query in split.queries[video_id] if query.present][:queries]
-    searcher = m.make_searcher(config, grounder, mesh, asked, chooser, changes={"keep": keep})
+    searcher = m.make_searcher(config, grounder, mesh, asked, chooser, changes=changes)
     extractor = make_extractor(config, mesh)
 
     def make(query, i) -> Callable:
@@ -142,10 +142,10 @@ def cases_of_runs(workdir: Path, upper: Path, queries: int, keep: tuple, seed: i
     return searcher, searcher.max_depth, cases
 
 
-def cases_of_shape(shape: str, queries: int, keep: tuple, upper_scale: float):
+def cases_of_shape(shape: str, queries: int, changes: dict, upper_scale: float):
     """A searcher with random weights, its depth, and cases of random features; nothing can be found there."""
     prompts = random_weights.make_prompts()
-    settings = SearchSettings(depth=3, keep=keep, query_batch=1, window_block=64, decode_block=16)
+    settings = SearchSettings(depth=3, query_batch=1, window_block=64, decode_block=16, **changes)
     searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings, 0.0, upper_scale)
     sentences, (tokens, mask), _ = random_weights.make_queries(shape, queries)
     searcher.fit_questions(sentences)
@@ -164,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--hours", default=",".join(map(str, HOURS)), help="default: %(default)s")
     parser.add_argument("--keep", default="48,16", help="windows each level sends down (default: %(default)s)")
+    parser.add_argument("--readings", type=int, default=1, help="search.readings (default: %(default)s)")
     parser.add_argument(
         "--upper_scale", type=float, default=1.0, help="random weights: length of upper windows, in dense"
     )
@@ -174,15 +175,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.workdir and args.upper_scale != 1.0:
         parser.error("--upper_scale is for random weights: a run was trained on windows of one length")
     keep = tuple(float(part) for part in args.keep.split(","))
+    changes = {"keep": keep, "readings": args.readings}
     if args.workdir:
-        searcher, depth, cases = cases_of_runs(args.workdir, args.upper, args.queries, keep, args.seed)
+        searcher, depth, cases = cases_of_runs(args.workdir, args.upper, args.queries, changes, args.seed)
     else:
-        searcher, depth, cases = cases_of_shape(args.shape, args.queries, keep, args.upper_scale)
+        searcher, depth, cases = cases_of_shape(args.shape, args.queries, changes, args.upper_scale)
     rows = [measure(searcher, depth, float(hours), cases) for hours in args.hours.split(",")]
     result = {
         "benchmark": "length",
         "queries": len(cases),
-        "keep": keep,
+        **changes,
         "upper_scale": args.upper_scale,
         "device": jax.devices()[0].device_kind,
     }
