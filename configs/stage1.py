@@ -105,11 +105,10 @@ def defaults() -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),  # devices an axis; -1 = the rest
             search=dict(
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
-                policy="top_down",  # of the upper levels: top_down | bottom_up
+                policy="top_down",  # of the upper levels: top_down | top_down_rescaled | bottom_up
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
                 readings=2,  # groups of an upper level that show a window, in different company
-                rescale=0.5,  # bottom_up: power of the upper levels' likelihood in the confidence
-                top_down_rescale=0.0,  # the same of top_down and fused; 0 is the paper's
+                rescale=0.5,  # bottom_up, top_down_rescaled: power of the upper levels' likelihood in the confidence
                 top_k=50,  # moments kept a query
                 nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped
                 query_batch=1,  # queries asked together of a block of windows

@@ -16,8 +16,9 @@ from revision_jax.evaluation.protocols import PROTOCOLS
 USAGE = """
 Three methods answer the same queries: the model on all windows (depth 1), the model in one pass over the whole
 video (depth 0), and CLIP frame retrieval. With --upper, a run of configs/stage2.py whose model chooses among windows,
-there are also depths 2 and 3, each top-down and bottom-up, and the deepest one fused with CLIP similarity; similarity
-alone may choose windows too (retrieve_then_ground). A second table says what each level sent down. If that run chooses
+there are also depths 2 and 3, each top-down and bottom-up; the deepest one top-down with confidences rescaled by the
+upper levels, as bottom-up does it, and fused with CLIP similarity; similarity alone may choose windows too
+(retrieve_then_ground). A second table says what each level sent down. If that run chooses
 among short videos (stage2.py:retrieval), its own videos are ranked: RUN/eval/retrieval.json of that run. What counts as
 absent, the temperature of confidences and the variant of CLIP retrieval are chosen on the validation split.
 

@@ -106,7 +106,6 @@ CHANGES = {
     "search.keep": ("levels", {"search.keep": (0.9, 0.2)}),
     "search.readings": ("levels", {"search.readings": 1}),
     "search.rescale": ("levels", {"search.rescale": 0.25}),
-    "search.top_down_rescale": ("levels", {"search.top_down_rescale": 0.25}),
     "search.top_k": ("search", {"search.top_k": 1}),
     "search.nms_iou": ("search", {"search.nms_iou": 0.0}),
     "search.query_batch": ("search", {"search.query_batch": 2}),

@@ -192,7 +192,8 @@ def test_what_two_models_share_counts_once_among_the_trained_parameters(trained_
 
 def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys):
     workdir, metrics = with_upper
-    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "fused", "retrieve_then_ground"}
+    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "depth3_rescaled", "fused"}
+    deeper.add("retrieve_then_ground")
     assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
     # What was searched before is neither searched again nor changed.
     for method in ("depth1", "depth0"):
@@ -212,7 +213,7 @@ def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys
             assert levels[-1]["sent"] == scores["cost"]["frame_share"] < 75.0
     assert metrics["compilations"]["search"]["programs"] == metrics["compilations"]["search"]["shapes"]
     headings, rows = level_rows(metrics)
-    assert len(rows) == 2 * (1 + 2) + 2 + 1 and all(len(row) == len(headings) for row in rows)
+    assert len(rows) == 2 * (1 + 2) + 2 + 2 + 1 and all(len(row) == len(headings) for row in rows)
     page = (workdir / "eval/report.html").read_text()
     assert "Where the search goes" in page and "depth 3, bottom-up" in page
     print_table(metrics)

@@ -176,7 +176,7 @@ def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
     for depth in range(2, max_depth + 1):
         methods |= {f"depth{depth}": (depth, "top_down"), f"depth{depth}_bottom_up": (depth, "bottom_up")}
     if max_depth > 1:
-        methods["fused"] = max_depth, "fused"
+        methods |= {f"depth{max_depth}_rescaled": (max_depth, "top_down_rescaled"), "fused": (max_depth, "fused")}
     return methods | {"retrieve_then_ground": (1, "retrieve_then_ground")}
 
 

@@ -22,8 +22,9 @@ CALIBRATED = (0.1, 0.3, 0.5)  # IoU above which the first moment counts as right
 COMPARED = ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
 # What is compared with what, query by query: the difference of the first minus the second.
 PAIRS = (
-    ("depth1", "clip"), ("depth2", "depth2_bottom_up"), ("depth3", "depth3_bottom_up"), ("depth3", "depth1"),
-    ("fused", "depth3"), ("fused", "retrieve_then_ground"), ("depth3", "retrieve_then_ground"),
+    ("depth1", "clip"), ("depth2", "depth2_bottom_up"), ("depth3", "depth3_bottom_up"),
+    ("depth3_rescaled", "depth3_bottom_up"), ("depth3", "depth1"), ("fused", "depth3"),
+    ("fused", "retrieve_then_ground"), ("depth3", "retrieve_then_ground"),
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ STYLE = {
 COLORS = {
     "clip": "#b8b8b8", "depth0": "#e9b872", "before": "#a9c4de", "depth1": "#1f5f99", "depth2": "#6a9f58",
     "retrieve_then_ground": "#d0b93a", "fused": "#3a8f8f", "depth3": "#2f6b3a", "depth2_bottom_up": "#c98ba8",
-    "depth3_bottom_up": "#8f3f68",
+    "depth3_bottom_up": "#8f3f68", "depth2_rescaled": "#9bbf8a", "depth3_rescaled": "#55925f",
 }  # fmt: skip
 TRUTH, PREDICTION = "#2e8b57", "#1f5f99"
 ZOOM_S = 60.0  # what is shown on each side of a moment

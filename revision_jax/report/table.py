@@ -14,10 +14,15 @@ NAMES = {
     "depth3": "two upper levels (depth 3)",
     "depth2_bottom_up": "depth 2, bottom-up",
     "depth3_bottom_up": "depth 3, bottom-up",
+    "depth2_rescaled": "depth 2, rescaled",
+    "depth3_rescaled": "depth 3, rescaled",
     "retrieve_then_ground": "similar windows only",
     "fused": "upper levels and similarity",
 }
-CHOOSING = ("retrieve_then_ground", "depth2", "depth2_bottom_up", "depth3", "depth3_bottom_up", "fused")
+CHOOSING = (
+    "retrieve_then_ground", "depth2", "depth2_rescaled", "depth2_bottom_up", "depth3", "depth3_rescaled",
+    "depth3_bottom_up", "fused",
+)  # fmt: skip
 # Column heading -> where its value stands in a method's scores.
 COLUMNS = {
     "R1@.1": ("recall", "mad", "R1@0.1"),

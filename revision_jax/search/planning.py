@@ -37,4 +37,5 @@ def plan_search(
     if policy == "bottom_up":
         return Plan(levels, BottomUp(len(levels), settings.rescale))
     kind = Fused if policy == "fused" else TopDown
-    return Plan(levels, kind(tuple(settings.keep[-len(levels) :]), settings.top_down_rescale))
+    power = settings.rescale if policy == "top_down_rescaled" else 0.0
+    return Plan(levels, kind(tuple(settings.keep[-len(levels) :]), power))

@@ -29,7 +29,7 @@ class TopDown:
     Attributes:
       keep: what each of the L levels sends down, coarse first, as `kept` reads it: of the upper windows, and in the
         end of the dense ones. So depths are compared at the same share of dense frames.
-      power: as `BottomUp`'s; 0, the paper's, ranks by the dense level alone.
+      power: as `BottomUp`'s; 0, the paper's, ranks by the dense level alone. `top_down_rescaled` has another.
     """
 
     keep: tuple[float, ...]
@@ -118,7 +118,7 @@ def rescaled(confidence: jax.Array, scores: jax.Array, power: float) -> jax.Arra
     return confidence * jnp.exp(power * jnp.where(jnp.isfinite(scores), scores, 0.0))[..., None]
 
 
-POLICIES = ("top_down", "bottom_up", "fused", "retrieve_then_ground")
+POLICIES = ("top_down", "top_down_rescaled", "bottom_up", "fused", "retrieve_then_ground")
 
 
 def check_policy(name: str) -> None:

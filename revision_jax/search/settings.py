@@ -21,8 +21,7 @@ class SearchSettings:
       keep: what each upper level sends down, coarse first: a share of the windows up to 1, above it a number of
         windows, whatever the video's length. A search of fewer levels takes the last ones.
       readings: how many groups of an upper level show a window, in different company; their scores are averaged.
-      rescale: bottom_up: power of the upper levels' likelihood that rescales confidences.
-      top_down_rescale: the same of top_down and fused; 0 ranks by the dense level alone, as the paper does.
+      rescale: bottom_up, top_down_rescaled: power of the upper levels' likelihood that rescales confidences.
       confidence: see `confidence.py`.
       beam: answers kept of each pair of query and window; 1 is greedy decoding.
       sampling: temperature at which answers are sampled under the grammar; 0 is greedy decoding.
@@ -43,7 +42,6 @@ class SearchSettings:
     keep: tuple[float, ...] = (0.9, 0.59)
     readings: int = 1
     rescale: float = 0.5
-    top_down_rescale: float = 0.0
     confidence: str = "inverse_mean_entropy"
     beam: int = 1
     sampling: float = 0.0
@@ -64,7 +62,7 @@ class SearchSettings:
         check_kind(self.confidence)
         if not all(0 < keep <= 1 or keep == int(keep) > 1 for keep in self.keep):
             raise ValueError(f"search.keep is {self.keep}; expected shares of the windows in (0, 1], or whole numbers.")
-        for name in ("depth", "rescale", "top_down_rescale", "sampling"):
+        for name in ("depth", "rescale", "sampling"):
             if getattr(self, name) < 0:
                 raise ValueError(f"search.{name} is {getattr(self, name)}; expected at least 0.")
         for name in ("top_k", "readings", "window_block", "query_batch", "decode_block", "beam"):

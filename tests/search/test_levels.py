@@ -198,6 +198,17 @@ def test_bottom_up_asks_all_and_rescales(searcher):
         np.testing.assert_array_equal(a.moments, b.moments)
 
 
+def test_top_down_may_rank_as_bottom_up_does(searcher):
+    chosen, rescaled = _search(searcher, depth=3), _search(searcher, depth=3, policy="top_down_rescaled")
+    assert not np.allclose(chosen[0].moments[0, 2], rescaled[0].moments[0, 2])
+    for a, b in zip(chosen, rescaled):
+        np.testing.assert_array_equal(a.sent[-1], b.sent[-1])
+        assert {tuple(m) for m in a.moments[:, :2]} == {tuple(m) for m in b.moments[:, :2]}
+    wide = _searcher(keep=(1.0, 1.0))
+    for a, b in zip(_search(wide, depth=3, policy="top_down_rescaled"), _search(wide, depth=3, policy="bottom_up")):
+        np.testing.assert_array_equal(a.moments, b.moments)
+
+
 def test_blocks_and_batches_do_not_change_the_answers(searcher):
     expected = _search(searcher, depth=3)
     for changes in ({"window_block": 4, "query_batch": 1}, {"window_block": 64, "query_batch": 4, "decode_block": 1}):
