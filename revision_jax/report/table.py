@@ -153,11 +153,13 @@ def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Se
 
     table = Table(title=title, caption=note)
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+        words = heading.replace(" ", "\n")  # a heading is never wider than its longest word
+        table.add_column(words, justify="right" if i else "left", no_wrap=True, vertical="bottom")
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == main else None)
-    # A pipe has no width; the table keeps its own.
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width; the table keeps its own
+        console = Console(width=max(100, Console(width=1000).measure(table).maximum))
     console.print(table)
 
 

@@ -64,7 +64,7 @@ def test_what_each_level_sent_down(capsys):
         ["groups of 16", "55.0", "90.0"], ["groups of 48", "80.0", "95.0"], ["groups of 16", "55.0", "90.0"],
     ]  # fmt: skip
     print_table(metrics)
-    assert "events among them" in capsys.readouterr().out
+    assert "where the search goes" in capsys.readouterr().out
 
 
 def test_pictures_show_something(tmp_path):
