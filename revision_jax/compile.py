@@ -263,8 +263,10 @@ def advise(config, report: dict[str, Any], what: str) -> str:
     weights = sum(size for name, size in report["parts_gib"].items() if "weights" in name)
     if weights > report["hbm_gib"] / 2:
         axis = "fsdp" if what == "train" else "tensor"
+        narrow = "" if config.model.param_dtype == "int8" else ", or set model.param_dtype to 'int8'"
         return (
-            f"the weights take {weights:.1f} GiB a chip: raise mesh.{axis} (now {config.mesh[axis]}), lower mesh.data"
+            f"the weights take {weights:.1f} GiB a chip: raise mesh.{axis} (now {config.mesh[axis]}) and lower "
+            f"mesh.data{narrow}"
         )
     if what == "search":
         return f"lower search.window_block (now {config.search.window_block}) or search.query_batch"

@@ -209,7 +209,7 @@ class Searcher:
         """What several searches of a video can share; see `search`. `windows`: of any depth from 2 on."""
         started = time.perf_counter()
         inputs = self._upper_inputs(windows, sentences, query_tokens, self.settings)
-        arguments = jnp.asarray(pad_frames(features)), inputs
+        arguments = pad_frames(features), inputs
         self.shapes.add(tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arguments)))
         array = jax.block_until_ready(self._vectors(self.models[1], *arguments))
         return SparseVectors(array, time.perf_counter() - started)
@@ -311,7 +311,7 @@ class Searcher:
             wanted = "policies that compare CLIP features need those of the sentences (similar)"
             compared = pack_rows(np.asarray(required(similar, wanted), np.float32), rows)
         return plan, VideoInputs(
-            jnp.asarray(pad_frames(features)), table, starts, lengths, np.float32(duration_s), questions, counts,
+            pad_frames(features), table, starts, lengths, np.float32(duration_s), questions, counts,
             compared, upper,
         )  # fmt: skip
 

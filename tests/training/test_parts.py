@@ -46,6 +46,19 @@ def test_dtypes_of_frozen_and_trained(base, mesh):
     assert attention.q_proj.kernel.dtype == "bfloat16" and attention.q_proj.lora_a.dtype == "float32"
 
 
+def test_eight_bit_weights_answer_nearly_the_same(base, mesh):
+    video = jax.random.normal(jax.random.key(0), (2, 8, 12))
+    tokens = np.array([[5, 6, 7], [6, 5, 2]], np.int32)
+
+    def load(param_dtype):
+        grounder = parts.load_grounder(config_of(base, model__param_dtype=param_dtype), mesh)
+        return grounder.llm.layers.self_attn.q_proj, np.asarray(grounder(np.array([1, 3, 4]), video, tokens))
+
+    (q_proj, narrow), (_, wide) = load("int8"), load("float32")
+    assert q_proj.kernel.dtype == "int8" and q_proj.kernel_scale.dtype == q_proj.lora_a.dtype == "float32"
+    assert 0 < np.abs(wide - narrow).max() < 0.05 * np.abs(wide).max()
+
+
 def test_missing_parts_are_listed_with_how_to_make_them():
     config = configs.load("configs/stage1.py:mad", ["base.clip=/nowhere"])
     with pytest.raises(ConfigError) as error:
