@@ -60,6 +60,32 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 
+def thin_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """`x @ matrix` in x's dtype; the gradient of `matrix` in its own, summed in it over rows and devices.
+
+    Left to itself, a bfloat16 product has a bfloat16 gradient, which devices would add up in 8 bits.
+    """
+    return x @ matrix if x.dtype == matrix.dtype else _narrow_product(x, matrix)
+
+
+@jax.custom_vjp
+def _narrow_product(x, matrix):
+    return x @ matrix.astype(x.dtype)
+
+
+def _narrow_forward(x, matrix):
+    return _narrow_product(x, matrix), (x, matrix)
+
+
+def _narrow_backward(saved, dy):
+    x, matrix = saved
+    gradient = jnp.einsum("...i,...o->io", x, dy, preferred_element_type=matrix.dtype)
+    return dy @ matrix.astype(dy.dtype).T, gradient
+
+
+_narrow_product.defvjp(_narrow_forward, _narrow_backward)
+
+
 class LoRALinear(nnx.Module):
     """A bias-free linear layer: `kernel` [(L,) i, o] in `param_dtype`, of int8 with a float32 `kernel_scale` [(L,) o]
     (zeros until `quantize.py` fills them); with `lora` also float32 `lora_a`
@@ -100,8 +126,8 @@ class LoRALinear(nnx.Module):
             y = y * self.kernel_scale[...].astype(self.dtype)
         if self.lora is None:
             return y
-        low = dropout(x, self.lora.dropout, dropout_key) @ self.lora_a[...].astype(self.dtype)
-        return y + (low @ self.lora_b[...].astype(self.dtype)) * self.lora.scale
+        low = thin_product(dropout(x, self.lora.dropout, dropout_key), self.lora_a[...])
+        return y + thin_product(low, self.lora_b[...]) * self.lora.scale
 
     def merge(self) -> jax.Array:
         """`kernel + scale * A B` [(L,) i, o], summed in float32, in the kernel's dtype (int8: in `dtype`)."""

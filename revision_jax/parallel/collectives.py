@@ -1,6 +1,7 @@
 """What devices send each other: the collectives of a compiled program, read from its HLO text.
 
-A loop's body stands in the text once; its collectives count as often as the loop runs, where XLA knows that.
+A loop's body stands in the text once; its collectives count as often as the loop runs, where the text says that: in so
+many words, or by a condition `i < constant` (then the loop is taken to start at 0, as a scan does).
 """
 
 import collections
@@ -17,6 +18,8 @@ _OPERATION = re.compile(r"= (?P<shape>.+?) (?P<kind>" + "|".join(KINDS) + r")(?P
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|async_execution_thread|called_computations)=\{?%([\w.\-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%([\w.\-]+)")
+_BELOW = re.compile(r"ROOT .* compare\([^,]*%[\w.\-]+, [^,]*%([\w.\-]+)\), direction=LT")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
 
@@ -41,9 +44,9 @@ def read_collectives(hlo: str) -> list[Collective]:
     times = collections.Counter({entry: 1})
     for name in _callers_first(computations, entry):
         for line in computations[name]:
-            trips = _TRIPS.search(line)
+            runs = _trips(line, computations) if " while(" in line else 1
             for called in _called(line, computations):
-                times[called] += times[name] * (int(trips.group(1)) if trips and " while(" in line else 1)
+                times[called] += times[name] * runs
     found = []
     for name, lines in computations.items():
         for line in lines:
@@ -82,6 +85,16 @@ def _called(line: str, computations: dict) -> list[str]:
     for group in _BRANCHES.findall(line):
         names += [name.strip().lstrip("%") for name in group.split(",")]
     return [name for name in dict.fromkeys(names) if name in computations]
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """How often a `while` runs its body; 1 where the text does not tell."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = computations.get(_CONDITION.search(line)[1], [])
+    below = next((match[1] for text in condition if (match := _BELOW.search(text))), None)
+    constant = re.compile(rf"%{re.escape(below or '')} = s32\[\]\S* constant\((\d+)\)")
+    return next((int(match[1]) for text in condition if (match := constant.search(text))), 1)
 
 
 def _callers_first(computations: dict[str, list[str]], entry: str) -> list[str]:

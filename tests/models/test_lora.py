@@ -13,7 +13,7 @@ from revision_jax.interop.llama import load_llama, save_llama
 from revision_jax.interop.table import flat_params
 from revision_jax.models.layers import normal
 from revision_jax.models.llama import LORA_TARGETS, Llama, LlamaConfig
-from revision_jax.models.lora import LoRAConfig, LoRALinear, dropout
+from revision_jax.models.lora import LoRAConfig, LoRALinear, dropout, thin_product
 
 LORA = LoRAConfig(rank=3, alpha=6, dropout=0.1, targets=LORA_TARGETS)
 
@@ -107,6 +107,19 @@ def test_dropout_acts_on_the_lora_branch_alone_and_keeps_the_mean():
     np.testing.assert_allclose(outputs.mean(0), module(x), atol=0.15)
     np.testing.assert_array_equal(dropout(x, 0.5, None), x)
     assert sorted(set(np.asarray(dropout(jnp.ones(100), 0.5, jax.random.key(0))))) == [0.0, 2.0]
+
+
+def test_the_gradient_of_a_narrow_product_is_summed_in_float32():
+    x, dy = (jax.random.normal(jax.random.key(i), (3, 200, 8), jnp.bfloat16) for i in range(2))
+    matrix = jax.random.normal(jax.random.key(2), (8, 8))
+    out, back = jax.vjp(thin_product, x, matrix)
+    np.testing.assert_array_equal(out, x @ matrix.astype(jnp.bfloat16))
+    dx, gradient = back(dy)
+    assert (dx.dtype, gradient.dtype) == (jnp.bfloat16, jnp.float32)
+    expected = np.einsum("abi,abo->io", *(np.asarray(array, np.float64) for array in (x, dy)))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)  # 8 bits would be off by 0.1
+    plain = jax.vjp(lambda x: x @ matrix.astype(jnp.bfloat16), x)[1](dy)[0]
+    np.testing.assert_array_equal(dx, plain)
 
 
 def test_only_targets_carry_lora():

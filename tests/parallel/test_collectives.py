@@ -39,6 +39,19 @@ def test_loops_count_as_often_as_they_run():
     ]
 
 
+def test_a_loop_may_say_how_often_it_runs_by_its_condition():
+    condition = """%cond (p: (s32[], bf16[2,8])) -> pred[] {
+  %limit.1 = s32[]{:T(128)} constant(5)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %c = pred[]{:T(512)} compare(%i, %limit.1), direction=LT, metadata={op_name="cond/lt"}
+}"""
+    start, end = HLO.index("%cond"), HLO.index("ENTRY")
+    text = HLO[:start] + condition + "\n\n" + HLO[end:].replace(', backend_config={"known_trip_count":{"n":"32"}}', "")
+    assert sorted(one.times for one in read_collectives(text)) == [1, 1, 5, 5]
+    unknown = text.replace("direction=LT", "direction=NE")
+    assert {one.times for one in read_collectives(unknown)} == {1}
+
+
 def test_summary_by_kind():
     rows = summarise([Collective("all-gather", 8.0, 3), Collective("all-gather", 4.0, 1)])
     assert rows == {"all-gather": {"count": 4, "bytes": 28.0, "largest": 8.0}}
