@@ -93,6 +93,7 @@ def measure(searcher, depth: int, hours: float, cases: list) -> dict:
             "sent_down": bool(moments) and holds_event(result.sent[-1], moments),
         })  # fmt: skip
         print(f"{hours} h: query {i + 1} of {len(cases)}", file=sys.stderr)
+    random_weights.check_compiled(searcher)
     mean = lambda name: float(np.mean([row[name] for row in rows]))
     known = cases and bool(moments)
     return {

@@ -104,6 +104,7 @@ def time_ours(searcher: Searcher, policy: str, features, seconds: float, sentenc
         searcher.search(
             features, FPS, seconds, sentences, depth=3, policy=policy, query_tokens=query_tokens, similar=similar
         )
+    check_compiled(searcher)
     cost = searcher.cost
     return {
         "policy": policy,
@@ -118,6 +119,12 @@ def time_ours(searcher: Searcher, policy: str, features, seconds: float, sentenc
         "compile_s": compiled,
         "memory_gib": {"counted": need.total / GIB, "temporary": temporary / GIB},
     }
+
+
+def check_compiled(searcher: Searcher) -> None:
+    """Raises RuntimeError where a program was compiled again for shapes that it had met before."""
+    if searcher.compile_count > len(searcher.shapes):
+        raise RuntimeError(f"{searcher.compile_count} programs were compiled for {len(searcher.shapes)} shapes.")
 
 
 def time_plain(grounders, prompts, features, seconds: float, sentences, query_tokens, count: int) -> dict:
