@@ -145,13 +145,13 @@ def roofline(topology, facts: dict[str, Any], report: dict[str, Any]) -> dict[st
     chip, chips = topology.chip, topology.num_chips
     passes = 3 if facts["executed"] > facts["flops"] * 1.2 else 2  # weights are read forward, backward, again
     touched = facts["weight_bytes"] * passes + 2 * report["parts_gib"]["activations and temporaries"] * GIB
-    # A ring sends a reduced array twice; between slices everything counts at the slow network's speed.
-    sent = sum((2 if kind == "all-reduce" else 1) * row["bytes"] for kind, row in report["collectives"].items())
-    network = DCN_BYTES if topology.slices > 1 and report["mesh"]["data"] == 1 else chip.ici_bytes
+    # A ring sends a reduced array twice. Between slices only gradients are reduced, over the slow network.
+    reduced = DCN_BYTES if topology.slices > 1 else chip.ici_bytes
+    seconds_a_byte = lambda kind: 2 / reduced if kind == "all-reduce" else 1 / chip.ici_bytes
     seconds = {
         "arithmetic_s": facts["executed"] / chips / chip.flops,
         "memory_s": touched / chip.hbm_bytes,
-        "network_s": sent / network,
+        "network_s": sum(seconds_a_byte(kind) * row["bytes"] for kind, row in report["collectives"].items()),
     }
     step = max(seconds.values())
     return {

@@ -71,6 +71,14 @@ def test_advice_goes_to_what_takes_the_memory(weights, what, changes, advice):
     assert verb.advise(configs.load(overrides=changes), report, what).find(advice) >= 0
 
 
+def test_between_slices_gradients_take_the_slow_network():
+    sent = {"all-reduce": {"bytes": 3.1e9}, "all-gather": {"bytes": 2e9}}
+    report = {"parts_gib": {"activations and temporaries": 0.0}, "collectives": sent}
+    facts = {"flops": 1e12, "executed": 1e12, "weight_bytes": 0.0}
+    seconds = [verb.roofline(Topology.parse(name), facts, report)["network_s"] for name in ("v5e-16", "2xv5e-16")]
+    assert seconds == pytest.approx([0.041, 2.01])  # 200 GB/s inside a slice, 3.1 GB/s a chip between them
+
+
 def test_all_kinds_of_batches_and_programs(on_cpu, capsys):
     assert verb.main(["--config", "configs/stage2.py", *TINY[2:]]) == 0
     assert verb.main([*TINY, "--program", "search"]) == 0

@@ -19,6 +19,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|body|condition|async_execution_thread|c
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%([\w.\-]+)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _BELOW = re.compile(r"ROOT .* compare\([^,]*%[\w.\-]+, [^,]*%([\w.\-]+)\), direction=LT")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
@@ -47,12 +48,15 @@ def read_collectives(hlo: str) -> list[Collective]:
             runs = _trips(line, computations) if " while(" in line else 1
             for called in _called(line, computations):
                 times[called] += times[name] * runs
-    found = []
+    found = {}
     for name, lines in computations.items():
-        for line in lines:
+        for number, line in enumerate(lines):
             if times[name] and (match := _OPERATION.search(line)):
-                found.append(Collective(match["kind"], _size(match["shape"], bool(match["start"])), times[name]))
-    return found
+                one = Collective(match["kind"], _size(match["shape"], bool(match["start"])), times[name])
+                # A TPU's program fuses parts of one operation with what is computed meanwhile; all bear its channel.
+                channel = _CHANNEL.search(line)
+                found.setdefault((one.kind, channel[1]) if channel else (name, number), one)
+    return list(found.values())
 
 
 def summarise(found: Iterable[Collective]) -> dict[str, dict[str, float]]:

@@ -52,6 +52,16 @@ def test_a_loop_may_say_how_often_it_runs_by_its_condition():
     assert {one.times for one in read_collectives(unknown)} == {1}
 
 
+def test_parts_of_one_operation_count_once():
+    part = "%w = bf16[8,8]{1,0:T(8,128)(2,1)} all-gather(bf16[2,8]{1,0} %x), "
+    text = HLO.replace(part, part + "channel_id=4, ")
+    two = text.replace(
+        "  %s = ", f"  {part}channel_id=4, dimensions={{0}}\n  {part}channel_id=5, dimensions={{0}}\n  %s = "
+    )
+    assert len(read_collectives(text)) == len(read_collectives(HLO)) == 4
+    assert len(read_collectives(two)) == 5
+
+
 def test_summary_by_kind():
     rows = summarise([Collective("all-gather", 8.0, 3), Collective("all-gather", 4.0, 1)])
     assert rows == {"all-gather": {"count": 4, "bytes": 28.0, "largest": 8.0}}
