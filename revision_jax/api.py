@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from revision_jax import config as configs
 from revision_jax.config import ConfigError
-from revision_jax.data.extraction import Extractor, VideoFeatures
+from revision_jax.data.video.extraction import Extractor, VideoFeatures
 from revision_jax.evaluation.methods import make_searcher
 from revision_jax.evaluation.predictions import read_json
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.search.evaluator import Result, Searcher
-from revision_jax.training.datasets import make_extractor
-from revision_jax.training.parts import restore_grounder
+from revision_jax.runs.grounder import restore_grounder
+from revision_jax.runs.splits import make_extractor
+from revision_jax.search.searcher import Result, Searcher
 
 log = logging.getLogger(__name__)
 HOW_TO_TRAIN = "make one with `python -m revision_jax.train --config configs/stage1.py`"

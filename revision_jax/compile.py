@@ -171,7 +171,7 @@ def significant(value: float, digits: int = 4) -> float:
 def train_programs(config, mesh):
     """(name, function that lowers, facts) of every kind of batch of the stage."""
     from revision_jax.parallel.memory import held
-    from revision_jax.training.abstract import abstract_batches, abstract_step
+    from revision_jax.runs.abstract import abstract_batches, abstract_step
     from revision_jax.training.flops import FlopCount
 
     program, state, frozen, step = abstract_step(config, mesh)
@@ -215,9 +215,9 @@ def search_programs(config, mesh, memory_gib: float):
     Its blocks are chosen as where it runs: the largest that `memory_gib` a chip allows.
     """
     from revision_jax.parallel.memory import held
+    from revision_jax.runs.abstract import abstract_grounder, abstract_prompts
+    from revision_jax.runs.grounder import sees_groups
     from revision_jax.search.abstract import abstract_search
-    from revision_jax.training.abstract import abstract_grounder, abstract_prompts
-    from revision_jax.training.parts import sees_groups
 
     grounders = abstract_grounder(config), abstract_grounder(config) if sees_groups(config) else None
     depth = 1 + len(config.hierarchy.levels) if sees_groups(config) else 1
@@ -232,10 +232,10 @@ def extract_programs(config, mesh):
     import jax.numpy as jnp
     from flax import nnx
 
-    from revision_jax.data.extraction import CLIP_MEAN, CLIP_STD, encode_images
+    from revision_jax.data.video.extraction import CLIP_MEAN, CLIP_STD, encode_images
     from revision_jax.parallel.memory import held
     from revision_jax.parallel.mesh import batch_sharding, replicated
-    from revision_jax.training.abstract import abstract_clip, clip_config
+    from revision_jax.runs.abstract import abstract_clip, clip_config
 
     graphdef, weights = nnx.split(abstract_clip(config))
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))

@@ -97,7 +97,7 @@ def _stage(source: Path, folder: Path, spec: str, overrides: Sequence[str] | dic
 
     from revision_jax import config as configs
     from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.training.importing import check_import, import_stage
+    from revision_jax.runs.importing import check_import, import_stage
 
     config = configs.load(spec or configs.DEFAULT, overrides)
     mesh = make_mesh(devices=jax.devices()[:1])

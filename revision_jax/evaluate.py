@@ -72,8 +72,8 @@ def evaluate(
     from revision_jax.evaluation.scores import calibrate, compare, score
     from revision_jax.report.summary import read_losses, write_summary
     from revision_jax.report.table import print_table
+    from revision_jax.runs.splits import make_extractor
     from revision_jax.search.confidence import COSINE
-    from revision_jax.training.datasets import make_extractor
 
     started = time.perf_counter()
     split, protocol = split or config.eval.split, PROTOCOLS[options.protocol]
@@ -225,8 +225,8 @@ def evaluate_run(
     from revision_jax import config as configs
     from revision_jax.parallel import multihost
     from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.training.datasets import other_split, prepare_data
-    from revision_jax.training.parts import load_grounder, restore_grounder
+    from revision_jax.runs.grounder import load_grounder, restore_grounder
+    from revision_jax.runs.splits import other_split, prepare_data
 
     multihost.initialize()
     config = configs.load_json(Path(workdir) / "config.json")
@@ -252,7 +252,7 @@ def evaluate_run(
         directories = {**directories, split: path}
     before = load_grounder(config, mesh) if config.eval.before else None
     if config.stage != "dense" and upper is None:
-        from revision_jax.evaluation.held_out import evaluate_held_out
+        from revision_jax.evaluation.questions import evaluate_held_out
 
         return evaluate_held_out(
             config, workdir, grounder, directories=directories, mesh=mesh, before=before, steps=steps

@@ -55,9 +55,9 @@ def export(
     from revision_jax.interop.weights import Weights, weights_dtype
     from revision_jax.parallel.mesh import make_mesh
     from revision_jax.report.model_card import model_card
-    from revision_jax.training.exporting import ADAPTER_FILES, WRITERS, check_folder
-    from revision_jax.training.parts import fingerprints
-    from revision_jax.training.run_parts import restore_parts
+    from revision_jax.runs.exporting import ADAPTER_FILES, WRITERS, check_folder
+    from revision_jax.runs.grounder import fingerprints
+    from revision_jax.runs.parts import restore_parts
 
     # ------------------------------------------------------------------------------- the run
     check_free(out)

@@ -85,7 +85,7 @@ def read_sentences(given: Sequence[str], file: str | None) -> list[str]:
 def _search(video: str, sentences: Sequence[str], workdir: str | None):
     from rich.console import Console
 
-    from revision_jax.data.video import probe
+    from revision_jax.data.video.frames import probe
 
     probe(video)  # what is no video is told before anything is loaded
     with Console(stderr=True).status("loads the run") as status:

@@ -99,14 +99,14 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     import jax
 
     from revision_jax.evaluate import evaluate
-    from revision_jax.evaluation.held_out import evaluate_held_out
+    from revision_jax.evaluation.questions import evaluate_held_out
     from revision_jax.interop.adapter import save_projector
     from revision_jax.parallel import multihost
     from revision_jax.parallel.mesh import host_shard, local_mesh, make_mesh
+    from revision_jax.runs.grounder import check_weights
+    from revision_jax.runs.splits import check_files, prepare_data
+    from revision_jax.runs.tasks import make_task
     from revision_jax.training import loop
-    from revision_jax.training.datasets import check_files, prepare_data
-    from revision_jax.training.parts import check_weights
-    from revision_jax.training.stages import make_task
     from revision_jax.training.workdir import check_workdir
 
     # ------------------------------------------------------------------------------- what can go wrong early

@@ -40,8 +40,8 @@ class TrainedRun:
 def trained_run(tmp_path_factory):
     from tiny_base import config_of, make_base, to_torch
 
+    from revision_jax.runs.splits import prepare_data
     from revision_jax.train import train
-    from revision_jax.training.datasets import prepare_data
 
     folder = tmp_path_factory.mktemp("trained")
     changes = {"data__val_videos": 2, "data__test_videos": 2, "eval__before": True}
@@ -71,9 +71,9 @@ def chain(tmp_path_factory):
     from tiny_base import chain_config, make_base
 
     from revision_jax.parallel.mesh import make_mesh
+    from revision_jax.runs.splits import prepare_data
+    from revision_jax.runs.tasks import make_task
     from revision_jax.training import loop
-    from revision_jax.training.datasets import prepare_data
-    from revision_jax.training.stages import make_task
 
     folder = tmp_path_factory.mktemp("chain")
     # As wide as the text tower of CLIP: the sparse adapter reads both.

@@ -21,15 +21,17 @@ import tiny_base
 
 from revision_jax import config as configs
 from revision_jax import train
-from revision_jax.data import streams
-from revision_jax.data.gaps import Gap
+from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.batches import streams
 from revision_jax.evaluation import methods
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.search.levels import Level
-from revision_jax.training import datasets, loop, parts
-from revision_jax.training.datasets import check_files, prepare_data
-from revision_jax.training.parts import load_grounder, make_prompt_encoder
-from revision_jax.training.stages import dense_windows, make_task
+from revision_jax.runs import grounder as parts
+from revision_jax.runs import splits as datasets
+from revision_jax.runs.grounder import load_grounder, make_prompt_encoder
+from revision_jax.runs.splits import check_files, prepare_data
+from revision_jax.runs.tasks import dense_windows, make_task
+from revision_jax.search.upper_levels import Level
+from revision_jax.training import loop
 from revision_jax.training.state import take_apart
 
 RAISES = "raises"

@@ -24,9 +24,10 @@ from revision_jax.interop.files import read_tensors
 from revision_jax.interop.table import flat_params
 from revision_jax.interop.weights import Weights
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import exporting, loop
-from revision_jax.training.parts import load_grounder
-from revision_jax.training.stages import make_task
+from revision_jax.runs import exporting
+from revision_jax.runs.grounder import load_grounder
+from revision_jax.runs.tasks import make_task
+from revision_jax.training import loop
 
 
 @pytest.fixture

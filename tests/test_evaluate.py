@@ -19,9 +19,9 @@ from revision_jax.models.adapter import SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.report.table import level_rows, print_table
+from revision_jax.runs.grounder import restore_grounder
 from revision_jax.search.clip_baseline import ClipRetrieval
-from revision_jax.search.evaluator import Searcher
-from revision_jax.training.parts import restore_grounder
+from revision_jax.search.searcher import Searcher
 
 MEASURED = ("measured", "compilations")  # seconds, memory, and what this process compiled
 
@@ -142,7 +142,7 @@ def test_a_query_that_cannot_be_asked_is_a_miss(trained_run, tmp_path, monkeypat
     broken = next(row for row in rows if row["moments"])
     broken["sentence"] = "a red circle " * 40
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("revision_jax.training.datasets.prepare_data", lambda *_, **__: directories)
+    monkeypatch.setattr("revision_jax.runs.splits.prepare_data", lambda *_, **__: directories)
     workdir = _copy(trained_run, tmp_path)
     metrics = evaluate.evaluate_run(workdir)
     assert metrics["methods"]["depth1"]["failed"] == 1 and metrics["methods"]["clip"]["failed"] == 0

@@ -21,8 +21,8 @@ from revision_jax.interop.table import flat_params
 from revision_jax.interop.weights import Weights
 from revision_jax.models.adapter import DenseAdapter
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import exporting
-from revision_jax.training.parts import fingerprints, restore_grounder
+from revision_jax.runs import exporting
+from revision_jax.runs.grounder import fingerprints, restore_grounder
 from revision_jax.training.workdir import open_workdir
 
 

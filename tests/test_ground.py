@@ -14,7 +14,7 @@ import pytest
 
 import revision_jax
 from revision_jax import ground
-from revision_jax.data.video import read_frames, write_video
+from revision_jax.data.video.frames import read_frames, write_video
 
 SENTENCE = "a red circle moves to the left"
 

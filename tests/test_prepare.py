@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from revision_jax import prepare
-from revision_jax.data import many_videos
+from revision_jax.data.annotations.gaps import load_gaps
+from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.builders.parts import Parts
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.gaps import load_gaps
-from revision_jax.data.moments import load_queries
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video import many_videos
 
 SIZE, FPS = 32, 1.0
 TEN_HOURS = 36_000

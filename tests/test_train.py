@@ -34,7 +34,7 @@ def test_help_teaches_and_is_quick(tmp_path):
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("revision_jax.training.datasets.check_files", lambda config: None)
+    monkeypatch.setattr("revision_jax.runs.splits.check_files", lambda config: None)
     assert train.main([*argv, "--workdir", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -90,6 +90,6 @@ def test_the_same_command_again_trains_nothing_and_keeps_the_counters(trained_ru
 
 def test_another_config_is_refused_before_the_data(same_command, capsys, monkeypatch):
     _, argv = same_command
-    monkeypatch.setattr("revision_jax.training.datasets.prepare_data", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr("revision_jax.runs.splits.prepare_data", lambda *a, **k: pytest.fail("too late"))
     assert train.main([*argv, "--config.seed=5"]) == 2
     assert "seed: 0 there, 5 now" in capsys.readouterr().err

@@ -19,11 +19,11 @@ import jax
 import numpy as np
 
 from revision_jax.api import load_run
+from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.builders.base import QUERIES
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.moments import load_queries
+from revision_jax.data.store.features import FeatureStore
 from revision_jax.metrics.grounding import best_iou
-from revision_jax.training.datasets import prepare_data
+from revision_jax.runs.splits import prepare_data
 
 # (suffix, codec, width, height, frames a second)
 FORMATS = ((".mkv", "libx264", 160, 120, 12.5), (".avi", "mpeg4", 96, 96, 4.0), (".webm", "libvpx", 128, 96, 10.0))

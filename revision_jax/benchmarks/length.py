@@ -115,8 +115,8 @@ def cases_of_runs(workdir: Path, upper: Path, queries: int, changes: dict, seed:
     from revision_jax import config as configs
     from revision_jax.evaluation import methods as m
     from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.training.datasets import make_extractor, prepare_data
-    from revision_jax.training.parts import restore_grounder
+    from revision_jax.runs.grounder import restore_grounder
+    from revision_jax.runs.splits import make_extractor, prepare_data
 
     config, upper_config = (configs.load_json(Path(folder) / "config.json") for folder in (workdir, upper))
     mesh = make_mesh(**config.mesh)

@@ -26,13 +26,13 @@ import numpy as np
 from array_record.python import array_record_module
 
 from revision_jax.config import resolve_path
-from revision_jax.data.annotations import Annotations, Row
+from revision_jax.data.annotations.queries import load_queries
+from revision_jax.data.annotations.rows import Annotations, Row
+from revision_jax.data.batches.clips import make_pipeline
 from revision_jax.data.builders.annotated import Imported
 from revision_jax.data.builders.base import QUERIES
-from revision_jax.data.extraction import Encoder
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.moments import load_queries
-from revision_jax.data.pipeline import make_pipeline
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video.extraction import Encoder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
 

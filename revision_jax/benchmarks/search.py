@@ -30,9 +30,9 @@ from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import AnswerGrammar, dense_answers
-from revision_jax.search.evaluator import Searcher
 from revision_jax.search.layout import VideoWindows
 from revision_jax.search.memory import GIB
+from revision_jax.search.searcher import Searcher
 from revision_jax.search.settings import SearchSettings
 
 FPS, QUERY_TOKENS = 5.0, 16

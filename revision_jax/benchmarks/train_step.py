@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from revision_jax import config as configs
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training import abstract
+from revision_jax.runs import abstract
 from revision_jax.training.flops import FlopCount, peak_flops
 from revision_jax.training.progress import device_memory
 

@@ -11,15 +11,15 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 
-from revision_jax.data.annotations import accept, duration_slack
+from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, load_gaps
+from revision_jax.data.annotations.queries import Query
+from revision_jax.data.annotations.rows import accept, duration_slack
 from revision_jax.data.builders.annotated import QUERY_TOKENS
 from revision_jax.data.builders.base import QUERIES, SHARDS
 from revision_jax.data.builders.folder import read_queries
-from revision_jax.data.extraction import Encoder
-from revision_jax.data.features import DamagedError, FeatureStore, NotFiniteError
-from revision_jax.data.gaps import GAPS, Gap, in_order, load_gaps
-from revision_jax.data.manifest import MANIFEST, Manifest
-from revision_jax.data.moments import Query
+from revision_jax.data.store.features import DamagedError, FeatureStore, NotFiniteError
+from revision_jax.data.store.manifest import MANIFEST, Manifest
+from revision_jax.data.video.extraction import Encoder
 
 VERDICT = "check.json"
 OnVideo = Callable[[str, int, int], None]

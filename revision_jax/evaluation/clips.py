@@ -13,8 +13,8 @@ from revision_jax.evaluation import methods as m
 from revision_jax.evaluation.predictions import write_json
 from revision_jax.metrics.retrieval import retrieval_scores
 from revision_jax.report.table import print_rows
+from revision_jax.runs.splits import make_extractor
 from revision_jax.search.retrieval import clip_windows, score_clips
-from revision_jax.training.datasets import make_extractor
 
 COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
 

@@ -9,7 +9,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from revision_jax.data.builders.base import QUERIES
-from revision_jax.data.features import MANIFEST
+from revision_jax.data.store.features import MANIFEST
 
 
 def digest(*parts) -> str:

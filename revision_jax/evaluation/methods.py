@@ -13,24 +13,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError
-from revision_jax.data.extraction import Extractor
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.moments import Query
-from revision_jax.data.query_tokens import QueryTokens
+from revision_jax.data.annotations.queries import Query
+from revision_jax.data.batches.query_tokens import QueryTokens
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video.extraction import Extractor
 from revision_jax.evaluation import hosts
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
 from revision_jax.parallel import multihost
 from revision_jax.prompts import AnswerGrammar, dense_answers
+from revision_jax.runs.grounder import make_hierarchy, make_prompt_encoder
+from revision_jax.runs.splits import open_split
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.evaluator import Searcher, SparseVectors
 from revision_jax.search.layout import VideoWindows, check_features
 from revision_jax.search.memory import GIB
 from revision_jax.search.result import Result
+from revision_jax.search.searcher import Searcher, SparseVectors
 from revision_jax.search.settings import SearchSettings
-from revision_jax.training.datasets import open_split
-from revision_jax.training.parts import make_hierarchy, make_prompt_encoder
 
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from revision_jax.data.moments import Query
+from revision_jax.data.annotations.queries import Query
 from revision_jax.metrics.cost import Cost
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from revision_jax.data.moments import Query
+from revision_jax.data.annotations.queries import Query
 from revision_jax.evaluation.protocols import PROTOCOLS, Protocol
 from revision_jax.metrics.bootstrap import mean_intervals
 from revision_jax.metrics.calibration import calibration_error, fit_temperature, probability, reliability

@@ -13,15 +13,15 @@ import rich.text
 
 from revision_jax.config import resolve_path
 from revision_jax.data import check
-from revision_jax.data.annotations import accept
+from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, load_gaps, summarise
+from revision_jax.data.annotations.queries import load_queries
+from revision_jax.data.annotations.rows import accept
 from revision_jax.data.builders.annotated import QUERY_TOKENS, Annotated, Imported
 from revision_jax.data.builders.base import QUERIES, SHARDS
 from revision_jax.data.builders.merge import merge_shards
-from revision_jax.data.extraction import identify
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.gaps import GAPS, Gap, in_order, load_gaps, summarise
-from revision_jax.data.moments import load_queries
-from revision_jax.data.video import VideoError, probe
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video.extraction import identify
+from revision_jax.data.video.frames import VideoError, probe
 from revision_jax.preparation.inputs import make_builder, make_query_builder
 from revision_jax.preparation.page import write_page
 from revision_jax.report.table import clock, print_rows

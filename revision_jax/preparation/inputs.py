@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from revision_jax.config import resolve_path
-from revision_jax.data.annotations import Annotations
+from revision_jax.data.annotations.rows import Annotations
 from revision_jax.data.builders.annotated import Annotated, Imported, QueryFeatures, VideoFolder
 from revision_jax.data.builders.base import FeatureBuilder
 from revision_jax.data.builders.folder import find_videos, read_queries
@@ -15,7 +15,7 @@ from revision_jax.data.builders.mad import read_cone, read_mad
 from revision_jax.data.builders.msrvtt import read_msrvtt
 from revision_jax.data.builders.sources import open_features
 from revision_jax.data.builders.vidchapters import read_ids, read_vidchapters
-from revision_jax.data.extraction import Extractor, identify
+from revision_jax.data.video.extraction import Extractor, identify
 from revision_jax.parallel.mesh import make_mesh
 
 DATASETS = ("mad", "cone", "vidchapters", "msrvtt", "folder")

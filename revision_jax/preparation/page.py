@@ -14,10 +14,10 @@ matplotlib.use("Agg")  # no display is needed, and none may be there
 import matplotlib.pyplot as plt
 import numpy as np
 
+from revision_jax.data.annotations.queries import Query, load_queries
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.check import check_splits
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.moments import Query, load_queries
+from revision_jax.data.store.features import FeatureStore
 from revision_jax.report.plots import STYLE
 from revision_jax.report.table import clock
 

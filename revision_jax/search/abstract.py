@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers
-from revision_jax.search.evaluator import Searcher
+from revision_jax.search.searcher import Searcher
 from revision_jax.search.settings import SearchSettings
 
 VIDEO_S, QUERIES, QUESTION_TOKENS = 7200.0, 64, 48  # a film; a long question behind the words that all share

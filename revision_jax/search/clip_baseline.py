@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.metrics.grounding import mean_iou, recall_at_k
-from revision_jax.search.evaluator import Result
 from revision_jax.search.layout import pad_frames
 from revision_jax.search.ranking import rank_moments
+from revision_jax.search.searcher import Result
 
 # What scores a stretch: its best frame, the mean of its best three, or the mean of them all.
 BEST_FRAMES = {"max_frame": 1, "top3_mean": 3, "sliding_window": 0}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.recursion import Questions, WindowTable
+from revision_jax.search.dense_level import Questions, WindowTable
 from revision_jax.search.released import dense_windows
 
 QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only

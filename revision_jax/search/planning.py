@@ -1,10 +1,10 @@
 """From a depth and a policy by name to the plan of a search."""
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.levels import Level
 from revision_jax.search.policies import BottomUp, Fused, RetrieveThenGround, TopDown, check_policy
 from revision_jax.search.program import Plan
 from revision_jax.search.settings import SearchSettings
+from revision_jax.search.upper_levels import Level
 
 
 def plan_search(

@@ -18,12 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answering import Asking
 from revision_jax.search.confidence import confidence
+from revision_jax.search.dense_level import Answers, Questions, WindowTable, search_windows
 from revision_jax.search.layout import VideoWindows
-from revision_jax.search.levels import Level, LevelsFound, UpperInputs, search_levels, sparse_vectors
 from revision_jax.search.ranking import rank_moments
-from revision_jax.search.recursion import Answers, Questions, WindowTable, search_windows
 from revision_jax.search.selection import keep_best, window_similarity
 from revision_jax.search.settings import SearchSettings
+from revision_jax.search.upper_levels import Level, LevelsFound, UpperInputs, search_levels, sparse_vectors
 
 EVERYWHERE = PartitionSpec()
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from revision_jax.search.evaluator import Searcher, SparseVectors
 from revision_jax.search.layout import VideoWindows
+from revision_jax.search.searcher import Searcher, SparseVectors
 
 
 def score_clips(

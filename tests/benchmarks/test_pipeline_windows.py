@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from revision_jax.benchmarks import pipeline as benchmark
-from revision_jax.data.features import FeatureStore
+from revision_jax.data.store.features import FeatureStore
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from revision_jax.data.annotations.queries import check_queries
 from revision_jax.data.builders.base import FeatureBuilder
-from revision_jax.data.extraction import VideoFeatures
-from revision_jax.data.moments import check_queries
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.interop.clip import save_clip
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 

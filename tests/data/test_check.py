@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
+from revision_jax.data.annotations.gaps import Gap, in_order, load_gaps, save_gaps, summarise
+from revision_jax.data.annotations.queries import Query
 from revision_jax.data.check import check_splits, find_splits, known_gaps, save_verdict, sound_queries
-from revision_jax.data.extraction import Encoder
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.gaps import Gap, in_order, load_gaps, save_gaps, summarise
-from revision_jax.data.moments import Query
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video.extraction import Encoder
 
 QUERIES = [Query(f"q{n}", f"v{n // 2}", "It happens.", ((1.0, 3.0),)) for n in range(6)]
 

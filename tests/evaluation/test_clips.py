@@ -11,8 +11,8 @@ from revision_jax.evaluation.clips import best_frame, evaluate_clips
 from revision_jax.models.adapter import SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.training.datasets import prepare_data
-from revision_jax.training.parts import restore_grounder
+from revision_jax.runs.grounder import restore_grounder
+from revision_jax.runs.splits import prepare_data
 
 
 def test_the_most_similar_frame_ranks_a_clip():

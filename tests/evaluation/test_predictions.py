@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from revision_jax.data.moments import Query
+from revision_jax.data.annotations.queries import Query
 from revision_jax.evaluation.predictions import Prediction, PredictionLog, read_json, write_json
 from revision_jax.metrics.cost import Cost
 

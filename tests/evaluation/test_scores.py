@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from revision_jax.data.moments import Query
+from revision_jax.data.annotations.queries import Query
 from revision_jax.evaluation.predictions import Prediction
 from revision_jax.evaluation.protocols import PROTOCOLS
 from revision_jax.evaluation.scores import calibrate, compare, query_values, score

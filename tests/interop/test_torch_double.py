@@ -8,13 +8,13 @@ import torch
 from torch_double import Double
 
 from revision_jax import config as configs
-from revision_jax.evaluation.held_out import answer_greedily
 from revision_jax.evaluation.methods import make_searcher
+from revision_jax.evaluation.questions import answer_greedily
 from revision_jax.export import export
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import AnswerGrammar, dense_answers, group_answers
+from revision_jax.runs.grounder import make_prompt_encoder, restore_grounder
 from revision_jax.search.decoding import Grammar
-from revision_jax.training.parts import make_prompt_encoder, restore_grounder
 from revision_jax.training.state import take_apart
 
 TOLERANCE = 2e-4  # of float32 logits of order 10

@@ -12,7 +12,7 @@ from fake_search import GRAMMAR, PROMPTS, F, tiny_grounder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.beam import beam_step, start_beams
 from revision_jax.search.decoding import Grammar
-from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.searcher import Searcher, SearchSettings
 
 SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=8, confidence="sequence_likelihood", nms_iou=1.0)
 HIERARCHY = Hierarchy(16.0, F, stride=1.0)

@@ -8,8 +8,8 @@ import pytest
 from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries, oracle_video
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.evaluator import Searcher, SearchSettings
 from revision_jax.search.policies import kept
+from revision_jax.search.searcher import Searcher, SearchSettings
 from revision_jax.search.selection import fuse_ranks, window_similarity
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))

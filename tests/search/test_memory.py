@@ -7,8 +7,8 @@ import pytest
 from fake_search import GRAMMAR, PROMPTS, F, Oracle, oracle_video, tiny_grounder
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.evaluator import Searcher
 from revision_jax.search.memory import GIB, fit, smaller
+from revision_jax.search.searcher import Searcher
 from revision_jax.search.settings import SearchSettings
 
 HIERARCHY = Hierarchy(16.0, F, 0.5, 0.25, levels=(12, 5))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from revision_jax.config import resolve_path
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer, question
-from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.searcher import Searcher, SearchSettings
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
 SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 0.5))

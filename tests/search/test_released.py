@@ -3,8 +3,8 @@ import pytest
 from fake_search import GRAMMAR, PROMPTS, F, Oracle, oracle_video, tiny_grounder
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.evaluator import Searcher, SearchSettings
 from revision_jax.search.released import cosine_order, released_windows
+from revision_jax.search.searcher import Searcher, SearchSettings
 
 HIERARCHY = Hierarchy(16.0, F)
 

@@ -4,8 +4,8 @@ import numpy as np
 from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.evaluator import Searcher, SearchSettings
 from revision_jax.search.retrieval import clip_windows, score_clips
+from revision_jax.search.searcher import Searcher, SearchSettings
 
 SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, rescale=0.5)
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))

@@ -17,7 +17,7 @@ import numpy as np
 from fake_search import GRAMMAR, PROMPTS, F, tiny_grounder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.search.evaluator import Searcher, SearchSettings
+from revision_jax.search.searcher import Searcher, SearchSettings
 from revision_jax.training.state import place, take_apart
 
 features = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float16)

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from revision_jax.data.annotations import Annotations, accept, duration_slack
+from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.annotations.queries import Query
+from revision_jax.data.annotations.rows import Annotations, accept, duration_slack
 from revision_jax.data.builders.base import FeatureBuilder
 from revision_jax.data.builders.sources import FeatureSource
-from revision_jax.data.extraction import Encoder, Extractor, VideoFeatures
-from revision_jax.data.features import first_non_finite
-from revision_jax.data.gaps import Gap
-from revision_jax.data.many_videos import encode_videos
-from revision_jax.data.moments import Query
+from revision_jax.data.store.features import first_non_finite
+from revision_jax.data.video.extraction import Encoder, Extractor, VideoFeatures
+from revision_jax.data.video.many_videos import encode_videos
 
 QUERY_TOKENS = "query_tokens"  # folder of the sentences' features in a data set directory
 

@@ -23,12 +23,12 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import writer as tfds_writer
 
+from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, save_gaps, summarise
+from revision_jax.data.annotations.queries import Query, save_queries
 from revision_jax.data.builders.parts import Parts, explained
-from revision_jax.data.extraction import Encoder, VideoFeatures
-from revision_jax.data.features import features_sha256
-from revision_jax.data.gaps import GAPS, Gap, in_order, save_gaps, summarise
-from revision_jax.data.manifest import MANIFEST, Manifest, Shard, VideoInfo
-from revision_jax.data.moments import Query, save_queries
+from revision_jax.data.store.features import features_sha256
+from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard, VideoInfo
+from revision_jax.data.video.extraction import Encoder, VideoFeatures
 
 QUERIES = "queries.jsonl"
 SHARDS = "shards"

@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from revision_jax.data.annotations import Annotations, Row, intervals, numbered, read_json, read_rows
-from revision_jax.data.gaps import Gap
+from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
 
 # What FFmpeg's containers are called; other files of a folder (subtitles, notes) are not videos.
 SUFFIXES = {f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv ogv 3gp".split()}  # noqa: SIM905

@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Collection
 
-from revision_jax.data.annotations import Annotations, Row, intervals, numbered, read_json, read_rows
+from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
 
 
 def read_mad(path: str | os.PathLike) -> Annotations:

@@ -7,12 +7,12 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
+from revision_jax.data.annotations.gaps import GAPS, in_order, load_gaps, save_gaps
+from revision_jax.data.annotations.queries import check_queries, load_queries, save_queries
 from revision_jax.data.builders.base import QUERIES, SHARDS, by_video, shard_name
 from revision_jax.data.builders.parts import explained
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.gaps import GAPS, in_order, load_gaps, save_gaps
-from revision_jax.data.manifest import MANIFEST, Manifest, Shard
-from revision_jax.data.moments import check_queries, load_queries, save_queries
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard
 
 INFO = "dataset_info.json"  # TFDS's own description
 

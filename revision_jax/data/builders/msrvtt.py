@@ -8,7 +8,7 @@ import csv
 import os
 import pathlib
 
-from revision_jax.data.annotations import Annotations, Row, numbered, read_json, read_rows
+from revision_jax.data.annotations.rows import Annotations, Row, numbered, read_json, read_rows
 
 # Videos of a split -> what papers call it; results on different ones do not compare.
 SPLITS = {

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from revision_jax.data.extraction import VideoFeatures
-from revision_jax.data.features import first_non_finite
-from revision_jax.data.gaps import Gap
+from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.store.features import first_non_finite
+from revision_jax.data.video.extraction import VideoFeatures
 
 
 class Parts:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from revision_jax.data.background import in_background
+from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.annotations.queries import Query, check_queries
 from revision_jax.data.builders import shapes_world as world
 from revision_jax.data.builders.base import FeatureBuilder
-from revision_jax.data.extraction import Extractor, VideoFeatures
-from revision_jax.data.gaps import Gap
-from revision_jax.data.moments import Query, check_queries
-from revision_jax.data.video import write_video
+from revision_jax.data.video.background import in_background
+from revision_jax.data.video.extraction import Extractor, VideoFeatures
+from revision_jax.data.video.frames import write_video
 
 RENDER_BATCH = 64  # frames at a time: memory does not grow with the video
 # Queries an hour: events that happen (None = all) and events that never do.

@@ -15,7 +15,7 @@ import hashlib
 
 import numpy as np
 
-from revision_jax.data.moments import Query
+from revision_jax.data.annotations.queries import Query
 
 VERSION = 2  # part of every data set's fingerprint: raise it when a seed would give another video
 SIZE = 64

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 
-from revision_jax.data.annotations import Annotations, Row, intervals, numbered, read_json, read_rows
+from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
 
 
 def read_vidchapters(path: str | os.PathLike, video_ids: Collection[str]) -> Annotations:

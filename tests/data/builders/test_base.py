@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from revision_jax.data.annotations.queries import Query, load_queries
 from revision_jax.data.builders import base
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.moments import Query, load_queries
+from revision_jax.data.store.features import FeatureStore
 
 QUERIES = [Query("q", "v1", "A thing.", ((1.0, 2.0),))]
 

@@ -10,18 +10,18 @@ import lmdb
 import numpy as np
 import pytest
 
+from revision_jax.data.annotations.gaps import load_gaps
+from revision_jax.data.annotations.queries import load_queries
+from revision_jax.data.batches.clips import make_pipeline
+from revision_jax.data.batches.query_tokens import StoredQueryTokens
 from revision_jax.data.builders.annotated import QUERY_TOKENS, Imported, QueryFeatures
 from revision_jax.data.builders.folder import read_queries
 from revision_jax.data.builders.mad import read_cone, read_mad
 from revision_jax.data.builders.msrvtt import read_msrvtt
 from revision_jax.data.builders.sources import open_features
 from revision_jax.data.builders.vidchapters import read_ids, read_vidchapters, true_id
-from revision_jax.data.extraction import Encoder
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.gaps import load_gaps
-from revision_jax.data.moments import load_queries
-from revision_jax.data.pipeline import make_pipeline
-from revision_jax.data.query_tokens import StoredQueryTokens
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video.extraction import Encoder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from revision_jax.data.annotations import Annotations, Row
+from revision_jax.data.annotations.gaps import load_gaps
+from revision_jax.data.annotations.queries import load_queries
+from revision_jax.data.annotations.rows import Annotations, Row
 from revision_jax.data.builders import merge as module
 from revision_jax.data.builders.annotated import Imported
 from revision_jax.data.builders.merge import merge_shards
 from revision_jax.data.check import check_splits
-from revision_jax.data.extraction import Encoder
-from revision_jax.data.features import FeatureStore, Manifest
-from revision_jax.data.gaps import load_gaps
-from revision_jax.data.moments import load_queries
+from revision_jax.data.store.features import FeatureStore, Manifest
+from revision_jax.data.video.extraction import Encoder
 
 ENCODER = Encoder("L/14", "a" * 64, 8, 2.0)
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.builders import shapes_world as world
 from revision_jax.data.builders.shapes import Shapes, prepare_shapes, rendered
-from revision_jax.data.extraction import Extractor
-from revision_jax.data.features import FeatureStore
-from revision_jax.data.moments import load_queries
-from revision_jax.data.video import probe
+from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.video.extraction import Extractor
+from revision_jax.data.video.frames import probe
 
 DURATION = 130.0
 

@@ -1,0 +1,1 @@
+"""Batches for training: windows, groups and captions drawn by (seed, index)."""

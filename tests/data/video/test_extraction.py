@@ -1,0 +1,116 @@
+"""The extractor: batches do not matter, one program a tower, the same under a mesh and in transformers."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from revision_jax.data.video.extraction import Extractor
+from revision_jax.data.video.frames import VideoError, read_frames, write_video
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.prompts import clip_query
+
+FRAMES = np.random.default_rng(0).integers(0, 255, (21, 32, 32, 3), np.uint8)
+SENTENCES = ["A red circle moves left.", "a blue circle spins", "red."]
+
+
+@pytest.fixture(scope="module")
+def extractor(clip_dir):
+    return Extractor(clip_dir, fps=2.0, batch=8)
+
+
+@pytest.fixture(scope="module")
+def torch_clip(clip_dir):
+    return transformers.CLIPModel.from_pretrained(clip_dir).eval()
+
+
+def test_features_equal_transformers(extractor, torch_clip):
+    pixels = (FRAMES / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.25, 0.3])
+    with torch.no_grad():
+        hidden = torch_clip.vision_model(torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2))
+        expected = torch_clip.visual_projection(hidden.pooler_output).numpy()
+    features = extractor.encode_frames([FRAMES])
+    assert features.dtype == np.float16 and features.shape == (21, 24)
+    np.testing.assert_allclose(features, expected, atol=2e-3, rtol=2e-3)  # float16's own rounding
+
+
+def test_batches_do_not_matter_and_nothing_recompiles(extractor):
+    whole = extractor.encode_frames([FRAMES])
+    for sizes in ([1] * 21, [5, 16], [20, 1]):
+        pieces = np.split(FRAMES, np.cumsum(sizes)[:-1])
+        np.testing.assert_array_equal(extractor.encode_frames(iter(pieces)), whole)
+    extractor.encode_queries(SENTENCES)
+    extractor.encode_queries(SENTENCES * 30)
+    assert extractor.compile_count == 2
+    assert extractor.encode_frames([]).shape == (0, 24)
+
+
+def test_frames_of_another_size_are_scaled_as_those_of_a_file(extractor, tmp_path):
+    big = np.repeat(np.repeat(FRAMES[:4], 2, axis=1), 2, axis=2)
+    small = np.abs(extractor.encode_frames([big]).astype(float) - extractor.encode_frames([FRAMES[:4]])).mean()
+    assert small < 0.1 * np.abs(extractor.encode_frames([FRAMES[:4]])).mean()
+
+
+def test_mesh_gives_the_same(clip_dir, extractor):
+    meshed = Extractor(clip_dir, fps=2.0, batch=8, mesh=make_mesh(-1))
+    np.testing.assert_array_equal(meshed.encode_frames([FRAMES]), extractor.encode_frames([FRAMES]))
+    np.testing.assert_array_equal(meshed.encode_queries(SENTENCES), extractor.encode_queries(SENTENCES))
+    assert meshed.compile_count == 2
+
+
+def test_video(extractor, tmp_path):
+    path = tmp_path / "x.mp4"
+    write_video(path, [np.repeat(FRAMES, 2, axis=0)], 4)
+    video = extractor.encode_video(path)
+    assert video.features.shape == (21, 24) and video.duration_s == 10.5 and video.fps == 2.0
+    np.testing.assert_array_equal(video.features, extractor.encode_frames(read_frames(path, 2.0, 32)))
+    with pytest.raises(VideoError, match="no such file"):
+        extractor.encode_video(tmp_path / "none.mp4")
+
+
+def test_queries_equal_transformers(extractor, clip_dir, torch_clip):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(clip_dir)
+    holistic = extractor.encode_queries(SENTENCES)
+    features, mask = extractor.encode_query_tokens(SENTENCES)
+    assert features.shape == (3, 10, 16) and mask.sum(1).tolist() == [6, 5, 2]
+    for i, sentence in enumerate(SENTENCES):
+        tokens = torch.tensor([tokenizer.encode(clip_query(sentence))])
+        with torch.no_grad():
+            output = torch_clip.text_model(tokens)
+            expected = torch_clip.text_projection(output.pooler_output)
+        np.testing.assert_allclose(holistic[i], expected[0].numpy(), atol=1e-4)
+        np.testing.assert_allclose(features[i][mask[i]], output.last_hidden_state[0, 1:-1].numpy(), atol=1e-4)
+        assert not features[i][~mask[i]].any()
+
+
+def test_long_sentences_are_cut_with_a_warning(extractor, caplog):
+    holistic = extractor.encode_queries(["a red " * 20])
+    assert np.isfinite(holistic).all() and "are cut" in caplog.text
+    with pytest.raises(ValueError, match="expected a list"):
+        extractor.encode_queries("a red circle")
+
+
+def test_not_finite_names_video_and_frame(clip_dir):
+    broken = Extractor(clip_dir, fps=2.0, batch=8)
+    broken._weights = jax.tree.map(lambda w: w * np.float32("inf"), broken._weights)
+    with pytest.raises(ValueError, match=r"v7: the encoder .* at frame 0 \(0\.00 s\)"):
+        broken.encode_frames([FRAMES], name="v7")
+
+
+def test_fingerprint_follows_weights_and_normalisation(clip_dir, clip_factory, tmp_path, extractor):
+    assert Extractor(clip_dir, fps=1.0, batch=4).fingerprint == extractor.fingerprint
+    other = clip_factory(tmp_path / "other", seed=3)
+    seen = {extractor.fingerprint, Extractor(other, fps=1.0).fingerprint}
+    (other / "preprocessor_config.json").unlink()  # falls back to OpenAI's constants
+    seen.add(Extractor(other, fps=1.0).fingerprint)
+    assert len(seen) == 3
+
+
+def test_an_error_in_the_frames_is_raised(extractor):
+    def frames():
+        yield FRAMES
+        raise VideoError("x.mp4", "damage", "a whole file", "Copy it")
+
+    with pytest.raises(VideoError, match="damage"):
+        extractor.encode_frames(frames())

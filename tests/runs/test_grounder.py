@@ -1,0 +1,107 @@
+"""From a config to a grounder: files found, hashed, joined; a trained one restored."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_base import config_of
+
+from revision_jax import config as configs
+from revision_jax.checkpoint import CheckpointError, Checkpoints, Meta
+from revision_jax.config import ConfigError
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.runs import grounder as parts
+from revision_jax.training.state import split_by_table, take_apart
+
+
+@pytest.fixture
+def mesh():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def test_loads_the_grounder_under_the_table(base, mesh):
+    config = config_of(base)
+    grounder = parts.load_grounder(config, mesh)
+    _, arrays = take_apart(grounder)
+    trainable, frozen, _ = split_by_table(arrays, config.trainable)
+    assert set(trainable) == {"llm/layers/self_attn/q_proj/lora_a", "llm/layers/self_attn/q_proj/lora_b"}
+    assert "adapter/kernel" in frozen and "llm/embed_tokens/embedding" in frozen
+    assert grounder.llm.lora.scale == 16.0  # alpha 32 / rank 2
+
+
+def test_the_seed_draws_the_lora(base, mesh):
+    drawn = [
+        parts.load_grounder(config_of(base, seed=seed), mesh).llm.layers.self_attn.q_proj.lora_a[...]
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.any(drawn[0] != drawn[2])
+
+
+def test_dtypes_of_frozen_and_trained(base, mesh):
+    config = config_of(base, model__dtype="bfloat16", model__param_dtype="bfloat16")
+    attention = parts.load_grounder(config, mesh).llm.layers.self_attn
+    assert attention.q_proj.kernel.dtype == "bfloat16" and attention.q_proj.lora_a.dtype == "float32"
+
+
+def test_eight_bit_weights_answer_nearly_the_same(base, mesh):
+    video = jax.random.normal(jax.random.key(0), (2, 8, 12))
+    tokens = np.array([[5, 6, 7], [6, 5, 2]], np.int32)
+
+    def load(param_dtype):
+        grounder = parts.load_grounder(config_of(base, model__param_dtype=param_dtype), mesh)
+        return grounder.llm.layers.self_attn.q_proj, np.asarray(grounder(np.array([1, 3, 4]), video, tokens))
+
+    (q_proj, narrow), (_, wide) = load("int8"), load("float32")
+    assert q_proj.kernel.dtype == "int8" and q_proj.kernel_scale.dtype == q_proj.lora_a.dtype == "float32"
+    assert 0 < np.abs(wide - narrow).max() < 0.05 * np.abs(wide).max()
+
+
+def test_missing_parts_are_listed_with_how_to_make_them():
+    config = configs.load("configs/stage1.py:mad", ["base.clip=/nowhere"])
+    with pytest.raises(ConfigError) as error:
+        parts.check_base(config)
+    text = str(error.value)
+    assert "base.llm: not given; expected a Hugging Face directory of Vicuna-7B" in text
+    assert "base.clip: no file at /nowhere; expected" in text
+    assert "base.projector: not given; expected the dense projector" in text
+
+
+def test_a_sequence_longer_than_the_llms_positions(base, mesh):
+    with pytest.raises(ConfigError, match=r"100 \(hierarchy.num_frames\).*has 128"):
+        parts.load_grounder(config_of(base, hierarchy__num_frames=100), mesh)
+
+
+def test_restores_a_trained_grounder(base, mesh, tmp_path):
+    base = Path(shutil.copytree(base, tmp_path / "base"))
+    config = config_of(base)
+    meta = Meta(config.to_dict(), parts.fingerprints(config))
+    _, arrays = take_apart(parts.load_grounder(config, mesh))
+    trainable, _, _ = split_by_table(arrays, config.trainable)
+    trained = jax.tree.map(lambda x: x + 1, trainable)
+    with Checkpoints(tmp_path / "checkpoints", meta) as checkpoints:
+        checkpoints.save(3, trained, {"m": trained}, FakeIterator())
+    grounder, step = parts.restore_grounder(config, tmp_path, mesh)
+    assert step == 3
+    _, restored = take_apart(grounder)
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(restored[path], trained.get(path, array))
+    (base / "clip/model.safetensors").write_bytes(b"another CLIP")
+    with pytest.raises(CheckpointError, match="clip: trained on"):
+        parts.restore_grounder(config, tmp_path, mesh)
+
+
+class FakeIterator:
+    def get_state(self):
+        return {}
+
+
+def test_the_default_stands_on_the_shipped_parts(mesh):
+    config = configs.load()
+    parts.check_base(config)
+    grounder = parts.load_grounder(config, mesh)
+    prefix, frames, text = parts.sequence_parts(config)
+    assert prefix >= 1 and (frames, text) == (config.hierarchy.num_frames, config.prompt.max_text_tokens)
+    assert grounder.adapter.kernel.shape[1] == grounder.llm.config.hidden_size

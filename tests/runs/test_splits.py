@@ -1,0 +1,170 @@
+"""From a config to its data: gaps are refused or left out, mixtures and foreign splits are opened."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny_base import config_of, make_base
+
+from revision_jax import evaluate
+from revision_jax.config import ConfigError, save_json
+from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.annotations.rows import Annotations, Row
+from revision_jax.data.batches.query_tokens import StoredQueryTokens
+from revision_jax.data.builders.annotated import Imported, QueryFeatures
+from revision_jax.data.check import save_verdict
+from revision_jax.data.video.extraction import Encoder, identify
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.runs import grounder as parts
+from revision_jax.runs import tasks as stages
+from revision_jax.runs.grounder import make_prompt_encoder
+from revision_jax.runs.splits import check_files, open_split, open_train, other_split, prepare_data
+
+
+class Source:
+    """Features in memory."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def keys(self):
+        return list(self.arrays)
+
+    def read(self, key):
+        return self.arrays[key]
+
+    def identity(self):
+        return {}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base, and a foreign data set with train/, val/ and test/ whose features are said to be from its CLIP."""
+    folder = tmp_path_factory.mktemp("datasets")
+    base = make_base(folder / "base")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        arrays = {f"{split}{n}": rng.normal(size=(120, 12)).astype(np.float16) for n in range(2)}
+        rows = [
+            Row(f"{video_id}/{n}", video_id, f"a {word} circle", ((10.0 + 20 * n, 14.0 + 20 * n),))
+            for video_id in arrays
+            for n, word in enumerate(("red", "blue", "green"))
+        ]
+        encoder = identify(base / "clip", 1.0)
+        Imported(folder / "foreign" / split, split, encoder, Annotations(rows), Source(arrays), name="f").prepare()
+    return base, folder
+
+
+@pytest.fixture
+def foreign(made, tmp_path):
+    base, folder = made
+    shutil.copytree(folder / "foreign", tmp_path / "foreign")
+    return lambda **changes: config_of(base, tmp_path / "foreign", data__name="folder", **changes), tmp_path / "foreign"
+
+
+def test_sound_data_is_taken(foreign):
+    make, folder = foreign
+    assert prepare_data(make()) == {split: folder / split for split in ("train", "val", "test")}
+    data = open_train(make(), folder / "train", None, 12)
+    assert len(data) == 1 and data[0].negatives is None and data[0].weight == 1
+
+
+def test_a_query_outside_its_video_is_refused_or_left_out(foreign):
+    make, folder = foreign
+    path = folder / "train/queries.jsonl"
+    first = json.loads(path.read_text().splitlines()[0])
+    path.write_text(path.read_text() + json.dumps(first | {"query_id": "late", "moments": [[5000, 5001]]}) + "\n")
+    with pytest.raises(ConfigError, match=r"(?s)train: outside video .* late: .*data\.faults=drop"):
+        prepare_data(make())
+    config = make(data__faults="drop")
+    prepare_data(config)
+    _, queries = open_split(config, folder / "train", 12)
+    assert "late" not in {query.query_id for query in queries} and len(queries) == 6
+
+
+def test_what_a_deep_check_found_counts(foreign):
+    make, folder = foreign
+    _, queries = open_split(make(), folder / "train", 12)
+    bad = queries[0].video_id
+    save_verdict(folder / "train", [Gap("damaged", "record 3", bad)])
+    with pytest.raises(ConfigError, match=r"damaged .*record 3"):
+        prepare_data(make())
+    _, left = open_split(make(data__faults="drop"), folder / "train", 12)
+    assert left and left == [query for query in queries if query.video_id != bad]
+
+
+def test_leaks_damage_and_other_encoders_are_refused(foreign, made):
+    make, folder = foreign
+    shutil.rmtree(folder / "val")
+    shutil.copytree(folder / "test", folder / "val")
+    with pytest.raises(ConfigError, match="split leak"):
+        prepare_data(make())
+    other = make_base(made[1] / "other", seed=5)
+    with pytest.raises(ConfigError, match=r"encoder .*features of base/clip .*; expected other/clip"):
+        prepare_data(config_of(other, folder, data__name="folder"))
+    shard = next((folder / "train").rglob("*array_record-*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    for faults in ("refuse", "drop"):
+        with pytest.raises(ValueError, match="bytes"):
+            config = make(data__faults=faults)
+            prepare_data(config)
+            open_split(config, folder / "train", 12)
+
+
+def test_a_split_of_any_other_data_set(foreign):
+    make, folder = foreign
+    assert other_split(make(), folder / "val") == ("foreign-val", folder / "val")
+    with pytest.raises(ConfigError, match="unfinished"):
+        other_split(make(), folder)
+
+
+def test_mixtures_and_strategies_of_a_config(foreign, made):
+    make, folder = foreign
+    other = str(made[1] / "foreign")
+    config = make(data__mixture=((other, 2.5),), data__negatives=(("random", 1.0), ("cross_video", 1.0)))
+    check_files(config)
+    data = open_train(config, folder / "train", None, 12)
+    assert [(str(own.store.path), own.weight) for own in data] == [
+        (str(folder / "train"), 1.0),
+        (f"{other}/train", 2.5),
+    ]
+    drawn = [data[0].negatives.draw(data[0].queries[0], np.random.default_rng(n)) for n in range(8)]
+    assert len({clip.video_id for clip in drawn}) == 1  # every sentence is said of both videos
+    stream = stages._dense_stream(config, data, make_prompt_encoder(config))
+    assert stream.batches[0]["video"].shape == (4, 8, 12)
+    assert np.mean([stream.describe_record.clips[n][0] for n in range(70)]) == pytest.approx(5 / 7, abs=0.02)
+    with pytest.raises(ConfigError, match=r"data\.mixture: no manifest\.json in nowhere"):
+        check_files(make(data__mixture=(("nowhere", 1.0),)))
+
+
+def test_stored_query_features_are_used(foreign):
+    make, folder = foreign
+    config = make(prompt__query_tokens=4)
+    store, queries = open_split(config, folder / "train", 12)
+    arguments = config, store, queries, make_prompt_encoder(config), make_mesh()
+    source = Source({query.query_id: np.ones((3, 12), np.float32) for query in queries})
+    QueryFeatures(folder / "train", "train", Encoder("text", "0" * 64, 12, 1.0), source.keys(), source).prepare()
+    tokens = stages.make_loader(*arguments).query_tokens
+    assert isinstance(tokens, StoredQueryTokens)
+    found = tokens(queries[0].sentence)
+    assert found["query"].shape == (4, 12) and found["query_mask"].tolist() == [True] * 3 + [False]
+    assert prepare_data(config)  # its check looks at them too
+    with pytest.raises(ValueError, match=r"1 of .* sentences have no token features"):
+        stages.make_loader(
+            config, store, [*queries, dataclasses.replace(queries[0], query_id="n", sentence="New.")], *arguments[3:]
+        )
+
+
+def test_evaluate_scores_any_prepared_split(foreign, made, tmp_path, monkeypatch):
+    make, folder = foreign
+    (tmp_path / "run").mkdir()
+    save_json(make(), tmp_path / "run/config.json")
+    monkeypatch.setattr(parts, "restore_grounder", lambda *_: (None, 0))
+    asked = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **options: asked.append(options))
+    elsewhere = made[1] / "foreign/test"
+    evaluate.evaluate_run(tmp_path / "run", data=elsewhere)
+    assert asked[0]["split"] == "foreign-test"
+    assert asked[0]["directories"] == {"val": folder / "val", "foreign-test": elsewhere}

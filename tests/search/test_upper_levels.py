@@ -1,0 +1,277 @@
+"""Searches through upper levels: against a model without caches, and with a planted upper model."""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_search import (
+    GRAMMAR,
+    PROMPTS,
+    DigitPrompts,
+    F,
+    Oracle,
+    UpperOracle,
+    oracle_queries,
+    oracle_video,
+    tiny_grounder,
+)
+
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.prompts import AnswerGrammar, group_answers
+from revision_jax.search import upper_levels as levels
+from revision_jax.search.answering import encode_behind
+from revision_jax.search.confidence import token_entropy
+from revision_jax.search.decoding import Grammar
+from revision_jax.search.layout import VideoWindows
+from revision_jax.search.searcher import Searcher, SearchSettings
+from revision_jax.search.selection import NumberTree
+from revision_jax.search.upper_levels import Level, ask_groups
+
+HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
+SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 0.1))
+EVENTS = [(0, 100.0, 110.0, 3.0), (0, 300.0, 310.0, 6.0), (1, 500.0, 512.0, 4.0), (2, 40.0, 50.0, 5.0)]
+SENTENCES = ["event 0", "a longer event 1", "event 2", "event 5"]
+DURATION = 640.0
+
+
+def _searcher(**changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, settings, upper=UpperOracle())
+
+
+def _search(searcher, sentences=SENTENCES, duration=DURATION, **options):
+    features = oracle_video(duration, 2.0, EVENTS)
+    tokens = oracle_queries(sentences)
+    return searcher.search(features, 2.0, duration, sentences, query_tokens=tokens, **options)
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    return _searcher()
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, DigitPrompts()])
+def test_groups_equal_a_model_without_caches(prompts):
+    size, asked = 12, 2
+    answers = group_answers(size)
+    grammar = AnswerGrammar.compile(prompts, answers)
+    level = Level(size, NumberTree.of(grammar), grammar.max_length)
+    upper, rng = tiny_grounder(sparse=True), np.random.default_rng(0)
+    groups = jnp.asarray(rng.normal(size=(asked, size, 32)).astype(np.float32))
+    texts = [prompts.encode_question(sentence) for sentence in ("event 1", "a long event 4")]
+    tokens = np.zeros((asked, 8), np.int32)
+    for row, text in zip(tokens, texts):
+        row[: len(text)] = text
+    context = upper.embed_group(jnp.asarray(prompts.prefix), groups)
+    found, numbers = ask_groups(
+        upper.llm, level, Grammar.of(grammar), encode_behind(upper.llm, context, jnp.zeros(0, jnp.int32)),
+        jnp.asarray(tokens), jnp.array([len(text) for text in texts]), jnp.ones(asked, bool), 2,
+    )  # fmt: skip
+    logits_of = jax.jit(upper.text_logits)
+
+    def behind(row, said):
+        padded = np.zeros((1, 20), np.int32)
+        padded[0, : len(texts[row]) + len(said)] = [*texts[row], *said]
+        return np.asarray(logits_of(context[row : row + 1], padded))[0, len(texts[row]) + len(said)]
+
+    for row in range(asked):
+        # Greedy, the whole sequence anew for every token.
+        state, said, entropies = 0, (), []
+        while grammar.answer[state, 0] == -2:
+            logits, allowed = behind(row, said), grammar.tokens[state][grammar.tokens[state] >= 0]
+            entropies.append(float(token_entropy(jnp.asarray(logits))))
+            choice = int(np.argmax(logits[allowed]))
+            state, said = grammar.next[state, choice], (*said, int(allowed[choice]))
+        np.testing.assert_array_equal(grammar.answer[found.state[row]], grammar.answer[state])
+        np.testing.assert_allclose(found.entropies[row, : len(entropies)], entropies, atol=1e-5)
+        assert found.length[row] == len(entropies)
+        expected = _first_numbers(grammar, functools.partial(behind, row), size)
+        np.testing.assert_allclose(numbers[row], expected, rtol=1e-3, atol=1e-6)
+
+
+def _first_numbers(grammar, behind, size):
+    """Every first number's probability, along the grammar's own states."""
+    total, below = np.zeros(size), {}
+
+    def numbers(state):
+        if state not in below:
+            edges = grammar.next[state][grammar.tokens[state] >= 0]
+            final = grammar.final[state]
+            below[state] = {int(grammar.answer[state, 0])} if final else set().union(*map(numbers, edges))
+        return below[state]
+
+    def walk(state, said, p):
+        if len(numbers(state)) == 1:
+            total[next(iter(numbers(state)))] += p
+            return
+        allowed = grammar.tokens[state][grammar.tokens[state] >= 0]
+        weights = jax.nn.softmax(behind(said)[allowed])
+        for token, following, weight in zip(allowed, grammar.next[state], weights):
+            walk(following, (*said, int(token)), p * float(weight))
+
+    walk(0, (), 1.0)
+    return total
+
+
+class Echo:
+    """Stands in for a model: a window's score is its number plus the mean of its group."""
+
+    llm = None
+
+    @staticmethod
+    def embed_group(prefix, sparse):
+        return sparse[..., 0]
+
+
+@pytest.mark.parametrize("readings, count", [(1, 10), (1, 12), (2, 4), (2, 3), (2, 5), (2, 14), (3, 14), (8, 7)])
+def test_a_window_scores_the_mean_of_what_its_groups_say(monkeypatch, readings, count):
+    """Against groups laid out by hand: every stride one, the last moved left; a repeated window counts once."""
+    size, level = 4, Level(4, None, 3, readings)
+    asked = SimpleNamespace(state=jnp.zeros(2, int), entropies=0, log_likelihood=0, length=jnp.full(2, 2))
+    told = lambda llm, level, grammar, cache, *_: (asked, cache + cache.mean(axis=1, keepdims=True))
+    monkeypatch.setattr(levels, "encode_behind", lambda llm, context, head: context)
+    monkeypatch.setattr(levels, "ask_groups", told)
+    monkeypatch.setattr(levels, "confidence", lambda *_: None)
+    monkeypatch.setattr(levels, "window_scores", lambda numbers, length, sure: numbers)
+    shown = np.random.default_rng(count).permutation(np.arange(16) < count)[None]
+    sparse = np.random.default_rng(1).normal(size=(1, 16, 1)).astype(np.float32)
+    questions = SimpleNamespace(head=None, tokens=jnp.zeros((1, 1), int), lengths=jnp.ones(1, int))
+    grammar = SimpleNamespace(answer=jnp.zeros((1, 2), int))
+    scores, decoded = levels.ask_level(
+        Echo, level, grammar, None, jnp.asarray(sparse), questions, jnp.zeros(1, int), jnp.asarray(shown), count, 2, 1
+    )
+    values, said = sparse[0, shown[0], 0], [[] for _ in range(count)]
+    stride = max(size // readings, 1)
+    starts = [min(start, max(count - size, 0)) for start in range(0, max(count - size, 0) + stride, stride)]
+    for start in starts:
+        members = [min(start + i, count - 1) for i in range(size)]
+        for window in set(members):
+            said[window].append(values[window] + values[members].mean())
+    np.testing.assert_allclose(scores[0, shown[0]], [np.mean(one) for one in said], rtol=1e-5)
+    assert np.all(np.isneginf(scores[0, ~shown[0]])) and decoded[0] == 2 * len(starts) == 2 * level.groups(count)
+    assert readings > 1 or len(starts) == -(-count // size)
+
+
+def test_a_planted_model_sends_down_what_it_was_shown(searcher):
+    for depth in (2, 3):
+        results = _search(searcher, depth=depth)
+        windows = HIERARCHY.windows(DURATION)
+        for result, channel in zip(results, (0, 1, 2)):
+            *uppers, dense = result.sent
+            assert len(uppers) == depth - 2 and len(dense) == result.windows == 4  # a tenth of 39 windows
+            moments = [(start, end) for event, start, end, _ in EVENTS if event == channel]
+            showing = [w for w in windows if any(w[0] < end and w[1] > start for start, end in moments)]
+            sent = {tuple(w) for w in dense}
+            assert {tuple(w) for w in showing} <= sent if len(showing) <= 4 else sent <= {tuple(w) for w in showing}
+            assert all(len(level) == 20 for level in uppers)  # half of them
+
+
+def test_results_of_what_was_sent_down_are_those_of_depth_1(searcher):
+    everything = _search(searcher, depth=1)
+    for depth in (2, 3):
+        for full, result in zip(everything, _search(searcher, depth=depth)):
+            if full.moments.size:
+                np.testing.assert_array_equal(result.moments[0], full.moments[0])
+    assert [len(result.moments) for result in everything][3] == 0
+
+
+def test_where_every_window_survives_nothing_changes(searcher):
+    everything = _search(searcher, depth=1)
+    wide = _searcher(keep=(1.0, 1.0))
+    for result, full in zip(_search(wide, depth=3), everything):
+        np.testing.assert_array_equal(result.moments, full.moments)
+        assert result.windows == full.windows and len(result.sent[-1]) == full.windows
+
+
+def test_bottom_up_asks_all_and_rescales(searcher):
+    full, rescaled = _search(searcher, depth=1), _search(searcher, depth=3, policy="bottom_up")
+    for a, b in zip(full, rescaled):
+        assert a.windows == b.windows == 39
+        assert {tuple(m) for m in a.moments[:, :2]} == {tuple(m) for m in b.moments[:, :2]}
+    assert not np.allclose(full[0].moments[0, 2], rescaled[0].moments[0, 2])
+    plain = _search(_searcher(rescale=0.0), depth=2, policy="bottom_up")
+    for a, b in zip(full, plain):
+        np.testing.assert_array_equal(a.moments, b.moments)
+
+
+def test_top_down_may_rank_as_bottom_up_does(searcher):
+    chosen, rescaled = _search(searcher, depth=3), _search(searcher, depth=3, policy="top_down_rescaled")
+    assert not np.allclose(chosen[0].moments[0, 2], rescaled[0].moments[0, 2])
+    for a, b in zip(chosen, rescaled):
+        np.testing.assert_array_equal(a.sent[-1], b.sent[-1])
+        assert {tuple(m) for m in a.moments[:, :2]} == {tuple(m) for m in b.moments[:, :2]}
+    wide = _searcher(keep=(1.0, 1.0))
+    for a, b in zip(_search(wide, depth=3, policy="top_down_rescaled"), _search(wide, depth=3, policy="bottom_up")):
+        np.testing.assert_array_equal(a.moments, b.moments)
+
+
+def test_blocks_and_batches_do_not_change_the_answers(searcher):
+    expected = _search(searcher, depth=3)
+    for changes in ({"window_block": 4, "query_batch": 1}, {"window_block": 64, "query_batch": 4, "decode_block": 1}):
+        for a, b in zip(expected, _search(_searcher(**changes), depth=3)):
+            np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+            np.testing.assert_array_equal(a.sent[-1], b.sent[-1])
+
+
+def test_searches_share_sparse_vectors():
+    features, tokens = oracle_video(DURATION, 2.0, EVENTS), oracle_queries(SENTENCES)
+    maker = _searcher()
+    vectors = maker.sparse_vectors(maker.windows(features, 2.0, DURATION, 3), features, SENTENCES, tokens)
+    for changes in ({}, {"window_block": 64, "query_batch": 3}):  # these cut and fill the vectors up
+        searcher = _searcher(**changes)
+        for options in ({"depth": 2}, {"depth": 3}, {"depth": 3, "policy": "bottom_up"}):
+            expected = _search(searcher, **options)
+            seconds = searcher.cost.seconds
+            found = _search(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
+            for a, b in zip(expected, found):
+                np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+                for one, other in zip(a.sent, b.sent, strict=True):
+                    np.testing.assert_array_equal(one, other)
+            assert seconds < 1000 < searcher.cost.seconds  # what it took to make them is a search's own cost
+    # Another sentence's vectors are used as they are: nothing is made anew.
+    wrong = dataclasses.replace(vectors, array=vectors.array[::-1])
+    assert any(
+        len(a.moments) != len(b.moments) or (a.moments != b.moments).any()
+        for a, b in zip(_search(maker, depth=2), _search(maker, depth=2, vectors=wrong))
+    )
+
+
+def test_a_video_of_fewer_windows_than_a_group(searcher):
+    features = oracle_video(40.0, 2.0, [(0, 10.0, 14.0, 3.0)])
+    tokens = oracle_queries(["event 0"])
+    (result,) = searcher.search(features, 2.0, 40.0, ["event 0"], depth=3, query_tokens=tokens)
+    assert result.windows == 1 and result.moments[0, 0] < 14 and result.moments[0, 1] > 10
+
+
+def test_compiles_once_a_shape_and_counts_what_was_done():
+    searcher = _searcher()
+    _search(searcher, depth=3)
+    cost = searcher.cost
+    _search(searcher, sentences=SENTENCES[::-1], duration=630.0, depth=3)
+    assert searcher.compile_count == 1
+    assert (cost.pairs, cost.all_pairs) == (16, 4 * 39) and cost.frames == cost.windows * F
+    assert cost.frame_share == pytest.approx(100 * 16 / 156)
+    coarse, fine = cost.levels
+    assert (coarse.windows, coarse.shown, coarse.groups) == (156, 156, 4 * 4)
+    assert (fine.windows, fine.shown, fine.groups) == (156, 4 * 20, 4 * 5)
+    # Prefix, windows, the two tokens that all questions begin with, `From` of the tree, then the rest of a question.
+    rest = 1 + 3 + 1 + 1
+    assert coarse.tokens_prefilled == 4 * (4 * (2 + 12 + 2 + 1) + rest)
+    assert fine.tokens_decoded == 20 * 6  # every group names an interval
+
+
+def test_errors_say_what_to_do(searcher):
+    with pytest.raises(ValueError, match="upper levels need CLIP's token features"):
+        searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
+    with pytest.raises(ValueError, match="depth 4 does not exist"):
+        _search(searcher, depth=4)
+    with pytest.raises(ValueError, match=r"search.keep is \(0.5,\)"):
+        _search(_searcher(keep=(0.5,)), depth=2)
+    alone = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS)
+    with pytest.raises(ValueError, match="needs a grounder of upper levels"):
+        alone.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
+    assert VideoWindows.of(HIERARCHY, 60.0, 2.0, 120, 1).upper is None
