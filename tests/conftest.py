@@ -19,7 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-sys.path += [str(Path(__file__).parent / room) for room in ("training", "interop")]
+sys.path += [str(Path(__file__).parent / room) for room in ("runs", "training", "interop")]
 
 
 @dataclasses.dataclass(frozen=True)

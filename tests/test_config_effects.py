@@ -6,17 +6,12 @@ that a run goes through, from the config on. The default is observed once, each 
 
 import functools
 import re
-import sys
-from pathlib import Path
 
+import fake_run
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "training"))
-
-import fake_run
 import tiny_base
 
 from revision_jax import config as configs

@@ -1,15 +1,10 @@
 """A stage's own questions on held-out windows: asked, answered greedily, scored, written."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-
 from tiny_base import chain_config, make_base
 
 from revision_jax.evaluation import questions as held_out

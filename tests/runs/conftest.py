@@ -1,11 +1,6 @@
-"""Makes `fake_run` and `tiny_base` importable here and, by path, in subprocesses."""
-
-import sys
-from pathlib import Path
+"""Tiny pretrained parts, shared by the tests of this room."""
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
