@@ -17,18 +17,11 @@ from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.builders.shapes import prepare_shapes
 from revision_jax.data.check import known_gaps, sound_queries
 from revision_jax.data.store.features import MANIFEST, FeatureStore
-from revision_jax.data.video.extraction import Encoder, Extractor, identify
-from revision_jax.runs.grounder import check_base, make_hierarchy, missing_base, report_missing
-from revision_jax.runs.predecessors import missing_predecessors
+from revision_jax.data.video.extraction import Encoder, identify
+from revision_jax.runs.base import make_extractor, make_hierarchy, report_missing
 
 SPLITS = ("train", "val", "test")
 log = logging.getLogger(__name__)
-
-
-def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
-    """`base.clip` at the data's frame rate: what made the features also reads a user's own video."""
-    check_base(config)
-    return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)
 
 
 def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[str]:
@@ -51,11 +44,6 @@ def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[s
         f"data.name {config.data.name!r}: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
         f"ArrayRecord, made by `python -m revision_jax.prepare {config.data.name}` (--help has examples)"
     ]
-
-
-def check_files(config: ConfigDict) -> None:
-    """Raises ConfigError that lists all files a run needs and does not find, and how they are made."""
-    report_missing(missing_base(config) + missing_predecessors(config) + missing_data(config))
 
 
 def prepare_data(
