@@ -1,7 +1,8 @@
 """From a config to its data: where the splits are, made when they can be, checked against the run."""
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -21,7 +22,38 @@ from revision_jax.data.video.extraction import Encoder, identify
 from revision_jax.runs.base import make_extractor, make_hierarchy, report_missing
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split's features, and its queries by video (videos without any are left out)."""
+
+    name: str
+    store: FeatureStore
+    queries: Mapping[str, Sequence[Query]]
+
+    @classmethod
+    def of(cls, name: str, store: FeatureStore, queries: Iterable[Query]) -> "Split":
+        """Raises ValueError where there are no queries."""
+        by_video: dict[str, list[Query]] = {}
+        for query in queries:
+            by_video.setdefault(query.video_id, []).append(query)
+        if not by_video:
+            raise ValueError(f"the {name} split in {store.path} has no queries; expected some to score.")
+        return cls(name, store, by_video)
+
+    @property
+    def all_queries(self) -> list[Query]:
+        """In the order in which they are answered."""
+        return [query for queries in self.queries.values() for query in queries]
+
+
 log = logging.getLogger(__name__)
+
+
+def splits_of(config: ConfigDict) -> tuple[str, ...]:
+    """The splits that a config's data set has."""
+    return ("train",) if config.data.name == "lcs" else SPLITS
 
 
 def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[str]:
