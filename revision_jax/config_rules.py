@@ -11,6 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from revision_jax.models.names import ATTENTION_BACKENDS, LORA_TARGETS, REMAT_POLICIES
+
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message names the key."""
@@ -44,7 +46,6 @@ STAGE_NEEDS = {
 # Stage -> the stages that it may go on from beside those: the dense stage on MAD continues VTimeLLM's LoRA.
 STAGE_MAY = {"align": (), "dense": ("dense",), "sparse": (), "long": (), "unified": ()}
 NEGATIVES = ("random", "hard", "semi_hard", "cross_video", "mined")
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def _whole_numbers(low: int) -> Callable[[Any], bool]:
@@ -85,8 +86,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base.projector": _anything,
     "model.dtype": _dtype,
     "model.param_dtype": _one_of("float32", "bfloat16", "int8"),
-    "model.remat": _one_of("none", "mlp", "names", "full"),
-    "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
+    "model.remat": _one_of(*REMAT_POLICIES),
+    "model.attention": _one_of(*ATTENTION_BACKENDS),
     "model.window_chunk": _at_least(1),
     "lora.rank": _at_least(1),
     "lora.alpha": _positive,

@@ -11,7 +11,7 @@ from revision_jax.data.batches import clips as module
 from revision_jax.data.batches.clips import make_pipeline
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import NOT_PRESENT, PromptEncoder, PromptTemplate, parse_answer
+from revision_jax.prompts import NOT_PRESENT, PromptEncoder, PromptTemplate, dense_answers
 
 HIERARCHY = Hierarchy(window_s=20.0, num_frames=10)
 FPS = 2.0
@@ -97,7 +97,7 @@ def test_features_answers_and_questions_are_those_of_the_clip(store):
             assert not any(start < e and s < end for s, e in query.moments)
         else:
             present += 1
-            s, e = HIERARCHY.to_seconds(*parse_answer(answer(record)), start)
+            s, e = HIERARCHY.to_seconds(*dense_answers(10)[answer(record)], start)
             assert any(abs(s - a) <= 2 and abs(e - b) <= 2 for a, b in query.moments)
             assert sum(start < b and a < end for a, b in query.moments) == 1
     assert present == 8 * 7

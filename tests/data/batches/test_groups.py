@@ -14,7 +14,7 @@ from revision_jax.data.batches.query_tokens import QueryTokens
 from revision_jax.data.batches.streams import join
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import PromptEncoder, PromptTemplate, parse_answer
+from revision_jax.prompts import PromptEncoder, PromptTemplate, group_answers
 
 Q, D = 3, 8
 FPS = 2.0
@@ -92,7 +92,7 @@ def test_sizes_come_in_turn_with_their_features_and_answers(load):
             "record_id": ((), "int32"),
         }
         for row, record_id in enumerate(batch["record_id"]):
-            first, end = parse_answer(answer(batch["tokens"][row], batch["loss_mask"][row]))
+            first, end = group_answers(n)[answer(batch["tokens"][row], batch["loss_mask"][row])]
             described = pipeline.describe_record(int(record_id))
             assert described.endswith(f"From {first} to {end}.") and f"in {n} windows of video v" in described
             assert 2 <= end - first <= 3 and end <= n
