@@ -7,16 +7,19 @@ measured on the way) under DIR; a part that is already there is kept, so that a 
 
 import argparse
 import json
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from revision_jax.interop.adapter import save_projector
 from revision_jax.interop.clip import load_clip, save_clip
 from revision_jax.interop.llama import load_llama, save_llama
-from revision_jax.pretrain import align, lookup_lm, shapes_clip
+from revision_jax.pretrain import align, lookup_lm, lookup_scores, shapes_clip
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
 PREPROCESSOR = {
@@ -35,7 +38,7 @@ PREPROCESSOR = {
 }
 
 
-def make_clip(directory: Path, tokenizer, seed: int, steps: int) -> None:
+def make_clip(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int, steps: int) -> None:
     """Trains the CLIP and writes it as a Hugging Face directory."""
     checkpoint = directory.with_suffix(".partial")
     save_clip(shapes_clip.train(tokenizer, seed=seed, steps=steps, checkpoint=checkpoint), directory)
@@ -44,7 +47,7 @@ def make_clip(directory: Path, tokenizer, seed: int, steps: int) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def make_llm(directory: Path, tokenizer, seed: int, minutes: float) -> None:
+def make_llm(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int, minutes: float) -> None:
     """Trains the LLM and writes it as a Hugging Face directory."""
     checkpoint = directory.with_suffix(".partial")
     model = lookup_lm.train(tokenizer, seed=seed, minutes=minutes, checkpoint=checkpoint)
@@ -54,7 +57,7 @@ def make_llm(directory: Path, tokenizer, seed: int, minutes: float) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def frame_encoder(directory: Path, batch: int = 250):
+def frame_encoder(directory: Path, batch: int = 250) -> Callable[[np.ndarray], np.ndarray]:
     """Pictures `[n, SIZE, SIZE, 3]` uint8 -> features `[n, D]`, by the CLIP of a directory."""
     clip = load_clip(directory)
     encode = jax.jit(lambda pictures: clip.encode_image(shapes_clip.preprocess(pictures)))
@@ -68,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clip_steps", type=int, default=12_000, help="batches of 64 pictures")
     parser.add_argument("--llm_minutes", type=float, default=120, help="longest time for the LLM's curriculum")
     args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     started = time.time()
     tokenizer = make_tokenizer()
     clip_dir, llm_dir, projector = args.out / "clip", args.out / "llm", args.out / "projector.safetensors"
@@ -81,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     save_projector(align.fit_projector(encode, llm, tokenizer), projector)
     made = {
         "probes": shapes_clip.probe(encode),
-        **lookup_lm.measure(llm, tokenizer),
+        **lookup_scores.measure(llm, tokenizer),
         "seconds": round(time.time() - started),
         "seed": args.seed,
     }

@@ -6,22 +6,27 @@ contrastive loss the image embedding, and each patch, must give the soft weights
 Frames are drawn at random, never taken from a val or test video.
 """
 
-import pathlib
+import logging
 import pickle
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from transformers import PreTrainedTokenizerBase
 
 from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, backdrop, draw
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.pretrain import attributes
 
+log = logging.getLogger(__name__)
 IMAGE_SIZE = 48
 CAPTION_TOKENS = 36
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's normalisation, kept so that one extractor serves all
@@ -34,7 +39,7 @@ SHAPE_SHARES = (0.09, 0.09, 0.15, 0.26, 0.26, 0.15)  # as SHAPES: an arrow's and
 CAPTIONED = 32  # pictures of a batch that meet their captions: the text tower is a third of the cost
 
 
-def tiny_config(tokenizer) -> CLIPConfig:
+def tiny_config(tokenizer: PreTrainedTokenizerBase) -> CLIPConfig:
     """The shipped CLIP's size: 48 px, patches of 8, width 128."""
     return CLIPConfig(
         vision=CLIPVisionConfig(
@@ -53,7 +58,7 @@ def tiny_config(tokenizer) -> CLIPConfig:
     )
 
 
-def random_objects(count: int, rng: np.random.Generator):
+def random_objects(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colors `[n]`, shapes `[n]`, states `[n, 5]` of random shapes over all the world's ranges."""
     color, shape = rng.integers(len(COLORS), size=count), rng.choice(len(SHAPES), count, p=SHAPE_SHARES)
     states = np.stack(
@@ -121,7 +126,7 @@ def sample_images(count: int, rng: np.random.Generator):
     )
 
 
-def _degrade(canvas: np.ndarray, rng) -> np.ndarray:
+def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What cameras and codecs do: dimming, softness, noise."""
     count = len(canvas)
     dim = np.where(rng.random(count) < 0.2, rng.uniform(0.4, 1.05, count), 1.0).astype(np.float32)
@@ -141,7 +146,9 @@ def preprocess(pictures: jax.Array) -> jax.Array:
     return (jnp.clip(x, 0, 1) - jnp.array(MEAN)) / jnp.array(STD)
 
 
-def loss_fn(params, graphdef, batch):
+def loss_fn(
+    params: Any, graphdef: nnx.GraphDef, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """CLIP's symmetric contrastive loss plus the read-outs of the image (words, pairs) and of its patches (words)."""
     model = nnx.merge(graphdef, params["clip"])
     tokens = model.vision.hidden_states(preprocess(batch["pictures"]))[-1]  # [B, 1 + PATCHES, W]
@@ -172,8 +179,20 @@ def _train_step(params, opt_state, batch, *, graphdef, tx):
     return optax.apply_updates(params, updates), opt_state, parts
 
 
-def train(tokenizer, *, seed: int = 0, steps: int = 4000, batch_size: int = 64, log=print, checkpoint=None) -> CLIP:
-    """Trains the tiny CLIP and returns it; goes on from the file `checkpoint` (written every 200 steps) if there."""
+def train(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+    steps: int = 4000,
+    batch_size: int = 64,
+    checkpoint: Path | None = None,
+) -> CLIP:
+    """Trains the tiny CLIP and returns it.
+
+    Args:
+      steps: batches of `batch_size` pictures.
+      checkpoint: a file that is written every 200 steps; the training goes on from it if it is there.
+    """
     model = CLIP(tiny_config(tokenizer), rngs=nnx.Rngs(seed))
     graphdef, state = nnx.split(model)
     width = model.config.projection_dim
@@ -190,7 +209,7 @@ def train(tokenizer, *, seed: int = 0, steps: int = 4000, batch_size: int = 64, 
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02))
     opt_state = tx.init(params)
 
-    def make(step):
+    def make(step: int) -> dict[str, np.ndarray]:
         pictures, word_weights, pairs, patches, captions = sample_images(
             batch_size, np.random.default_rng([seed, step])
         )
@@ -208,22 +227,22 @@ def train(tokenizer, *, seed: int = 0, steps: int = 4000, batch_size: int = 64, 
     started = time.time()
     with ThreadPoolExecutor(1) as pool:
         first = 0
-        if checkpoint and pathlib.Path(checkpoint).exists():
-            params, opt_state, first = pickle.loads(pathlib.Path(checkpoint).read_bytes())
+        if checkpoint and checkpoint.exists():
+            params, opt_state, first = pickle.loads(checkpoint.read_bytes())
         ahead = pool.submit(make, first)
         for step in range(first, steps):
             batch, ahead = ahead.result(), pool.submit(make, step + 1)
             params, opt_state, parts = _train_step(params, opt_state, batch, graphdef=graphdef, tx=tx)
             if checkpoint and (step + 1) % 200 == 0:
-                pathlib.Path(checkpoint).write_bytes(pickle.dumps(jax.device_get((params, opt_state, step + 1))))
+                checkpoint.write_bytes(pickle.dumps(jax.device_get((params, opt_state, step + 1))))
             if step % 50 == 0:
                 names = zip(("clip", "words", "pairs", "patches"), map(float, parts), strict=True)
                 losses = " ".join(f"{name} {value:.3f}" for name, value in names)
-                log(f"step {step} {losses} {time.time() - started:.0f} s")
+                log.info("step %d %s %.0f s", step, losses, time.time() - started)
     return nnx.merge(graphdef, params["clip"])
 
 
-def probe(encode, *, seed: int = 1, count: int = 4000) -> dict[str, float]:
+def probe(encode: Callable[[np.ndarray], np.ndarray], *, seed: int = 1, count: int = 4000) -> dict[str, float]:
     """Held-out accuracy of linear probes for color, shape, size, position and orientation.
 
     Args:

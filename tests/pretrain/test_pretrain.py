@@ -11,7 +11,7 @@ from revision_jax.config import resolve_path
 from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.llama import load_llama
-from revision_jax.pretrain import attributes, lookup_lm, shapes_clip
+from revision_jax.pretrain import attributes, lookup_batches, lookup_questions, lookup_scores, lookup_world, shapes_clip
 from revision_jax.pretrain.__main__ import frame_encoder
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
@@ -43,7 +43,17 @@ def test_word_weights_follow_position_size_heading_and_brightness():
 
 def test_every_word_is_one_token(tokenizer):
     numbers = [f"{n:02d}" for n in range(100)]
-    for word in (*attributes.WORDS, *lookup_lm.CHANGES, *numbers, "During", "Present", "spinning", "Does", "Yes", "No"):
+    for word in (
+        *attributes.WORDS,
+        *lookup_world.CHANGES,
+        *numbers,
+        "During",
+        "Present",
+        "spinning",
+        "Does",
+        "Yes",
+        "No",
+    ):
         assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
     shipped = prompts.load_tokenizer(str(resolve_path("asset:tiny/llm")))
     assert shipped.get_vocab() == tokenizer.get_vocab()
@@ -53,12 +63,12 @@ def test_every_word_is_one_token(tokenizer):
 def test_a_lookup_has_one_answer(frames):
     rng = np.random.default_rng(frames)
     for _ in range(20):
-        segments = lookup_lm._segments(frames, "mixed", rng)
+        segments = lookup_world.segments_of(frames, "mixed", rng)
         assert sum(segment.length for segment in segments) == frames
     seen = set()
     for _ in range(60):
-        word_weights, changes, questions = lookup_lm.sample(frames, "mixed", rng)
-        assert word_weights.shape == (frames, len(attributes.WORDS)) and len(questions) == lookup_lm.LOOKUPS
+        word_weights, changes, _, questions = lookup_questions.sample(frames, "mixed", rng)
+        assert word_weights.shape == (frames, len(attributes.WORDS)) and len(questions) == lookup_questions.LOOKUPS
         assert changes.shape == (frames,) and (word_weights[changes >= 0, attributes.WORDS.index("nothing")] == 0).all()
         for question in questions:
             seen.add((question.kind, question.answer.split()[0]))
@@ -73,11 +83,12 @@ def test_a_lookup_has_one_answer(frames):
 
 
 def test_what_is_absent_is_nowhere(monkeypatch):
-    monkeypatch.setattr(lookup_lm, "WORDED", 0.0)  # one wording only
+    monkeypatch.setattr(lookup_world, "WORDED", 0.0)  # one wording only
     rng = np.random.default_rng(5)
     for _ in range(100):
-        segments = lookup_lm._segments(32, "mixed", rng)
-        if any(segment.color >= 0 for segment in segments) and (keywords := lookup_lm._absent(segments, "mixed", rng)):
+        segments = lookup_world.segments_of(32, "mixed", rng)
+        shown = any(segment.color >= 0 for segment in segments)
+        if shown and (keywords := lookup_questions.absent_keywords(segments, "mixed", rng)):
             for segment in segments:
                 for form in range(4):
                     assert segment.color < 0 or segment.keywords(form, rng) != keywords
@@ -85,13 +96,14 @@ def test_what_is_absent_is_nowhere(monkeypatch):
 
 @pytest.mark.parametrize("frames", [1, 16])
 def test_told_frames_say_where_it_is(tokenizer, frames):
-    encoder = prompts.PromptEncoder(tokenizer, prompts.PromptTemplate(system=""), max_text_tokens=32)
-    batch = lookup_lm.make_batch(encoder, frames, "told", 20, np.random.default_rng(0))
+    batch = lookup_batches.make_batch(
+        lookup_batches.make_encoder(tokenizer), frames, "told", 20, np.random.default_rng(0)
+    )
     yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
     assert set(batch["said"].flat) == {yes, no} and (batch["changes"] == -1).all()
     answers = [tokenizer.decode(tokens[weights > 0]) for tokens, weights in zip(batch["tokens"], batch["loss_weights"])]
     for row, answer in enumerate(answers):
-        shown = np.flatnonzero(batch["said"][row // lookup_lm.LOOKUPS] == yes)
+        shown = np.flatnonzero(batch["said"][row // lookup_questions.LOOKUPS] == yes)
         if frames == 1:
             assert answer.startswith("Yes" if len(shown) else "No")
         else:
@@ -99,7 +111,7 @@ def test_told_frames_say_where_it_is(tokenizer, frames):
 
 
 def test_changes_are_named_as_the_world_names_them():
-    segment = lookup_lm.Segment(8, 0, 0, lookup_lm.CHANGES.index("westward"))
+    segment = lookup_world.Segment(8, 0, 0, lookup_world.CHANGES.index("westward"))
     rng = np.random.default_rng(0)
     named = {segment.keywords(3, rng) for _ in range(100)}
     assert {"red westward", "red slides left", "red moves from right to left"} < named and len(named) == 5
@@ -125,9 +137,9 @@ def test_the_shipped_parts_read_frames_and_time():
     assert min(probes.values()) > 0.85 and probes["shape"] > 0.94
     assert all(abs(probes[name] - made["probes"][name]) < 0.1 for name in probes), (probes, made["probes"])
     llm = load_llama(resolve_path("asset:tiny/llm"))
-    measured = lookup_lm.measure(llm, make_tokenizer(), videos=24)
+    measured = lookup_scores.measure(llm, make_tokenizer(), videos=24)
     assert measured["lookup_iou"] > 0.7 and measured["presence_accuracy"] > 0.75
-    told = lookup_lm.measure(llm, make_tokenizer(), frames=1, kind="told", videos=24)
+    told = lookup_scores.measure(llm, make_tokenizer(), frames=1, kind="told", videos=24)
     assert told["presence_accuracy"] > 0.95
     adapter = load_dense_adapter(resolve_path("asset:tiny/projector.safetensors"))
     assert adapter.kernel.shape == (128, llm.config.hidden_size)
@@ -140,5 +152,5 @@ def test_the_shipped_parts_are_small():
 
 def test_the_clip_trains_from_a_command(tokenizer):
     """One step of the real training gives finite parameters."""
-    clip = shapes_clip.train(tokenizer, steps=1, batch_size=shapes_clip.CAPTIONED, log=lambda line: None)
+    clip = shapes_clip.train(tokenizer, steps=1, batch_size=shapes_clip.CAPTIONED)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(clip.vision.patch_embedding[...])))
