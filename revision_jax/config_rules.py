@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from revision_jax.data.batches.negatives import find_strategy, strategy_names
+from revision_jax.data.builders.datasets import DATA_SETS
 
 
 class ConfigError(ValueError):
@@ -108,7 +109,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt.system": _anything,
     "prompt.max_text_tokens": _at_least(8),
     "prompt.query_tokens": _at_least(1),
-    "data.name": _one_of("shapes", "mad", "vidchapters", "msrvtt", "folder", "lcs"),
+    "data.name": _one_of(*DATA_SETS),
     "data.dir": _anything,
     "data.fps": _positive,
     "data.video_s": _positive,
