@@ -19,8 +19,7 @@ give its directory: `--config.init.dense=DIR` (docs/recipes.md).
 
 from ml_collections import ConfigDict
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
+from revision_jax.models.names import LORA_TARGETS
 
 
 def defaults() -> ConfigDict:
@@ -45,7 +44,7 @@ def defaults() -> ConfigDict:
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together
             ),
-            lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=ATTENTION + MLP),  # scale = alpha / rank
+            lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=LORA_TARGETS),  # scale = alpha / rank
             sparse=dict(mlp_width=256, num_heads=4, num_layers=2, dropout=0.0),  # the sparse adapter
             hierarchy=dict(
                 window_s=64.0,  # seconds of a window
@@ -96,8 +95,6 @@ def defaults() -> ConfigDict:
                 log_every=10,  # steps between syncs with the device; losses of all steps are logged
                 checkpoint_every=100,  # steps, a multiple of `log_every`
                 keep_checkpoints=2,
-                eval_every=0,  # steps between validations on held-out rows of `val`, a multiple of `log_every`; 0 = none
-                keep_best=False,  # the run's weights are those of the lowest validation loss, not the last ones
             ),
             trainable=(  # (path pattern, learning-rate multiplier or "frozen"); first match
                 (r"llm/.*/lora_[ab]", 1.0),
@@ -121,8 +118,6 @@ def defaults() -> ConfigDict:
             eval=dict(
                 split="test",  # val | test
                 before=True,  # also the parts as they were before training
-                after_training=True,  # the last thing that `train` does; else `evaluate` does it
-                max_rows=2000,  # held-out rows whose questions are asked, or that a validation sees, drawn by seed
             ),
         )
     )

@@ -27,7 +27,7 @@ from revision_jax.evaluation.peak import peak_memory
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import AnswerGrammar, dense_answers
 from revision_jax.search.layout import VideoWindows
@@ -58,7 +58,7 @@ def make_grounders(shape: str, seed: int = 0) -> tuple[Grounder, Grounder]:
 
     def build(key, sparse: bool):
         rngs = nnx.Rngs(key)
-        llm = Llama(config, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        llm = Llama(config, compute=Compute(dtype, dtype), rngs=rngs)
         if sparse:
             adapter = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp)
             return Grounder(llm, sparse=adapter, window_chunk=16)

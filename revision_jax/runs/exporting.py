@@ -29,13 +29,21 @@ from revision_jax.interop.stage import PROJECTOR, Adapter, Stage, read_stage, wr
 from revision_jax.interop.unified import write_unified
 from revision_jax.interop.weights import Weights
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
-from revision_jax.runs.base import make_prompts
+from revision_jax.runs.grounder import make_prompt_encoder
 from revision_jax.runs.parts import UNIFIED, RunParts
-from revision_jax.runs.stage import stage_of
 from revision_jax.training.optimizer import trained_by
 
 ADAPTER_FILES = {"dense": "mm_projector.safetensors", "sparse": "sparse_adapter.safetensors", "unified": UNIFIED}
 SECOND_ADAPTER = "sparse_adapter.bin"  # of variant U here, whose one LoRA serves both levels
+# Stage -> the levels at which its model answers; the first is the one whose adapter stands at `mm_projector`.
+LEVELS = {
+    "align": ("dense",),
+    "dense": ("dense",),
+    "sparse": ("sparse",),
+    "long": ("sparse",),
+    "unified": ("dense", "sparse"),
+}
+
 
 class Held(NamedTuple):
     """What a folder holds: a Llama's state dict, the LoRA to add to it, an adapter a level."""
@@ -52,7 +60,7 @@ def sparse_options(config: ConfigDict) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------------------------- revisionllm
 def write_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, shard_bytes: int) -> None:
-    level = stage_of(config).adapters[0]
+    level = LEVELS[config.stage][0]
     adapter = getattr(parts, level)
     if parts.lora is None:  # the align stage: a projector is all there is
         write_projector(adapter, folder / PROJECTOR, dtype=dtype)
@@ -60,17 +68,17 @@ def write_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, dty
     trained = trained_by(config.trainable, ["adapter/kernel" if level == "dense" else "sparse/global_rep_token"])
     stage = Stage(parts.lora, adapter if trained else parts.unified, None if trained else adapter)
     write_stage(stage, folder, base=config.base.llm, dtype=dtype)
-    if len(stage_of(config).adapters) > 1:
+    if config.stage == "unified":
         write_projector(parts.sparse, folder / SECOND_ADAPTER, dtype=dtype)
 
 
 def read_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    level = stage_of(config).adapters[0]
+    level = LEVELS[config.stage][0]
     if parts.lora is None:
         return Held(base, None, {level: load_dense_adapter(folder / PROJECTOR)})
     stage = read_stage(folder, parts.llm, **sparse_options(config))
     adapters = {level: adapter_of(stage, level)}
-    if len(stage_of(config).adapters) > 1:
+    if config.stage == "unified":
         adapters["sparse"] = load_sparse_adapter(folder / SECOND_ADAPTER, **sparse_options(config))
     return Held(base, stage.lora, adapters)
 
@@ -112,7 +120,7 @@ def write_peft(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, sh
 
 
 def read_peft(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    return Held(base, read_lora(folder, parts.llm), {level: getattr(parts, level) for level in stage_of(config).adapters})
+    return Held(base, read_lora(folder, parts.llm), {level: getattr(parts, level) for level in LEVELS[config.stage]})
 
 
 Writer = Callable[[ConfigDict, RunParts, Path, Any, int], None]
@@ -132,10 +140,10 @@ def check_folder(config: ConfigDict, parts: RunParts, folder: Path, form: str, d
     Raises:
       CheckError: they differ by more than `dtype` explains.
     """
-    base, prompts = Weights(resolve_path(config.base.llm)), make_prompts(config)
+    base, prompts = Weights(resolve_path(config.base.llm)), make_prompt_encoder(config)
     held = READERS[form](config, parts, folder, base)
     found = {}
-    for level in stage_of(config).adapters:
+    for level in LEVELS[config.stage]:
         run = Parts(base, parts.lora, getattr(parts, level))
         given = fixed_input(prompts, run.adapter)
         written = Parts(held.tensors, held.lora, held.adapters[level])

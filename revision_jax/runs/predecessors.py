@@ -13,15 +13,18 @@ from ml_collections import ConfigDict
 from revision_jax import config as configs
 from revision_jax.checkpoint import Checkpoints, Meta, fingerprint, fingerprint_trained
 from revision_jax.config import ConfigError, differences, resolve_path
+from revision_jax.config_rules import STAGE_MAY, STAGE_NEEDS
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.lora import CONFIG, is_lora
 from revision_jax.interop.stage import NON_LORA, adapter_arrays, read_stage
 from revision_jax.models.adapter import SparseAdapter
 from revision_jax.models.lora import LoRAConfig
-from revision_jax.runs.stage import makers, stage_of
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
 
+# What trains each, and the stages that may have done so.
+CONFIGS = {"dense": "configs/stage1.py", "sparse": "configs/stage1_sparse.py"}
+STAGES = {"dense": ("dense", "unified"), "sparse": ("sparse",)}
 # Fields in which a stage must agree with its predecessor, or its parameters mean something else. Dropout may differ.
 SHARED = {
     "dense": ("base.", "lora.", "hierarchy.window_s", "hierarchy.num_frames", "prompt.system"),
@@ -35,8 +38,8 @@ FREE = ("lora.dropout", "sparse.dropout")
 
 def predecessors(config: ConfigDict) -> tuple[str, ...]:
     """Names in `init` of what a stage starts from: what it needs, and what it was given beside."""
-    stage = stage_of(config)
-    return stage.needs + tuple(name for name in stage.may if config.init[name])
+    needs = STAGE_NEEDS[config.stage]
+    return needs + tuple(name for name in STAGE_MAY[config.stage] if config.init[name])
 
 
 def missing_predecessors(config: ConfigDict) -> list[str]:
@@ -47,7 +50,7 @@ def missing_predecessors(config: ConfigDict) -> list[str]:
         folder = resolve_path(workdir)
         if workdir and is_lora(folder):
             continue
-        if not workdir or not is_run(folder):
+        if not workdir or not (folder / "config.json").is_file() or not any((folder / "checkpoints").glob("[0-9]*")):
             found = f"no trained run at {folder}" if workdir else "not given"
             missing.append(f"init.{before}: {found}; make it with\n    {command(config, before)}")
     return missing
@@ -55,17 +58,11 @@ def missing_predecessors(config: ConfigDict) -> list[str]:
 
 def command(config: ConfigDict, before: str) -> str:
     """The command that trains what `init.<before>` names."""
-    maker = makers(before)[0]
-    preset = "" if config.data.name not in configs.presets(maker.config) else f":{config.data.name}"
-    words = ["python -m revision_jax.train --config", f"{maker.config}{preset}"]
-    for earlier in maker.needs:
+    preset = "" if config.data.name not in configs.presets(CONFIGS[before]) else f":{config.data.name}"
+    words = ["python -m revision_jax.train --config", f"{CONFIGS[before]}{preset}"]
+    for earlier in STAGE_NEEDS[before]:
         words.append(f"--config.init.{earlier}={config.init[earlier] or 'RUN'}")
     return " ".join([*words, f"--workdir {config.init[before] or 'RUN'}"])
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is the work folder of a run that was trained."""
-    return (folder / "config.json").is_file() and any((folder / "checkpoints").glob("[0-9]*"))
 
 
 def predecessor_prints(config: ConfigDict) -> dict[str, dict[str, str]]:
@@ -94,10 +91,9 @@ def trained_before(
     if is_lora(workdir):
         return published_before(config, before, workdir, arrays)
     earlier = configs.load_json(workdir / "config.json")
-    if stage_of(earlier) not in makers(before):
-        expected = " or ".join(stage.name for stage in makers(before))
+    if earlier.stage not in STAGES[before]:
         raise ConfigError(
-            f"init.{before} is {workdir}, a run of stage {earlier.stage!r}; expected {expected}, "
+            f"init.{before} is {workdir}, a run of stage {earlier.stage!r}; expected {' or '.join(STAGES[before])}, "
             f"made with\n    {command(config, before)}"
         )
     shared = lambda key: key.startswith(SHARED[before]) and key not in FREE

@@ -1,8 +1,7 @@
 """From a config to its data: where the splits are, made when they can be, checked against the run."""
 
-import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -12,48 +11,24 @@ from revision_jax.config import ConfigError, resolve_data_dir, resolve_path
 from revision_jax.data.annotations.gaps import summarise
 from revision_jax.data.annotations.queries import Query, load_queries
 from revision_jax.data.batches.captions import LCS_CAPTIONS, LCS_IMAGES, Captions, lcs_captions, shapes_captions
-from revision_jax.data.batches.clips import DataSet
-from revision_jax.data.batches.negatives import Strategy, make_strategy
+from revision_jax.data.batches.strategy import Negatives, StrategyContext, make_strategy
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.builders.shapes import prepare_shapes
 from revision_jax.data.check import known_gaps, sound_queries
 from revision_jax.data.store.features import MANIFEST, FeatureStore
-from revision_jax.data.video.extraction import Encoder, identify
-from revision_jax.runs.base import make_extractor, make_hierarchy, report_missing
+from revision_jax.data.video.extraction import Encoder, Extractor, identify
+from revision_jax.runs.grounder import check_base, make_hierarchy, missing_base, report_missing
+from revision_jax.runs.predecessors import missing_predecessors
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A split's features, and its queries by video (videos without any are left out)."""
-
-    name: str
-    store: FeatureStore
-    queries: Mapping[str, Sequence[Query]]
-
-    @classmethod
-    def of(cls, name: str, store: FeatureStore, queries: Iterable[Query]) -> "Split":
-        """Raises ValueError where there are no queries."""
-        by_video: dict[str, list[Query]] = {}
-        for query in queries:
-            by_video.setdefault(query.video_id, []).append(query)
-        if not by_video:
-            raise ValueError(f"the {name} split in {store.path} has no queries; expected some to score.")
-        return cls(name, store, by_video)
-
-    @property
-    def all_queries(self) -> list[Query]:
-        """In the order in which they are answered."""
-        return [query for queries in self.queries.values() for query in queries]
-
-
 log = logging.getLogger(__name__)
 
 
-def splits_of(config: ConfigDict) -> tuple[str, ...]:
-    """The splits that a config's data set has."""
-    return ("train",) if config.data.name == "lcs" else SPLITS
+def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
+    """`base.clip` at the data's frame rate: what made the features also reads a user's own video."""
+    check_base(config)
+    return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)
 
 
 def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[str]:
@@ -76,6 +51,11 @@ def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[s
         f"data.name {config.data.name!r}: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
         f"ArrayRecord, made by `python -m revision_jax.prepare {config.data.name}` (--help has examples)"
     ]
+
+
+def check_files(config: ConfigDict) -> None:
+    """Raises ConfigError that lists all files a run needs and does not find, and how they are made."""
+    report_missing(missing_base(config) + missing_predecessors(config) + missing_data(config))
 
 
 def prepare_data(
@@ -184,7 +164,7 @@ def open_split(
     return store, queries
 
 
-def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: int) -> list[DataSet]:
+def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: int) -> list[TrainSplit]:
     """The train split and those of `data.mixture`, with their sources of contrastive windows.
 
     Args:
@@ -194,25 +174,22 @@ def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: in
     for path, weight in [(directory, 1.0), *config.data.mixture]:
         path = path if isinstance(path, Path) else _train_split(path)
         store, queries = open_split(config, path, width, any_fps=bool(config.data.mixture))
-        data.append(DataSet(store, queries, _negatives(config, store, queries, mesh), float(weight)))
+        data.append(TrainSplit(store, queries, _negatives(config, store, queries, mesh), float(weight)))
     if len(data) > 1:
         log.info("mixes %s", ", ".join(f"{own.store.path} ({own.weight:g})" for own in data))
     return data
 
 
-def _negatives(config: ConfigDict, store: FeatureStore, queries: list[Query], mesh: Mesh | None) -> Strategy | None:
-    """Where contrastive windows come from; None = at random, each stream with its own share of near misses."""
-    if [name for name, _ in config.data.negatives] == ["random"]:
-        return None
-    return make_strategy(
-        config.data.negatives,
+def _negatives(config: ConfigDict, store: FeatureStore, queries: list[Query], mesh: Mesh | None) -> Negatives:
+    """Where contrastive windows come from."""
+    context = StrategyContext(
         store,
         queries,
         make_hierarchy(config),
-        near_miss_fraction=config.data.group_near_misses if config.stage == "long" else config.data.near_miss_fraction,
         encode=lambda sentences: make_extractor(config, mesh).encode_queries(sentences),
-        answers=config.data.mined,
+        answers=Path(config.data.mined) if config.data.mined else None,
     )
+    return make_strategy(config.data.negatives, context)
 
 
 def _train_split(path: str) -> Path | None:
