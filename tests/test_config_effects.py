@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_base
+from revision_jax.search.upper_levels import Level
 
 from revision_jax import config as configs
 from revision_jax import train
@@ -25,7 +26,6 @@ from revision_jax.runs import splits as datasets
 from revision_jax.runs.grounder import load_grounder, make_prompt_encoder
 from revision_jax.runs.splits import check_files, prepare_data
 from revision_jax.runs.tasks import dense_windows, make_task
-from revision_jax.search.upper_levels import Level
 from revision_jax.training import loop
 from revision_jax.training.state import take_apart
 
