@@ -37,7 +37,8 @@ import optax
 from flax import nnx
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, OPPOSITE, SHAPES, SIZE, TEMPLATES, TURNABLE, noun_phrase
+from revision_jax.data.builders.shapes_drawing import SIZE
+from revision_jax.data.builders.shapes_events import COLORS, OPPOSITE, SHAPES, TEMPLATES, TURNABLE, noun_phrase
 from revision_jax.interop.table import flat_params
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.pretrain import attributes
