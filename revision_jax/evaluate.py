@@ -70,7 +70,8 @@ def evaluate(
     from revision_jax.evaluation.peak import peak_memory
     from revision_jax.evaluation.predictions import plain, read_json, write_json
     from revision_jax.evaluation.scores import calibrate, compare, score
-    from revision_jax.report.summary import read_losses, write_summary
+    from revision_jax.report.plots import Timeline
+    from revision_jax.report.summary import choose_cases, read_losses, write_summary
     from revision_jax.report.table import print_table
     from revision_jax.runs.splits import make_extractor
     from revision_jax.search.confidence import COSINE
@@ -163,8 +164,14 @@ def evaluate(
     if hosts.is_first():
         write_json(folder / "calibration.json", calibration)
         shown = "depth1" if "depth1" in names else names[0]
-        predictions, threshold = answers[split][shown][0], calibration[shown]["threshold"]
-        report = write_summary(folder, suffix, metrics, config, splits[split], predictions, threshold)
+        threshold, videos = calibration[shown]["threshold"], splits[split].store.manifest.videos
+        cases = [
+            Timeline(
+                query.sentence, videos[query.video_id].duration_s, query.moments, found.moments.tolist(), threshold
+            )
+            for query, found in zip(queries, answers[split][shown][0], strict=True)
+        ]
+        report = write_summary(folder, suffix, metrics, config, choose_cases(cases))
         write_json(folder / f"metrics{suffix}.json", metrics)  # the last: it says that all the rest is there
         print_table(metrics)
         log.info("report: %s", report)

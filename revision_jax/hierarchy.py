@@ -13,8 +13,10 @@ Letters: W dense windows, U upper windows, P upper windows of a dense one.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Hierarchy:
         parents = np.where(np.take_along_axis(joined, order, axis=1), order, order[:, :1])
         return np.pad(parents, ((0, 0), (0, most - parents.shape[1])), mode="edge").astype(np.int32)
 
-    def frame_indices(self, start_s, end_s, fps: float, total_frames: int) -> np.ndarray:
+    def frame_indices(self, start_s: ArrayLike, end_s: ArrayLike, fps: float, total_frames: int) -> np.ndarray:
         """Stored frames that represent a span: `[..., F]` int64, `linspace(start, end, F)` truncated, as published.
 
         Args:
@@ -129,8 +131,10 @@ class Hierarchy:
         s, e = (int(np.clip(np.round((t - window_start_s) * scale), 0, self.num_frames - 1)) for t in (start_s, end_s))
         return s, e
 
-    def to_seconds(self, s, e, window_start_s):
-        """Seconds of frames `s..e` of a window: the inverse of `to_frames`, for scalars or arrays (numpy or jax).
+    def to_seconds(self, s: Any, e: Any, window_start_s: Any) -> tuple[Any, Any]:
+        """(start, end) in seconds of frames `s..e` of a window: the inverse of `to_frames`.
+
+        Takes and gives scalars or arrays, of numpy or jax.
 
         A span of one frame (`s == e`) is widened by one frame on both sides, so that it has a length.
         """

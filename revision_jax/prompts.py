@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -112,6 +113,16 @@ class PromptTemplate:
         return f"\n{question_text} ASSISTANT:"
 
 
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer; its import is slow."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+
+
 class PromptEncoder:
     """Turns prompts into token ids of one tokenizer.
 
@@ -125,7 +136,7 @@ class PromptEncoder:
       pad_id: fills the text on the right; it carries no loss and no valid token sees it.
     """
 
-    def __init__(self, tokenizer, template: PromptTemplate, max_text_tokens: int):
+    def __init__(self, tokenizer: Tokenizer, template: PromptTemplate, max_text_tokens: int):
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no BOS or no EOS token; ReVisionLLM's prompt needs both.")
         self.tokenizer = tokenizer
@@ -231,7 +242,7 @@ class AnswerGrammar:
 
 
 @functools.cache
-def load_tokenizer(directory: str):
+def load_tokenizer(directory: str) -> Any:
     """The transformers tokenizer of a Hugging Face directory (cached: it is read-only)."""
     from transformers import AutoTokenizer  # slow to import; `--help` must be quick
 

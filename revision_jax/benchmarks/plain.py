@@ -11,26 +11,43 @@ Letters: B rows, S tokens of a prompt, F frames a window, W windows, n windows o
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.models.llama import KVCache
+from revision_jax.models.grounder import Grounder
+from revision_jax.models.llama import KVCache, Llama
 
 ZOOMS = (4, 2, 1)
 LEVELS = (33, 100)
 ANSWER_TOKENS = 12
 
 
-def generate(llm, embeddings: jax.Array, steps: int) -> jax.Array:
+class Asked(NamedTuple):
+    """One question to the upper levels: its tokens `[T]`, CLIP's token features `[Q, D]` and their mask `[Q]`."""
+
+    question: jax.Array
+    query: jax.Array
+    mask: jax.Array
+
+
+class Frames(NamedTuple):
+    """Stored frames of a video's windows: `dense` `[W, F]` and `upper` `[U, F]` int."""
+
+    dense: np.ndarray
+    upper: np.ndarray
+
+
+def generate(llm: Llama, embeddings: jax.Array, steps: int) -> jax.Array:
     """Greedy answers without a grammar: prompts `[B, S, H]` -> tokens `[B, steps]`."""
     hidden, cache = llm.prefill(embeddings)
     batch, length = embeddings.shape[:2]
     own = KVCache.zeros(llm.config, batch, steps, cache.k.dtype)
     pick = lambda hidden: jnp.argmax(llm.logits(hidden), axis=-1)
 
-    def step(carry, k):
+    def step(carry: tuple[jax.Array, KVCache], k: jax.Array) -> tuple[tuple[jax.Array, KVCache], jax.Array]:
         token, own = carry
         seen = jnp.broadcast_to(jnp.arange(steps) <= k, (batch, 1, steps))
         position = jnp.full((batch, 1), length + k)
@@ -40,19 +57,21 @@ def generate(llm, embeddings: jax.Array, steps: int) -> jax.Array:
     return jax.lax.scan(step, (pick(hidden[:, -1]), own), jnp.arange(steps))[1].T
 
 
-def dense_answers(grounder, prefix, question, video, steps: int) -> jax.Array:
+def dense_answers(
+    grounder: Grounder, prefix: jax.Array, question: jax.Array, video: jax.Array, steps: int
+) -> jax.Array:
     """Windows `[B, F, D]` asked one question `[T]`: tokens `[B, steps]`."""
     return generate(grounder.llm, _behind(grounder.llm, grounder.embed_windows(prefix, video), question), steps)
 
 
-def group_answer(upper, prefix, question, query, query_mask, video, steps: int) -> jax.Array:
-    """A group `[n, F, D]` of windows, repeated ones with it, asked one question: tokens `[1, steps]`."""
+def group_answer(upper: Grounder, prefix: jax.Array, asked: Asked, video: jax.Array, steps: int) -> jax.Array:
+    """A group `[n, F, D]` of windows, some of them repeated, asked one question: tokens `[1, steps]`."""
     each = lambda x: jnp.broadcast_to(x[None], (len(video), *x.shape))
-    tokens = upper.sparse_tokens(video, each(query), each(query_mask))
-    return generate(upper.llm, _behind(upper.llm, upper.embed_group(prefix, tokens[None]), question), steps)
+    tokens = upper.sparse_tokens(video, each(asked.query), each(asked.mask))
+    return generate(upper.llm, _behind(upper.llm, upper.embed_group(prefix, tokens[None]), asked.question), steps)
 
 
-def _behind(llm, context, question):
+def _behind(llm: Llama, context: jax.Array, question: jax.Array) -> jax.Array:
     said = llm.embed(question[None])
     return jnp.concatenate([context, jnp.broadcast_to(said, (len(context), *said.shape[1:]))], axis=1)
 
@@ -69,26 +88,31 @@ class Counted:
 
 
 def search_query(
-    ask_dense: Callable, ask_group: Callable, features, dense_frames: np.ndarray, upper_frames: np.ndarray, *,
-    dense_batch: int, text_tokens: int, seed: int = 0,
-) -> Counted:  # fmt: skip
+    ask_dense: Callable[[jax.Array], Any],
+    ask_group: Callable[[jax.Array], Any],
+    features: jax.Array,
+    frames: Frames,
+    *,
+    dense_batch: int,
+    text_tokens: int,
+) -> Counted:
     """Everything that one query costs.
 
     Args:
       ask_dense, ask_group: video -> answers, compiled.
-      features: `[N, D]` on the device; dense_frames, upper_frames: `[W, F]` rows of it.
+      features: `[N, D]` on the device; `frames` are rows of it.
       dense_batch: dense windows answered together.
       text_tokens: prefix, question and answer.
     """
-    rng, counted = np.random.default_rng(seed), Counted()
+    rng, counted = np.random.default_rng(0), Counted()
     started = time.perf_counter()
-    for rows in _groups(np.arange(len(dense_frames)), dense_batch):
-        jax.block_until_ready(ask_dense(features[dense_frames[rows]]))
-        counted.tokens += len(rows) * (dense_frames.shape[1] + text_tokens)
+    for rows in _groups(np.arange(len(frames.dense)), dense_batch):
+        jax.block_until_ready(ask_dense(features[frames.dense[rows]]))
+        counted.tokens += len(rows) * (frames.dense.shape[1] + text_tokens)
     counted.dense_s = time.perf_counter() - started
     started = time.perf_counter()
-    for rows in upper_groups(len(upper_frames), rng):
-        jax.block_until_ready(ask_group(features[upper_frames[rows]]))
+    for rows in upper_groups(len(frames.upper), rng):
+        jax.block_until_ready(ask_group(features[frames.upper[rows]]))
         counted.calls += 1
         counted.sparse_vectors += len(rows)
         counted.tokens += len(rows) + text_tokens

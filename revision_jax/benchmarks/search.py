@@ -134,7 +134,7 @@ def time_plain(grounders, prompts, features, seconds: float, sentences, query_to
     parts = [nnx.split(grounder) for grounder in grounders]
     prefix, steps = jnp.asarray(prompts.prefix), plain.ANSWER_TOKENS
     dense = jax.jit(lambda state, q, v: plain.dense_answers(nnx.merge(parts[0][0], state), prefix, q, v, steps))
-    group = jax.jit(lambda state, *x: plain.group_answer(nnx.merge(parts[1][0], state), prefix, *x, steps))
+    group = jax.jit(lambda state, q, v: plain.group_answer(nnx.merge(parts[1][0], state), prefix, q, v, steps))
     video, runs, compiled = jnp.asarray(features), [], {}
 
     def call(program, *arguments):
@@ -152,8 +152,8 @@ def time_plain(grounders, prompts, features, seconds: float, sentences, query_to
         started = time.perf_counter()
         counted = plain.search_query(
             lambda v: call(dense, parts[0][1], question, v),  # noqa: B023
-            lambda v: call(group, parts[1][1], question, tokens, mask, v),  # noqa: B023
-            video, windows.dense_frames, windows.upper_frames, dense_batch=DENSE_BATCH,
+            lambda v: call(group, parts[1][1], plain.Asked(question, tokens, mask), v),  # noqa: B023
+            video, plain.Frames(windows.dense_frames, windows.upper_frames), dense_batch=DENSE_BATCH,
             text_tokens=len(prefix) + len(question) + steps,
         )  # fmt: skip
         runs.append((time.perf_counter() - started - call.compile_s, counted))

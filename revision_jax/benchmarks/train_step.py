@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
+from revision_jax.benchmarks.torch_step import measure_torch
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs import abstract
@@ -128,14 +129,12 @@ def _time(step, state, batch, frozen, steps: int) -> tuple[float, float]:
     return wall, float(np.median(called))
 
 
-def beside_torch(arguments, sizes: LlamaConfig, length: int) -> dict[str, Any] | str:
+def beside_torch(arguments: argparse.Namespace, sizes: LlamaConfig, length: int) -> dict[str, Any] | str:
     """The plain PyTorch + PEFT step of the same shapes, or why there is none."""
     import torch
 
     if not torch.cuda.is_available():
         return "not measured: no GPU that PyTorch can use"
-    from revision_jax.benchmarks.torch_step import measure_torch
-
     return measure_torch(sizes, arguments.batch, length, arguments.steps, answer=ANSWER)
 
 

@@ -18,7 +18,7 @@ from revision_jax.interop.table import (
     import_params,
 )
 from revision_jax.interop.weights import Weights
-from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig, TowerConfig
 
 # Hugging Face's defaults for what a config.json may leave out are those of ViT-B/32.
 _TOWER_DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -141,7 +141,7 @@ def save_clip(model: CLIP, directory: str | Path) -> None:
 def clip_to_config(config: CLIPConfig) -> dict[str, Any]:
     """What config.json holds, the inverse of `read_clip_config`."""
 
-    def tower(raw) -> dict[str, Any]:
+    def tower(raw: TowerConfig) -> dict[str, Any]:
         return {
             "hidden_size": raw.hidden_size,
             "intermediate_size": raw.intermediate_size,

@@ -131,7 +131,7 @@ def clip_features(model: CLIP) -> dict[str, np.ndarray]:
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def encode(state, pixels, tokens):
+    def encode(state: nnx.State, pixels: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         model = nnx.merge(graphdef, state)
         return model.encode_image(pixels), model.encode_text(tokens)
 

@@ -85,7 +85,7 @@ def check_gguf(folder: Path, references: list[Reference], dtype: Any) -> dict[st
     graphdef, state = nnx.split(model)  # as an argument: weights in a program would be compiled into it
 
     @jax.jit
-    def logits(state, tokens):
+    def logits(state: nnx.State, tokens: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, state)
         return model.logits(model(model.embed(tokens)))
 
@@ -103,12 +103,12 @@ def greedy(model: Llama, prompt: np.ndarray, count: int) -> np.ndarray:
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def decode(state, prompt):
+    def decode(state: nnx.State, prompt: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, state)
         hidden, prefix = model.prefill(model.embed(prompt[None]))
         slots = jnp.arange(count)
 
-        def step(carry, slot):
+        def step(carry: tuple[jax.Array, KVCache], slot: jax.Array) -> tuple[tuple, jax.Array]:
             token, suffix = carry
             position = (len(prompt) + slot)[None, None]
             mask = (slots <= slot)[None, None]

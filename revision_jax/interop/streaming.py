@@ -43,7 +43,7 @@ def stream_logits(
     weights = {row.ours: params[row.ours] for row in table.rows}
 
     @jax.jit
-    def run(state, h):
+    def run(state: nnx.State, h: jax.Array) -> tuple[jax.Array, jax.Array]:
         block = nnx.merge(graphdef, state)
         h = block.hidden_states(h)[-1]
         return h, block.norm(h)

@@ -43,6 +43,7 @@ from revision_jax.pretrain.lookup_scores import first_token_right, mean_iou
 from revision_jax.pretrain.lookup_step import ARRAYS, Fixed, initialise, tiny_config, train_step
 
 log = logging.getLogger(__name__)
+SAVE_EVERY = 100  # steps
 
 
 def train(
@@ -53,7 +54,7 @@ def train(
     Args:
       tokenizer: every word of the world is one of its tokens.
       minutes: stops early after so long.
-      checkpoint: a file that is written every 100 steps; the training goes on from it if it is there.
+      checkpoint: a file that is written every SAVE_EVERY steps; the training goes on from it if it is there.
     """
     encoder, fixed, numbers = make_encoder(tokenizer), Fixed.of(tokenizer), number_tokens(tokenizer)
     model = Llama(tiny_config(len(tokenizer)), rngs=nnx.Rngs(seed))
@@ -80,6 +81,6 @@ def train(
                 place.step, place.level, chosen.kind, chosen.frames, told.loss, place.running, told.seen,
                 first_token_right(predicted, batch), time.time() - started,
             )  # fmt: skip
-        if place.step % 100 == 0 and checkpoint:
+        if place.step % SAVE_EVERY == 0 and checkpoint:
             checkpoint.write_bytes(pickle.dumps((jax.device_get(state), place)))
     return nnx.merge(graphdef, state[0])

@@ -74,7 +74,9 @@ def random_objects(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np
     return color, shape, states
 
 
-def sample_images(count: int, rng: np.random.Generator):
+def sample_images(
+    count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Pictures of no, one or two shapes.
 
     Returns:
@@ -179,6 +181,25 @@ def _train_step(params, opt_state, batch, *, graphdef, tx):
     return optax.apply_updates(params, updates), opt_state, parts
 
 
+def read_outs(config: CLIPConfig, seed: int) -> dict[str, dict[str, jax.Array]]:
+    """Fresh linear layers from the image to words and pairs, from a patch to words and mask; not kept afterwards."""
+    width, words = config.projection_dim, len(attributes.WORDS)
+    kernel = jax.random.normal(jax.random.key(seed), (width, words + PAIRS)) * width**-0.5
+    patch_kernel = jnp.zeros((config.vision.hidden_size, words + MASK**2))
+    return {
+        "head": {"kernel": kernel, "bias": jnp.zeros(words + PAIRS)},
+        "patch_head": {"kernel": patch_kernel, "bias": jnp.zeros(())},
+    }
+
+
+def make_batch(tokenizer: PreTrainedTokenizerBase, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """`size` pictures as `sample_images` draws them; `tokens` [CAPTIONED, CAPTION_TOKENS] int32 of the first captions."""
+    pictures, word_weights, pairs, patches, captions = sample_images(size, rng)
+    padded = {"padding": "max_length", "max_length": CAPTION_TOKENS, "return_tensors": "np"}
+    tokens = tokenizer(captions[:CAPTIONED], **padded)["input_ids"].astype(np.int32)
+    return {"pictures": pictures, "weights": word_weights, "pairs": pairs, "patches": patches, "tokens": tokens}
+
+
 def train(
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -195,35 +216,12 @@ def train(
     """
     model = CLIP(tiny_config(tokenizer), rngs=nnx.Rngs(seed))
     graphdef, state = nnx.split(model)
-    width = model.config.projection_dim
-    head = {
-        "kernel": jax.random.normal(jax.random.key(seed), (width, len(attributes.WORDS) + PAIRS)) * width**-0.5,
-        "bias": jnp.zeros(len(attributes.WORDS) + PAIRS),
-    }
-    patch_head = {
-        "kernel": jnp.zeros((model.config.vision.hidden_size, len(attributes.WORDS) + MASK**2)),
-        "bias": jnp.zeros(()),
-    }
-    params = {"clip": state, "head": head, "patch_head": patch_head}
+    params = {"clip": state, **read_outs(model.config, seed)}
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1.5e-3, min(200, steps // 10), steps, 1e-5)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02))
     opt_state = tx.init(params)
 
-    def make(step: int) -> dict[str, np.ndarray]:
-        pictures, word_weights, pairs, patches, captions = sample_images(
-            batch_size, np.random.default_rng([seed, step])
-        )
-        tokens = tokenizer(captions[:CAPTIONED], padding="max_length", max_length=CAPTION_TOKENS, return_tensors="np")[
-            "input_ids"
-        ]
-        return {
-            "pictures": pictures,
-            "weights": word_weights,
-            "pairs": pairs,
-            "patches": patches,
-            "tokens": tokens.astype(np.int32),
-        }
-
+    make = lambda step: make_batch(tokenizer, batch_size, np.random.default_rng([seed, step]))
     started = time.time()
     with ThreadPoolExecutor(1) as pool:
         first = 0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,7 +15,7 @@ SHOWN = 8  # queries in the timelines
 
 
 def write_summary(
-    folder: Path, suffix: str, metrics: Mapping, config: ConfigDict, split, predictions: Sequence, threshold: float
+    folder: Path, suffix: str, metrics: Mapping[str, Any], config: ConfigDict, cases: Sequence[plots.Timeline]
 ) -> Path:
     """Writes `*.png` and `report.html` into the evaluation's folder; returns the page's path.
 
@@ -22,9 +23,8 @@ def write_summary(
       folder: in the run's work folder.
       suffix: of the file names, "" or "_val".
       metrics: what `metrics.json` will hold.
-      split: `evaluation.methods.Split`.
-      predictions: of its queries, in order.
-      threshold: the least confidence that counts as present.
+      config: the run's.
+      cases: queries to show, see `choose_cases`.
     """
     figures = []
     steps, losses = read_losses(folder.parent)
@@ -35,21 +35,17 @@ def write_summary(
     if recalls:
         plots.recall_bars(recalls, folder / f"recall{suffix}.png")
         figures.append(("Recall", folder / f"recall{suffix}.png", "Present queries with a hit among their first k."))
-    cases = choose_cases(split, predictions, threshold)
-    plots.timelines(cases, folder / f"timelines{suffix}.png")
-    caption = "Left the whole video, right a close-up. The queries are taken at even distances from the split."
-    figures.append(("Timelines", folder / f"timelines{suffix}.png", caption))
+    if cases:
+        plots.timelines(cases, folder / f"timelines{suffix}.png")
+        caption = "Left the whole video, right a close-up. The queries are taken at even distances from the split."
+        figures.append(("Timelines", folder / f"timelines{suffix}.png", caption))
     page = folder / f"report{suffix}.html"
     write_report(page, metrics, config.to_dict(), figures, cases)
     return page
 
 
-def choose_cases(split, predictions: Sequence, threshold: float) -> list[plots.Timeline]:
-    """Queries at even distances, present and absent in turn with their share: not the best, not the worst."""
-    cases = []
-    for query, prediction in zip(split.all_queries, predictions, strict=True):
-        duration = split.store.manifest.videos[query.video_id].duration_s
-        cases.append(plots.Timeline(query.sentence, duration, query.moments, prediction.moments.tolist(), threshold))
+def choose_cases(cases: Sequence[plots.Timeline]) -> list[plots.Timeline]:
+    """SHOWN queries at even distances, neither the best nor the worst; up to two of them with an absent event."""
     present, absent = [case for case in cases if case.truth], [case for case in cases if not case.truth]
     rejected = min(2, len(absent))
     return _spread(present, SHOWN - rejected) + _spread(absent, rejected)

@@ -40,7 +40,9 @@ def test_counts_add_up():
     seen = []
     dense, upper = np.zeros((5, 2), int), np.zeros((40, 2), int)
     ask_dense, ask_group = (lambda v: seen.append(len(v))), (lambda v: seen.append(-len(v)))
-    counted = plain.search_query(ask_dense, ask_group, jnp.zeros((9, 3)), dense, upper, dense_batch=2, text_tokens=10)
+    counted = plain.search_query(
+        ask_dense, ask_group, jnp.zeros((9, 3)), plain.Frames(dense, upper), dense_batch=2, text_tokens=10
+    )
     assert seen[:3] == [2, 2, 1] and counted.sparse_vectors == 40 * 14 == -sum(seen[3:])
     assert counted.calls == len(seen) - 3 and counted.tokens == 5 * 12 + counted.sparse_vectors + 10 * counted.calls
 

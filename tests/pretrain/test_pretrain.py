@@ -11,7 +11,16 @@ from revision_jax.config import resolve_path
 from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.llama import load_llama
-from revision_jax.pretrain import attributes, lookup_batches, lookup_questions, lookup_scores, lookup_world, shapes_clip
+from revision_jax.pretrain import (
+    attributes,
+    curriculum,
+    lookup_batches,
+    lookup_lm,
+    lookup_questions,
+    lookup_scores,
+    lookup_world,
+    shapes_clip,
+)
 from revision_jax.pretrain.__main__ import frame_encoder
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
@@ -43,17 +52,8 @@ def test_word_weights_follow_position_size_heading_and_brightness():
 
 def test_every_word_is_one_token(tokenizer):
     numbers = [f"{n:02d}" for n in range(100)]
-    for word in (
-        *attributes.WORDS,
-        *lookup_world.CHANGES,
-        *numbers,
-        "During",
-        "Present",
-        "spinning",
-        "Does",
-        "Yes",
-        "No",
-    ):
+    others = ("During", "Present", "spinning", "Does", "Yes", "No")
+    for word in (*attributes.WORDS, *lookup_world.CHANGES, *numbers, *others):
         assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
     shipped = prompts.load_tokenizer(str(resolve_path("asset:tiny/llm")))
     assert shipped.get_vocab() == tokenizer.get_vocab()
@@ -96,9 +96,8 @@ def test_what_is_absent_is_nowhere(monkeypatch):
 
 @pytest.mark.parametrize("frames", [1, 16])
 def test_told_frames_say_where_it_is(tokenizer, frames):
-    batch = lookup_batches.make_batch(
-        lookup_batches.make_encoder(tokenizer), frames, "told", 20, np.random.default_rng(0)
-    )
+    encoder = lookup_batches.make_encoder(tokenizer)
+    batch = lookup_batches.make_batch(encoder, frames, "told", 20, np.random.default_rng(0))
     yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
     assert set(batch["said"].flat) == {yes, no} and (batch["changes"] == -1).all()
     answers = [tokenizer.decode(tokens[weights > 0]) for tokens, weights in zip(batch["tokens"], batch["loss_weights"])]
@@ -154,3 +153,30 @@ def test_the_clip_trains_from_a_command(tokenizer):
     """One step of the real training gives finite parameters."""
     clip = shapes_clip.train(tokenizer, steps=1, batch_size=shapes_clip.CAPTIONED)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(clip.vision.patch_embedding[...])))
+
+
+def test_the_curriculum_goes_on_by_score_and_ends_after_the_last_steps():
+    place = curriculum.Place()
+    assert place.rate == 0 and place.after(None) == curriculum.Place(0, 0.0, 1, 1)
+    steps = 0
+    while place.level == 0:
+        place, steps = place.after(1.0), steps + 1
+    assert place == curriculum.Place(1, 0.0, 0, steps) and steps == 37  # 1 - 0.95 ** 37 > 0.85
+    last = curriculum.Place(curriculum.LAST, 0.99, curriculum.LAST_STEPS - 1, 5000)
+    assert 0 < last.rate < 0.01 * curriculum.LEARNING_RATE and not last.done
+    assert last.after(1.0).done and last.after(1.0).level == curriculum.LAST
+    drawn = [curriculum.Place(3).choose(np.random.default_rng(seed)) for seed in range(200)]
+    assert {choice.kind for choice in drawn} == {"plain", "named", "change", "told", "described"}
+    assert all((choice.kind == "change") == choice.scored for choice in drawn)
+
+
+def test_the_llm_trains_and_resumes(tokenizer, tmp_path, monkeypatch):
+    """A training that is stopped by its level's end and started again goes on at its step."""
+    monkeypatch.setattr(curriculum, "TOKENS_A_STEP", 240)
+    monkeypatch.setattr(curriculum.Place, "done", property(lambda place: place.step in (2, 3)))
+    monkeypatch.setattr(lookup_lm, "SAVE_EVERY", 1)
+    first = lookup_lm.train(tokenizer, checkpoint=tmp_path / "llm.partial")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(first.embed_tokens.embedding[...])))
+    monkeypatch.setattr(curriculum.Place, "done", property(lambda place: place.step >= 3))
+    again = lookup_lm.train(tokenizer, checkpoint=tmp_path / "llm.partial")
+    assert (again.embed_tokens.embedding[...] != first.embed_tokens.embedding[...]).any()

@@ -8,6 +8,7 @@ import pytest
 
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
+from revision_jax.report.summary import SHOWN, choose_cases
 from revision_jax.report.table import clock, compared_rows, detail_rows, level_rows, print_table, table_rows
 
 RECALL = {f"R{k}@{theta}": 10.0 * k**0.5 - 10 * theta for k in (1, 5, 10, 50) for theta in (0.1, 0.3, 0.5, 0.7)}
@@ -77,6 +78,14 @@ def test_pictures_show_something(tmp_path):
     # Truth is drawn in its own colour, in the whole video and in the close-up.
     green = np.abs(picture[..., :3] - np.array([0x2E, 0x8B, 0x57]) / 255).max(axis=2) < 0.02
     assert green[:, : green.shape[1] // 2].any() and green[:, green.shape[1] // 2 :].any()
+
+
+def test_queries_are_chosen_at_even_distances_with_two_absent_ones():
+    timeline = lambda i: plots.Timeline(f"event {i}", 60.0, [] if i % 10 == 9 else [(1.0, 2.0)], [], 1.0)
+    chosen = choose_cases([timeline(i) for i in range(100)])
+    assert len(chosen) == SHOWN and [bool(case.truth) for case in chosen] == [True] * (SHOWN - 2) + [False] * 2
+    assert [case.sentence for case in chosen[-2:]] == ["event 9", "event 59"]
+    assert choose_cases(CASES[1:]) == [CASES[2], CASES[1]]
 
 
 def test_the_page_needs_no_other_file_and_escapes_sentences(tmp_path):
