@@ -193,7 +193,7 @@ def read_outs(config: CLIPConfig, seed: int) -> dict[str, dict[str, jax.Array]]:
 
 
 def make_batch(tokenizer: PreTrainedTokenizerBase, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """`size` pictures as `sample_images` draws them; `tokens` [CAPTIONED, CAPTION_TOKENS] int32 of the first captions."""
+    """What `sample_images` draws, by name; `tokens` [CAPTIONED, CAPTION_TOKENS] int32 are of the first captions."""
     pictures, word_weights, pairs, patches, captions = sample_images(size, rng)
     padded = {"padding": "max_length", "max_length": CAPTION_TOKENS, "return_tensors": "np"}
     tokens = tokenizer(captions[:CAPTIONED], **padded)["input_ids"].astype(np.int32)
