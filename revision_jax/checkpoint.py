@@ -146,7 +146,7 @@ class Checkpoints:
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
-            # One position of all hosts (data/streams.py), so that any number of them can go on from it.
+            # One position of all hosts (data/batches/streams.py), so that any number of them can go on from it.
             "iterator": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
