@@ -75,7 +75,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def _file_sha256(file: Path) -> str:
-    """Of a file's content; large files, of which a base LLM has 13 GB, are read for it once a process."""
+    """sha256 of a file's content. A large file (a base LLM has 13 GB) is hashed once a process."""
     stat = file.stat()
     if stat.st_size < LARGE:
         return _hashed(file)
@@ -272,7 +272,7 @@ class Checkpoints:
             saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         allowed, refused = config_changes(saved["config"], self.meta.config, self.free) if resumes else ({}, {})
         faults = _listed(refused)
-        # A reader needs some of what a run stood on (no training data), a run needs all of it.
+        # A reader needs only some of a run's files (no training data); a training that goes on needs all of them.
         for role in sorted(self.meta.base if self.read_only else saved["base"] | self.meta.base):
             old, new = saved["base"].get(role, {}), self.meta.base.get(role, {})
             if old.get("sha256") != new.get("sha256"):
@@ -306,7 +306,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        # Orbax and TensorStore report a full disk as OSError, ValueError or RuntimeError, by where it struck.
+        # Orbax and TensorStore report a full disk as OSError, ValueError or RuntimeError, depending on the place.
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:

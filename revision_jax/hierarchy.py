@@ -5,9 +5,9 @@ seconds, so that training, search and cost accounting can never disagree. Source
 2411.14901) section 3; REFERENCE section 1 of the project: a window of `window_s` seconds is represented by
 `num_frames` frames, and an answer names frames of its window.
 
-There are two rows of windows. *Dense* windows are asked at which frames the event is. *Upper* windows, closer
-together, are looked at in groups, a level at a time, from large groups to small ones; an answer names windows of
-its group, and each of these passes on to the dense windows that it shares most of its time with.
+There are two rows of windows. At the *dense* level the LLM is asked at which frames of a window the event is. The
+*upper* windows, which lie closer together, are read in groups, one level after the other, from large groups to small
+ones. An answer there names windows of its group; the search goes on in the dense windows that overlap these most.
 
 Letters: W dense windows, U upper windows, P upper windows of a dense one.
 """

@@ -39,7 +39,7 @@ def normalize_event(sentence: str) -> str:
       ValueError: the sentence is empty.
     """
     text = sentence
-    while (cleaned := _STRUCTURE.sub(" ", text)) != text:  # what stands around a marker may be one in turn
+    while (cleaned := _STRUCTURE.sub(" ", text)) != text:  # what is left around a removed marker may form another one
         text = cleaned
     event = " ".join(text.split()).lower().removesuffix(".").strip()
     if not event:
@@ -193,8 +193,8 @@ class AnswerGrammar:
     Attributes:
       tokens: `[S, C]` int32, allowed tokens, padded with -1.
       next: `[S, C]` int32, the state after each.
-      answer: `[S, 2]` int32, at a final state what the answer stands for (see `dense_answers` and its sisters; (-1, -1)
-        is "not present"); (-2, -2) elsewhere.
+      answer: `[S, 2]` int32, at a final state the answer's value, as `dense_answers` and the other mappings give it;
+        (-1, -1) is "not present"; (-2, -2) elsewhere.
       max_length: tokens of the longest answer, `</s>` included.
     """
 
@@ -229,7 +229,9 @@ class AnswerGrammar:
                     results.append((-2, -2))
                 state = children[state][token]
             if results[state] != (-2, -2) or children[state]:
-                raise ValueError(f"two answers share the tokens {ids} ({text!r}); this tokenizer cannot part them.")
+                raise ValueError(
+                    f"two answers share the tokens {ids} ({text!r}); this tokenizer cannot tell them apart."
+                )
             results[state] = result
         width = max(map(len, children))
         tokens = np.full((len(children), width), -1, np.int32)

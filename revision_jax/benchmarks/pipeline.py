@@ -1,4 +1,4 @@
-"""How fast windows come: the training pipeline against a memory-mapped numpy loader and the raw ArrayRecord read.
+"""Speed of the training pipeline, against a memory-mapped numpy loader and the raw ArrayRecord read.
 
     python -m revision_jax.benchmarks.pipeline --gigabytes 4
     python -m revision_jax.benchmarks.pipeline --data DIR                a prepared split, nothing is made
@@ -6,9 +6,9 @@
 Windows of 125 s at 5 fps (625 stored frames, 250 of which are used) of features 768 wide in float16, in batches of
 32, by one process. Cold: the files are first dropped from the page cache. Bytes over the bytes of the windows' spans,
 from `/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through
-mapped files (other windows may have brought it before). `cpu_us_per_window` is the processor time of all threads: what
-a busy machine does not distort. Memory: of the process alone, without the page cache, at a
-tenth of the windows and at the end. `again`: the same process goes on, every record verified by then.
+mapped files (other windows may have brought it before). `cpu_us_per_window` is the processor time of all threads, which
+other load on the machine hardly changes. Memory: of the process alone, without the page cache, at a tenth of the
+windows and at the end. `again`: a second pass of the same process; every record was verified in the first.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The released program's search as a plain program, for its cost: what REFERENCE section 4 says it computes, no more.
+"""The released program's search as a plain program, to measure its cost: it computes the published procedure, no more.
 
 For each query: every dense window is prefilled and answered anew; at each upper level the sparse adapter runs on every
 upper window for zooms 4, 2 and 1, its features repeated as often, and each group is answered at batch 1. Nothing is

@@ -1,4 +1,4 @@
-"""Several runs of `launch/local.sh` at a glance: mean and spread over seeds of every search, and what was lost where.
+"""Several runs of `launch/local.sh` at a glance: mean and spread over seeds of every search, and what each level lost.
 
     python -m revision_jax.benchmarks.seeds runs/local/seed0 runs/local/seed1 runs/local/seed2
 

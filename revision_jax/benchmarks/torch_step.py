@@ -1,4 +1,4 @@
-"""The plain step that people would write: transformers' Llama with PEFT's LoRA and AdamW, bf16, on one GPU."""
+"""A train step in PyTorch for comparison: transformers' Llama with PEFT's LoRA and AdamW, bf16, on one GPU."""
 
 import time
 from typing import Any

@@ -1,1 +1,1 @@
-"""Checkpoints of others, both ways: one table a model over one mechanism (`table`)."""
+"""Reading and writing the checkpoints of other projects: one table a model, one mechanism (`table`)."""

@@ -1,4 +1,4 @@
-"""The check after a conversion: the same fixed input through what was read and what was written."""
+"""The check after a conversion: the same fixed input through the source and through what was written."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
 
 
 class CheckError(ValueError):
-    """What was written does not compute what was read."""
+    """What was written gives other outputs than its source."""
 
 
 @dataclasses.dataclass(frozen=True)

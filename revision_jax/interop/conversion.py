@@ -1,4 +1,4 @@
-"""Models of others as directories that a config can name: one converter a format.
+"""Converts models of other projects into directories that a config can name: one converter a format.
 
 A converter fills a folder and returns the check that reads it back.
 """

@@ -19,7 +19,7 @@ _TOKENS, _FRAMES, _QUERY, _FEATURE_SIZE = 6, 8, 5, 0.4  # the size of CLIP's fea
 
 
 class Parts(NamedTuple):
-    """A grounder as files have it: a Llama's state dict, a LoRA that is not merged into it, one adapter."""
+    """A grounder's parts, from files: a Llama's state dict, a LoRA that is not merged into it, one adapter."""
 
     tensors: Mapping[str, Any]
     lora: LoRA | None

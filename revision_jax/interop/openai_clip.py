@@ -1,7 +1,7 @@
 """OpenAI's CLIP files (`ViT-L-14.pt`, a TorchScript archive or a state dict), under Hugging Face's names.
 
-Sizes are read from the tensors. Attention's three projections are stacked there and apart here, and the projections
-into the common space are transposed; the rest is names.
+Sizes are read from the tensors. OpenAI stacks attention's three projections, where ours are separate, and transposes
+the projections into the common space; everything else differs in names only.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The folder that a conversion writes: whole or not at all, with a manifest; a stopped one goes on."""
+"""The folder that a conversion writes, with a manifest: whole or not at all; a stopped conversion goes on."""
 
 import contextlib
 import errno

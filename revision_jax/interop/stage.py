@@ -1,7 +1,7 @@
 """ReVisionLLM stage directories, both ways: a PEFT LoRA and `non_lora_trainables.bin`, with `mm_projector.bin` beside.
 
 `non_lora_trainables.bin` holds what was trained beside the LoRA, under `base_model.model.model.`: the sparse adapter
-after the sparse stage, nothing after the others; then the frozen projector or adapter is named apart, here in
+after the sparse stage, nothing after the others. The frozen projector or adapter is then in a file of its own,
 `mm_projector.bin` (as VTimeLLM's, under `model.`).
 """
 
@@ -33,7 +33,7 @@ class Stage(NamedTuple):
     Attributes:
       lora: its LoRA.
       trained: the adapter that was trained with it, None where none was.
-      frozen: the adapter named apart in `mm_projector.bin`, None where there is no such file.
+      frozen: the adapter in `mm_projector.bin`, None where there is no such file.
     """
 
     lora: LoRA

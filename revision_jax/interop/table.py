@@ -1,8 +1,8 @@
 """Weight names and layouts, PyTorch <-> JAX: one table a model serves import and export.
 
-Here a parameter is addressed by its path, the '/'-joined keys of its module tree
-(`layers/self_attn/q_proj/kernel`), there by its PyTorch state-dict key. Layers are stacked here ([L, ...])
-and numbered there (`model.layers.3...`). Every disagreement found while importing is listed in one error.
+Ours: a parameter's path, the '/'-joined keys of its module tree (`layers/self_attn/q_proj/kernel`), with layers stacked
+as [L, ...]. Theirs: the PyTorch state-dict key, with layers numbered (`model.layers.3...`). An import lists every
+disagreement in one error.
 """
 
 import dataclasses
@@ -172,7 +172,7 @@ def _check(row: Row, keys: dict[int | None, str], tensors: Mapping[str, Any], sh
     problems = [f"unfilled: {row.ours} needs {key}" for key in missing]
     problems += [f"unmapped: {keys[index]} is beyond {row.ours} {shape}" for index in set(keys) - set(wanted)]
     layer_shape = shape[1:] if row.stacked else shape
-    # The inverse transform of an empty-cost view tells the shape the file must have.
+    # The inverse transform of a view that takes no memory tells the shape that the file must have.
     expected = row.transform.to_theirs(np.broadcast_to(np.zeros((), np.int8), layer_shape)).shape
     for key in keys.values():
         if tuple(tensors[key].shape) != expected:

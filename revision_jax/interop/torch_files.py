@@ -1,4 +1,4 @@
-"""PyTorch archives (.bin, .pt, .pth), read as tensors only: no code in them is run; and written."""
+"""PyTorch archives (.bin, .pt, .pth), read and written. Only tensors are read: no code in them is run."""
 
 import pickle
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def open_torch(path: str | Path) -> dict[str, Any]:
     """Key -> CPU tensor (torch), memory-mapped where the archive allows it.
 
     Raises:
-      ValueError: the file is damaged, holds anything else than tensors under names, or code.
+      ValueError: the file is damaged, holds code, or anything other than named tensors.
       ImportError: PyTorch is not installed.
     """
     torch = _torch(path)
@@ -26,7 +26,7 @@ def open_torch(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: holds more than tensors and was not read (weights_only refused it): {_reason(error)}"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:  # by where a damaged zip strikes
+    except (RuntimeError, EOFError, OSError) as error:  # which one depends on where the zip is damaged
         raise ValueError(f"{path}: not a whole PyTorch archive ({_reason(error)}); download it again") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
         raise ValueError(f"{path}: expected a flat mapping of names to tensors")

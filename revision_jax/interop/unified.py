@@ -1,8 +1,8 @@
 """The adapter of the published variant U, as arrays both ways.
 
 It is the encoder of the sparse adapter at the LLM's width, behind the dense projector, with a projection of the
-text and a LayerNorm beside it. Where that norm stands in the arithmetic is not published, and so this project reads and
-writes these weights but has no module that runs them.
+text and a LayerNorm beside it. It is not published where that norm acts, so this project reads and writes these weights
+but has no module that runs them.
 """
 
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 
 
 class LazyTensor:
-    """One tensor of a file: `shape` is known; the bytes are read by `np.asarray`, each time anew."""
+    """One tensor of a file: `shape` is known; each `np.asarray` reads the bytes again."""
 
     def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
         self.shape, self._read = tuple(shape), read
@@ -89,7 +89,7 @@ class Weights(Mapping[str, LazyTensor]):
 
 
 def weights_dtype(tensors: Mapping[str, Any]) -> np.dtype:
-    """The dtype of the first tensor of numbers that are not whole."""
+    """The dtype of the first floating-point tensor."""
     for tensor in tensors.values():
         dtype = np.asarray(tensor).dtype
         if dtype.kind not in "iub":

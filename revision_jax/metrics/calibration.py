@@ -36,7 +36,7 @@ def fit_temperature(uncertainty: np.ndarray, right: np.ndarray) -> float:
         return -float(np.sum(np.where(right, log_p, np.log(-np.expm1(log_p)))))
 
     low, high = np.log(TEMPERATURES)
-    # The loss is smooth, with one valley in log T; a grid finds it, for the search in between needs a bracket.
+    # The loss has one minimum in log T; a grid finds the bracket that the search needs.
     grid = np.linspace(low, high, 200)
     best = grid[int(np.argmin([loss(x) for x in grid]))]
     step = grid[1] - grid[0]

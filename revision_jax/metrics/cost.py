@@ -13,7 +13,7 @@ class _Counters:
 
 
 def _sum(a, b):
-    """Of numbers, or of tuples of counters, place by place."""
+    """The sum of numbers, or of tuples of counters element by element."""
     if not isinstance(a, tuple):
         return a + b
     return tuple(x if y is None else y if x is None else x + y for x, y in itertools.zip_longest(a, b))
@@ -25,10 +25,9 @@ class LevelCost(_Counters):
 
     Attributes:
       windows: the upper windows of the video, once a query: each is one sparse vector, shared by all levels.
-      shown: those that this level was shown.
+      shown: upper windows that this level read, over all queries.
       groups: questions asked.
-      tokens_prefilled: tokens through the language model before answers, the inner nodes of the answers' tree with
-        them.
+      tokens_prefilled: tokens through the language model before answers, with the inner nodes of the answers' trie.
       tokens_decoded: answer tokens generated.
     """
 

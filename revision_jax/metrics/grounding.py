@@ -190,7 +190,7 @@ def _check_lengths(predictions, truths) -> None:
 def _percent(values) -> float:
     values = list(values)
     if not values:
-        raise ValueError("there are no present queries; recall over none of them says nothing.")
+        raise ValueError("there are no present queries; recall needs at least one.")
     return float(100.0 * np.mean(values))
 
 

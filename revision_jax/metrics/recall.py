@@ -1,7 +1,7 @@
 """Where a recursive search loses: was the event among the windows that a level sent down? Times are seconds.
 
-This is apart from localisation: an event that was sent down may still be answered wrongly, one that was not is lost.
-An event counts as sent down if one window holds more than half of it; a query, if any of its events does.
+This says nothing of localisation: an event that was sent down may still be answered wrongly; one that was not is lost.
+An event counts as sent down if one window holds more than half of it. A query counts if any of its events does.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Scores of text-to-video retrieval: at which rank is the right clip? Recall is a percentage.
 
-Clips that score alike stand in no order. A tied query counts as it would on average over all orders: it is in the
-first k with some probability, and its rank is the mean one.
+Clips with equal scores have no order. A tied query counts as it would on average over all orders: it is among the
+first k with some probability, and its rank is the mean rank.
 
 Letters: Q queries, C clips.
 """
@@ -12,10 +12,10 @@ RANKS = (1, 5, 10)
 
 
 def places_of(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many clips score above the right one, and how many others just like it: `[Q]` int64 each.
+    """How many clips score above the right one, and how many others have its score: `[Q]` int64 each.
 
     Args:
-      scores: `[Q, C]`, the better the higher; -inf is allowed, NaN is not.
+      scores: `[Q, C]`, higher is better; -inf is allowed, NaN is not.
       truth: `[Q]` int, the right clip.
 
     Raises:

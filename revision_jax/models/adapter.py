@@ -107,7 +107,7 @@ class SparseAdapter(nnx.Module):
         Returns:
           [B, H] float32.
         """
-        # The last layer is asked for the learned token alone: a quarter of all the arithmetic is not needed.
+        # The last layer computes the learned token only, which saves a quarter of the arithmetic.
         return self.mm_projector(self._encode(video, text, text_mask, dropout_key, 1)[:, 0])
 
     def encode(

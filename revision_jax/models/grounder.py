@@ -18,7 +18,7 @@ class Grounder(nnx.Module):
 
     Args:
       adapter, sparse: at least one of them; a model without one cannot be asked on that level.
-      window_chunk: windows whose sparse tokens are computed together; the memory of the others is not needed.
+      window_chunk: windows whose sparse tokens are computed at a time, which bounds memory.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Grounder(nnx.Module):
         return self.logits(self.hidden(prefix, video, tokens, query, query_mask, dropout_key=dropout_key))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., H] of `hidden` -> [..., V] float32: the head, apart for those who need few of its rows."""
+        """The LM head: [..., H] of `hidden` -> [..., V] float32. A caller can pick rows of `hidden` first."""
         return self.llm.logits(hidden)
 
     def hidden(
@@ -87,7 +87,7 @@ class Grounder(nnx.Module):
         *,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """What `logits` makes the logits of `__call__` from: [B, (G,) T, H]; arguments are the same."""
+        """The hidden states [B, (G,) T, H] behind the logits of `__call__`, whose arguments it takes."""
         if query is None:
             context = self.embed_windows(prefix, video)  # [B, P + F, H]
         else:

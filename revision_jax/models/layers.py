@@ -35,6 +35,7 @@ def _saving(*names: str) -> Callable[[Callable], Callable]:
     return lambda step: jax.checkpoint(step, policy=policy, prevent_cse=False)
 
 
+# In the order of REMAT_POLICIES.
 _REMAT: tuple[Callable[[Callable], Callable], ...] = (
     lambda step: step,
     _saving(*SAVED_NAMES, *MLP_NAMES),

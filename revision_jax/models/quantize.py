@@ -2,7 +2,7 @@
 
 Letters: L stacked layers, i input width, o output width.
 Symmetric, one scale an output channel: `kernel = int8 * scale`. Activations, LoRA, norms, embeddings and the head keep
-their types, so a product is exact but for the rounding of weights, at most half a step of the channel's largest / 127.
+their types, so the only error is the rounding of weights: at most half of the channel's largest absolute value / 127.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_scales(llm: Llama, scales: Mapping[str, jax.Array]) -> Llama:
-    """A Llama whose kernels are int8 by now, as one that knows their scales.
+    """The same Llama with a `kernel_scale` for each layer kernel; its kernels hold int8 values already.
 
     Args:
       scales: path of a `kernel_scale` -> array, one for each layer kernel.

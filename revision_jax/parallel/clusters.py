@@ -1,4 +1,4 @@
-"""Which processes belong together, as the launcher's environment says: plain variables, SLURM, GKE or a TPU VM."""
+"""The processes of a run, read from the launcher's environment: plain variables, SLURM, GKE or a TPU VM."""
 
 import dataclasses
 import re
@@ -69,7 +69,7 @@ def _gke(env: Mapping[str, str]) -> Cluster | None:
     worker = _number(env, "TPU_WORKER_ID", 0)
     slices, number = int(env.get("MEGASCALE_NUM_SLICES") or 1), int(env.get("MEGASCALE_SLICE_ID") or 0)
     first = env["MEGASCALE_COORDINATOR_ADDRESS"].partition(":")[0] if slices > 1 else hosts[0]
-    # Of other slices the names are not told.
+    # GKE does not tell the names of the other slices' hosts.
     known = hosts if slices == 1 else ()
     return Cluster("gke", f"{first}:{PORT}", slices * len(hosts), number * len(hosts) + worker, known)
 

@@ -1,7 +1,7 @@
 """What devices send each other: the collectives of a compiled program, read from its HLO text.
 
-A loop's body stands in the text once; its collectives count as often as the loop runs, where the text says that: in so
-many words, or by a condition `i < constant` (then the loop is taken to start at 0, as a scan does).
+The text has the body of a loop once. Its collectives count as often as the loop runs, where the text tells: as a known
+trip count, or by a condition `i < constant` (the loop is then taken to start at 0, as a scan does).
 """
 
 import collections

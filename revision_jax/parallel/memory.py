@@ -1,4 +1,4 @@
-"""What arrays take of a device, and whether that is too much."""
+"""How much of a device's memory arrays take, and whether they fit."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from revision_jax.units import GIB
 
 
 def held(tree: Any) -> int:
-    """Bytes a device of arrays in their places (or of shapes with shardings)."""
+    """Bytes that arrays (or shapes with shardings) take on one device."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
@@ -21,7 +21,7 @@ def device_limit() -> int | None:
 
 
 def check_memory(parts: Mapping[str, int], mesh: Mapping[str, int], limit: int | None) -> str:
-    """A table of what lies on a device from start to end; what a step needs besides, `revision_jax.compile` knows.
+    """A table of what a device holds during the whole run; `revision_jax.compile` adds what a step needs.
 
     Args:
       parts: name -> bytes a device.

@@ -1,7 +1,7 @@
 """Several hosts: joining them, agreeing on what is run, and naming the one that does not come.
 
-What is exchanged here goes over JAX's coordination service, not over the devices: a host that is missing, or that
-would compute something else, is named before a collective can hang on it.
+Messages go over JAX's coordination service, not over the devices: a host that is missing, or that would compute
+something else, is named before a collective can hang on it.
 """
 
 import hashlib

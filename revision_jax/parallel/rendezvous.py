@@ -1,6 +1,6 @@
-"""Counting who is there, before JAX waits for everybody: so that those who are missing have a name.
+"""Finds which processes are missing, before JAX waits for all of them.
 
-Process 0 listens where the coordinator will, every other tells it its number and waits for the verdict.
+Process 0 listens at the coordinator's address. Every other process sends its number and waits for the verdict.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import time
 
 from revision_jax.parallel.clusters import Cluster
 
-_VERDICT_SECONDS = 10  # by which the verdict may be later than the limit
+_VERDICT_SECONDS = 10  # the verdict may come so much later than the limit
 _BETWEEN_TRIES = 0.2
 
 

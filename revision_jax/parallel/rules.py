@@ -52,8 +52,8 @@ def partition_spec(path: str, shape: tuple[int, ...], axes: tuple, mesh: Mesh) -
 def gathered(kernel: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """A kernel whole over `fsdp`, which splits it for storage alone; what `tensor` splits stays split.
 
-    Said in the layer that uses it, so that one layer is gathered at a time: left to itself, XLA may send activations
-    around instead. Nothing happens on a mesh without `fsdp`.
+    Called in the layer that uses the kernel, so that one layer is gathered at a time; otherwise XLA may exchange
+    activations instead. It does nothing on a mesh without `fsdp`.
 
     Args:
       axes: logical axis of each dimension.

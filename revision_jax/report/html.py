@@ -1,4 +1,4 @@
-"""`report.html`: one page with everything in it, pictures too, so that it can be mailed or moved."""
+"""`report.html`: one page with all pictures in it, so that it can be mailed or moved."""
 
 import base64
 import json

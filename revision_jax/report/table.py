@@ -62,7 +62,7 @@ DETAIL_NOTE = (
 
 
 def method_name(method: str) -> str:
-    """What a method of `metrics.json` is called in print."""
+    """The printed name of a method of `metrics.json`."""
     return NAMES.get(method, method)
 
 
@@ -118,7 +118,7 @@ def _cell(scores: Mapping, path: tuple[str, ...]) -> str:
 
 
 def level_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of what the upper levels sent down; no rows where there was none."""
+    """Headings and rows of what the upper levels sent down; no rows for a search without upper levels."""
     rows = []
     for method in CHOOSING:
         levels = metrics["methods"].get(method, {}).get("search", [])
