@@ -13,9 +13,9 @@ import pytest
 from revision_jax.data.annotations.gaps import load_gaps
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.query_tokens import StoredQueryTokens
 from revision_jax.data.batches.streams import Batching, join
 from revision_jax.data.batches.train_split import TrainSplit
-from revision_jax.data.batches.query_tokens import StoredQueryTokens
 from revision_jax.data.builders.annotated import QUERY_TOKENS, Imported, QueryFeatures
 from revision_jax.data.builders.folder import read_queries
 from revision_jax.data.builders.mad import read_cone, read_mad
