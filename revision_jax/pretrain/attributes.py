@@ -8,7 +8,8 @@ read off a sequence of frames.
 
 import numpy as np
 
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, TURNABLE
+from revision_jax.data.builders.shapes_drawing import SIZE
+from revision_jax.data.builders.shapes_events import COLORS, SHAPES, TURNABLE
 
 HORIZONTAL = ("left", "center", "right")
 VERTICAL = ("top", "middle", "bottom")
@@ -37,7 +38,7 @@ def weights(color: np.ndarray, shape: np.ndarray, states: np.ndarray) -> np.ndar
 
     Args:
       color, shape: `[n]` int, indices into COLORS and SHAPES.
-      states: `[n, 5]` x, y, radius (pixels), angle (radians), alpha, as `shapes_world.Track`.
+      states: `[n, 5]` x, y, radius (pixels), angle (radians), alpha, as `shapes_tracks.Track`.
     """
     x, y, radius, angle, alpha = states.T
     heading = np.mod(angle, 2 * np.pi) * len(HEADINGS) / (2 * np.pi)

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, TEMPLATES
+from revision_jax.data.builders.shapes_events import COLORS, SHAPES, TEMPLATES
 from revision_jax.pretrain import attributes
 from revision_jax.pretrain.lookup_questions import KINDS, Question, Video, make_video
 from revision_jax.pretrain.lookup_world import CHANGES

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, noun_phrase
+from revision_jax.data.builders.shapes_drawing import SIZE
+from revision_jax.data.builders.shapes_events import COLORS, SHAPES, noun_phrase
 from revision_jax.pretrain import attributes
 from revision_jax.pretrain.lookup_world import (
     CHANGES,

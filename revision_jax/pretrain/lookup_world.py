@@ -7,7 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from revision_jax.data.builders.shapes_world import COLORS, OPPOSITE, SHAPES, SIZE, TEMPLATES, TURNABLE
+from revision_jax.data.builders.shapes_drawing import SIZE
+from revision_jax.data.builders.shapes_events import COLORS, OPPOSITE, SHAPES, TEMPLATES, TURNABLE
 from revision_jax.pretrain import attributes
 
 CHANGES = (

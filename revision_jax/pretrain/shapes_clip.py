@@ -22,7 +22,8 @@ import optax
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE, backdrop, draw
+from revision_jax.data.builders.shapes_drawing import SIZE, backdrop, draw
+from revision_jax.data.builders.shapes_events import COLORS, SHAPES
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.pretrain import attributes
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from revision_jax import prompts
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, TEMPLATES
+from revision_jax.data.builders.shapes_events import COLORS, SHAPES, TEMPLATES
 from revision_jax.pretrain.attributes import WORDS
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")

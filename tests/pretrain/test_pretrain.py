@@ -9,7 +9,8 @@ import pytest
 
 from revision_jax import prompts
 from revision_jax.config import resolve_path
-from revision_jax.data.builders.shapes_world import COLORS, SHAPES, SIZE
+from revision_jax.data.builders.shapes_drawing import SIZE
+from revision_jax.data.builders.shapes_events import COLORS, SHAPES
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.llama import load_llama
 from revision_jax.pretrain import (
