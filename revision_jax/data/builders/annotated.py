@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +32,18 @@ class Annotated(FeatureBuilder, skip_registration=True):
       name: of the data set, for the manifest.
     """
 
-    def __init__(self, directory, split: str, encoder: Encoder, annotations: Annotations, *, name: str, **options):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        split: str,
+        encoder: Encoder,
+        annotations: Annotations,
+        *,
+        name: str,
+        shard: tuple[int, int] = (0, 1),
+    ):
         self.annotations, self.dataset = annotations, name
-        super().__init__(directory, split, encoder, **options)
+        super().__init__(directory, split, encoder, shard=shard)
 
     def video_ids(self) -> list[str]:
         return sorted(self.annotations.video_ids)
@@ -50,9 +60,17 @@ class Annotated(FeatureBuilder, skip_registration=True):
 
 
 class Imported(Annotated):
-    """Features that somebody else extracted: every annotated video, under its id."""
+    """Features that somebody else extracted: every annotated video, under its id; options as `Annotated`."""
 
-    def __init__(self, directory, split, encoder, annotations, features: FeatureSource, **options):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        split: str,
+        encoder: Encoder,
+        annotations: Annotations,
+        features: FeatureSource,
+        **options: Any,
+    ):
         self.features = features
         self.lengths = {row.video_id: row.duration_s for row in annotations.rows if row.duration_s}
         super().__init__(directory, split, encoder, annotations, **options)
@@ -80,19 +98,27 @@ class Imported(Annotated):
 
 
 class VideoFolder(Annotated):
-    """Video files, encoded here; those of a folder that no row names are taken too.
+    """Video files, encoded here; files that no row names are taken too. Options as `Annotated`.
 
     Args:
+      encoder: an `Extractor`; to look for gaps alone, an `Encoder` does.
       files: video id -> file.
-      encoder: an `Extractor`.
       decoders: threads that decode, a file each.
     """
 
-    def __init__(self, directory, split, encoder: Extractor, annotations, files: Mapping[str, os.PathLike], **options):
-        self.files, self.decoders = (
-            {name: pathlib.Path(file) for name, file in files.items()},
-            options.pop("decoders", 1),
-        )
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        split: str,
+        encoder: Encoder | Extractor,
+        annotations: Annotations,
+        files: Mapping[str, os.PathLike],
+        *,
+        decoders: int = 1,
+        **options: Any,
+    ):
+        self.files = {name: pathlib.Path(file) for name, file in files.items()}
+        self.decoders = decoders
         super().__init__(directory, split, encoder, annotations, **options)
 
     def video_ids(self) -> list[str]:
@@ -119,10 +145,17 @@ class QueryFeatures(FeatureBuilder, skip_registration=True):
     chunk_frames = 16  # tokens a record: a sentence is short
 
     def __init__(
-        self, directory, split, encoder: Encoder, query_ids: Collection[str], features: FeatureSource, **options
+        self,
+        directory: str | os.PathLike,
+        split: str,
+        encoder: Encoder,
+        query_ids: Collection[str],
+        features: FeatureSource,
+        *,
+        shard: tuple[int, int] = (0, 1),
     ):
         self.query_ids, self.features = list(query_ids), features
-        super().__init__(pathlib.Path(directory) / QUERY_TOKENS, split, encoder, **options)
+        super().__init__(pathlib.Path(directory) / QUERY_TOKENS, split, encoder, shard=shard)
 
     def video_ids(self) -> list[str]:
         return sorted(self.query_ids)

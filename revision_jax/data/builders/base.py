@@ -15,8 +15,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -40,7 +40,7 @@ MAX_FILES = 256  # of a data set as a whole: a reader holds all of them open
 class _UncompressedWriter(tfds_writer.ExampleWriter):
     """TFDS's writer compresses each record, which halves the speed of random reads and saves nothing here."""
 
-    def write(self, path, examples) -> None:
+    def write(self, path: os.PathLike, examples: Iterable[tuple[Any, bytes]]) -> None:
         writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
         count = 0
         for _, example in examples:

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
@@ -14,7 +16,7 @@ def read_queries(path: str | os.PathLike) -> Annotations:
     """Rows of a jsonl of `{"query_id", "video_id", "sentence", "moments": [[start_s, end_s]], "distractors": []}`."""
     known = {"query_id", "video_id", "sentence", "moments", "distractors"}
 
-    def parse(fields):
+    def parse(fields: Mapping[str, Any]) -> Iterator[Row]:
         if unknown := set(fields) - known:
             raise ValueError(f"unknown fields {sorted(unknown)}; known are {sorted(known)}")
         yield Row(

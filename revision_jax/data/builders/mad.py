@@ -6,7 +6,8 @@ CONE: a line {"query_id", "query", "duration", "clip_id", "video_id", "timestamp
 
 import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
 
@@ -18,7 +19,7 @@ def read_mad(path: str | os.PathLike) -> Annotations:
         raise ValueError(f"{path}: is a {type(content).__name__}; expected MAD's object of query ids")
     name = pathlib.Path(path).name
 
-    def parse(item):
+    def parse(item: tuple[str, Mapping[str, Any]]) -> Iterator[Row]:
         query_id, fields = item
         yield Row(
             query_id=str(query_id),
@@ -39,7 +40,7 @@ def read_cone(path: str | os.PathLike, keys: Collection[str]) -> Annotations:
     """
     known = set(keys)
 
-    def parse(fields):
+    def parse(fields: Mapping[str, Any]) -> Iterator[Row]:
         clip = str(fields["clip_id"])
         yield Row(
             query_id=str(fields["query_id"]),

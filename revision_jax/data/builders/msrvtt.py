@@ -7,6 +7,8 @@ MSRVTT_train.9k.csv: a column `video_id`;  MSRVTT_JSFUSION_test.csv: columns `vi
 import csv
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from revision_jax.data.annotations.rows import Annotations, Row, numbered, read_json, read_rows
 
@@ -41,7 +43,7 @@ def read_msrvtt(path: str | os.PathLike | None, table: str | os.PathLike) -> Ann
     if path is None:
         raise ValueError(f"{table}: has no column sentence; give MSRVTT_data.json, which has the captions")
 
-    def parse(sentence):
+    def parse(sentence: Mapping[str, Any]) -> Iterator[Row]:
         if sentence["video_id"] in videos:
             query_id = f"{sentence['video_id']}/{sentence['sen_id']}"
             yield Row(query_id, sentence["video_id"], _plain(sentence["caption"]), None)

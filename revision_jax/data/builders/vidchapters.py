@@ -7,7 +7,8 @@ Val and test have one query a row (`"relevant_windows": [[start_s, end_s]]`) and
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
 
@@ -20,7 +21,7 @@ def read_vidchapters(path: str | os.PathLike, video_ids: Collection[str]) -> Ann
     """
     known = set(video_ids)
 
-    def parse(fields) -> Iterator[Row]:
+    def parse(fields: Mapping[str, Any]) -> Iterator[Row]:
         texts, windows = fields["query"], fields["relevant_windows"]
         if isinstance(texts, str):
             texts = [texts]

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 
 def in_background(items: Iterable, depth: int) -> Iterator:
@@ -18,14 +19,15 @@ def interleaved(sources: Sequence[Iterable], depth: int) -> Iterator:
     ready: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(kind, value):
+    def put(kind: str, value: Any) -> None:
         while not stopped.is_set():
             try:
-                return ready.put((kind, value), timeout=0.1)
+                ready.put((kind, value), timeout=0.1)
+                return
             except queue.Full:
                 continue
 
-    def produce(items):
+    def produce(items: Iterable) -> None:
         try:
             for item in items:
                 put("item", item)

@@ -81,7 +81,15 @@ class Extractor:
       batch: frames a call of the encoder.
     """
 
-    def __init__(self, clip_dir: str | os.PathLike, fps: float, batch: int = 128, *, mesh=None, dtype=jnp.float32):
+    def __init__(
+        self,
+        clip_dir: str | os.PathLike,
+        fps: float,
+        batch: int = 128,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+    ):
         self.clip_dir, self.fps, self.batch = pathlib.Path(clip_dir), fps, batch
         if mesh is not None:
             check_batch(mesh, batch)
@@ -99,7 +107,7 @@ class Extractor:
             self._rows = batch_sharding(mesh)
 
         @jax.jit
-        def encode_text(weights, tokens):
+        def encode_text(weights: nnx.State, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
             features, holistic = nnx.merge(graphdef, weights).encode_text(tokens)
             return features.astype(jnp.float32), holistic.astype(jnp.float32)
 
@@ -112,7 +120,7 @@ class Extractor:
         return self._encode_image._cache_size() + self._encode_text._cache_size()
 
     def encode_video(self, path: str | os.PathLike, *, allow_truncated: bool = False) -> VideoFeatures:
-        """Decodes a file at `fps` and encodes it; VideoError (see data/video/frames.py) if it cannot be used."""
+        """Decodes a file at `fps` and encodes it; VideoError (see frames.py) if it cannot be used."""
         frames = video.read_frames(path, self.fps, self.image_size, batch=self.batch, allow_truncated=allow_truncated)
         features = self.encode_frames(frames, name=str(path))
         return VideoFeatures(features, frames.duration_s, self.fps)
@@ -211,7 +219,9 @@ class Extractor:
         return np.asarray(features)[:count]
 
 
-def encode_images(graphdef: nnx.GraphDef, mean, std, weights: nnx.State, frames: jax.Array) -> jax.Array:
+def encode_images(
+    graphdef: nnx.GraphDef, mean: Sequence[float], std: Sequence[float], weights: nnx.State, frames: jax.Array
+) -> jax.Array:
     """uint8 [B, S, S, 3] -> [B, D] float16; mean and standard deviation of RGB in 0..1."""
     pixels = (frames.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
     return nnx.merge(graphdef, weights).encode_image(pixels).astype(jnp.float16)

@@ -23,7 +23,7 @@ SMALL = 320 * 240  # pixels; below, handing frames to threads costs more than de
 class VideoError(ValueError):
     """A file that cannot be used as a video; the message is one line: path, found, expected, what to do."""
 
-    def __init__(self, path, found: str, expected: str, do: str):
+    def __init__(self, path: str | os.PathLike, found: str, expected: str, do: str):
         super().__init__(f"{path}: found {found}; expected {expected}. {do}.")
         self.path, self.found, self.expected, self.do = str(path), found, expected, do
 
@@ -146,7 +146,9 @@ class FrameReader(Iterator[np.ndarray]):
     Memory does not grow with the video. Raises VideoError as `read_frames` says.
     """
 
-    def __init__(self, path, fps: float, size: int, *, batch: int = 64, allow_truncated: bool = False):
+    def __init__(
+        self, path: str | os.PathLike, fps: float, size: int, *, batch: int = 64, allow_truncated: bool = False
+    ):
         if not fps > 0:
             raise ValueError(f"fps is {fps}; expected frames a second > 0")
         self.path, self.fps, self.size = path, fps, size
