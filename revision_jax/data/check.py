@@ -1,6 +1,6 @@
-"""The check before a run: every gap of prepared splits, in one list, and the verdict that training asks for.
+"""Checks prepared splits before a run and lists every gap; the result is kept beside the data, and training reads it.
 
-Quick: files, manifest, annotations, leaks between splits. Deep: every record of the features is read too.
+A quick check looks at files, manifest, annotations and leaks between splits. A deep check also reads all features.
 """
 
 import collections
@@ -26,7 +26,7 @@ OnVideo = Callable[[str, int, int], None]
 
 
 def find_splits(directory: str | os.PathLike) -> dict[str, pathlib.Path]:
-    """The splits at a path: itself, or its folders that are, or were to become, a data set directory."""
+    """Name -> directory of the splits at a path: the path itself, or the folders in it, also unfinished ones."""
     directory = pathlib.Path(directory)
     looks_so = lambda folder: any((folder / name).exists() for name in (MANIFEST, SHARDS, "parts"))
     if looks_so(directory):
@@ -49,7 +49,7 @@ def check_splits(
     Args:
       splits: name -> data set directory.
       deep: also reads all features, and compares them with their checksums.
-      encoder: what the features must be from; None accepts any, as long as all splits have the same.
+      encoder: the one that the features must come from; None accepts any, if all splits have the same.
       on_video: called as (split, videos read, videos in all).
     """
     gaps = {split: _check_split(split, directory, deep, on_video) for split, directory in splits.items()}
@@ -80,7 +80,7 @@ def _check_split(split: str, directory: pathlib.Path, deep: bool, on_video: OnVi
 
 
 def _check_tokens(directory: pathlib.Path, deep: bool) -> list[Gap]:
-    """Gaps of the sentences' stored features: what is a video there is a query here."""
+    """Gaps of the sentences' stored features, which are stored under query ids as those of videos under video ids."""
     if not directory.exists():
         return []
     if not (directory / MANIFEST).is_file():
@@ -133,7 +133,9 @@ def _check_queries(directory: pathlib.Path, manifest: Manifest) -> tuple[list[Qu
     return queries, [*annotations.gaps, *gaps]
 
 
-def _check_features(directory, manifest: Manifest, on_video: Callable[[int, int], None], deep: bool) -> list[Gap]:
+def _check_features(
+    directory: pathlib.Path, manifest: Manifest, on_video: Callable[[int, int], None], deep: bool
+) -> list[Gap]:
     gaps = []
     for shard in manifest.shards:
         path = directory / shard.path
@@ -172,7 +174,7 @@ def _mixed(manifests: Mapping[str, Manifest], encoder: Encoder | None) -> Iterab
 
 
 def _leaks(manifests: Mapping[str, Manifest]) -> Iterable[tuple[str, Gap]]:
-    """Videos that two splits share, by name or by content; told of the larger split, which can spare them."""
+    """Videos that two splits share, by name or by content; the gap is reported for the larger split."""
     splits = sorted(manifests, key=lambda split: -len(manifests[split].videos))
     for number, split in enumerate(splits):
         for other in splits[number + 1 :]:
@@ -187,7 +189,7 @@ def _leaks(manifests: Mapping[str, Manifest]) -> Iterable[tuple[str, Gap]]:
 
 # ------------------------------------------------------------------------------------------------ verdicts
 def save_verdict(directory: pathlib.Path, gaps: Iterable[Gap]) -> None:
-    """Keeps the gaps of a deep check beside the data; training asks for them."""
+    """Keeps the gaps of a deep check beside the data, for training."""
     rows = [gap.__dict__ for gap in gaps]
     partial = directory / f"{VERDICT}.tmp"
     partial.write_text(json.dumps({"content": _content(directory), "gaps": rows}, indent=1, ensure_ascii=False))
@@ -195,7 +197,7 @@ def save_verdict(directory: pathlib.Path, gaps: Iterable[Gap]) -> None:
 
 
 def known_gaps(splits: Mapping[str, pathlib.Path], encoder: Encoder | None = None) -> dict[str, list[Gap]]:
-    """Split -> what a quick check finds now, and what the last deep check of the same files found."""
+    """Split -> the gaps that a quick check finds now, and those of the last deep check of the same files."""
     gaps = check_splits(splits, deep=False, encoder=encoder)
     for split, directory in splits.items():
         path = directory / VERDICT
@@ -206,7 +208,7 @@ def known_gaps(splits: Mapping[str, pathlib.Path], encoder: Encoder | None = Non
 
 
 def _content(directory: pathlib.Path) -> str:
-    """Changes with the manifest, which holds the features' checksums, and with the queries."""
+    """A checksum of the manifest, which holds the features' checksums, and of the queries."""
     total = hashlib.sha256()
     for name in (MANIFEST, QUERIES):
         path = directory / name

@@ -1,4 +1,4 @@
-"""What `prepare` does: make a split, look before it, join shards, check, and show."""
+"""The commands of `prepare`: make a split or list its gaps beforehand, merge shards, check, and report."""
 
 import argparse
 import contextlib
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 
 def make(args: argparse.Namespace) -> int:
-    """`prepare DATASET`: 0 when the split (or shard) is there, 1 if there are gaps in it."""
+    """`prepare DATASET` makes a split or a shard: 0, or 1 if it has gaps."""
     builder = make_builder(args)
     queries = make_query_builder(args, builder.annotations)
     for note in builder.annotations.notes:
         log.info("%s", note)
     if args.dry_run:
-        return _tell(f"{args.command} {args.split}, before preparing", {args.split: look(builder)})
+        return _tell(f"{args.command} {args.split}, before it is made", {args.split: look(builder)})
     with progress("videos") as on_video:
         directory = builder.prepare(on_video)
     if queries is not None:
@@ -50,7 +50,7 @@ def make(args: argparse.Namespace) -> int:
 
 
 def look(builder: Annotated) -> list[Gap]:
-    """The gaps of what is given, before anything is made: reads the features, opens the videos, writes nothing."""
+    """`--dry-run`: the gaps of the annotations and features or videos; reads features, opens videos, writes nothing."""
     gaps, durations = list(builder.annotations.gaps), {}
     with progress("looking") as on_video:
         video_ids = builder.video_ids()
@@ -65,7 +65,7 @@ def look(builder: Annotated) -> list[Gap]:
 
 
 def _length(builder: Annotated, video_id: str) -> float | Gap:
-    """Seconds of a video as its file or features say, or what is wrong with it."""
+    """Seconds of a video by its file or features, or the gap that says what is wrong with it."""
     if isinstance(builder, Imported):
         found = next(iter(builder.extract([video_id])))[1]
         return found if isinstance(found, Gap) else found.duration_s
@@ -101,7 +101,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _fps(splits: Mapping[str, Path]) -> float:
-    """The frame rate of the first split that says one."""
+    """The frame rate of the first split that has a manifest, else 1."""
     return next((m.fps for path in splits.values() if (m := check.read_manifest(path)) is not None), 1.0)
 
 
@@ -126,7 +126,7 @@ def _tell_split(directory: Path) -> int:
         ["features", f"{size:.1f} MiB from {store.manifest.encoder}"],
     ]
     print_rows(str(directory), "", ["", "found"], rows)
-    return _tell("what could not be taken over", {directory.name: load_gaps(directory / GAPS)})
+    return _tell("what was left out", {directory.name: load_gaps(directory / GAPS)})
 
 
 def _tell(title: str, gaps: Mapping[str, Sequence[Gap]]) -> int:

@@ -1,4 +1,4 @@
-"""From the flags of `prepare` to builders: which reader, which features, which shard."""
+"""The flags of `prepare` -> the builder of a split: its reader, its features, its shard."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,4 @@
-"""`prepare report`: one HTML page that shows a person what a data set holds, pictures embedded."""
+"""`prepare report`: one HTML page that shows what a data set holds, with its pictures embedded."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ COLUMNS = 600  # of a strip: a video's frames are put together to so many
 
 
 def write_page(directory: str | os.PathLike, splits: Mapping[str, Path], seed: int = 0) -> Path:
-    """Writes `directory/report.html` about every split and returns its path; the features' files are not all read."""
+    """Writes `directory/report.html` about every split and returns its path; reads the features of the samples only."""
     gaps = check_splits(splits, deep=False)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -55,7 +55,7 @@ def write_page(directory: str | os.PathLike, splits: Mapping[str, Path], seed: i
 
 
 def facts(store: FeatureStore, queries: Sequence[Query]) -> dict[str, str]:
-    """What is said in words above the pictures."""
+    """Heading -> text of the table above the pictures."""
     manifest = store.manifest
     lengths = [end - start for query in queries for start, end in query.moments]
     return {
@@ -68,7 +68,7 @@ def facts(store: FeatureStore, queries: Sequence[Query]) -> dict[str, str]:
 
 
 def sample(queries: Sequence[Query], count: int, seed: int) -> list[Query]:
-    """Some queries whose event happens, at random, each of another video as far as there are."""
+    """Up to `count` random queries whose event happens, each of another video."""
     rng = np.random.default_rng(seed)
     chosen: dict[str, Query] = {}
     for number in rng.permutation(len(queries)):
@@ -78,7 +78,7 @@ def sample(queries: Sequence[Query], count: int, seed: int) -> list[Query]:
 
 
 def similarity(features: np.ndarray, fps: float, query: Query) -> np.ndarray:
-    """Cosine `[N]` of every frame with the mean of the event's frames: is the event told apart, does it come again?"""
+    """Cosine `[N]` of every frame with the mean of the event's frames: high where the video looks like the event."""
     unit = features.astype(np.float32)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-6)
     start, end = query.moments[0]

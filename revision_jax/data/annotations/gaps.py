@@ -1,4 +1,4 @@
-"""Gaps: what a data set lacks or has wrong, one record each: rows of a table, lines of `gaps.jsonl`."""
+"""Gaps: one record for each thing that is missing or wrong in a data set, kept in `gaps.jsonl`."""
 
 import collections
 import dataclasses
@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable
 
 GAPS = "gaps.jsonl"
-# kind -> what it says of a data set; the order is that of the table.
+# kind -> its meaning, the gravest first; tables of gaps are in this order.
 KINDS = {
     "unfinished": "not complete: interrupted, or not merged",
     "damaged": "a file is missing, cut short or changed",
@@ -18,7 +18,7 @@ KINDS = {
     "video unreadable": "a file that cannot be used as a video",
     "duration": "the annotated length and the frame count disagree",
     "annotation": "a row that cannot be read",
-    "duplicate id": "an id that stands twice",
+    "duplicate id": "an id that occurs twice",
     "zero length": "an event that ends where it starts, or before",
     "outside video": "an event before the start or after the end of its video",
     "split leak": "the same video in two splits",
@@ -29,7 +29,8 @@ KINDS = {
 class Gap:
     """One thing that is missing or wrong.
 
-    kind: a key of `KINDS`. detail: found and expected. video_id, query_id: what it is about, empty if that is more.
+    kind: a key of `KINDS`. detail: what was found and expected. video_id, query_id: the one video or query that it is
+    about; empty if it is about several.
     """
 
     kind: str

@@ -1,7 +1,6 @@
-"""Annotations as data sets have them: rows that may be wrong -> queries that are right, and the gaps between.
+"""Annotations as data sets have them: rows, which may be wrong -> queries that can be used, and gaps for the others.
 
-Readers (data/builders) make rows of each format; `accept` is the one place that decides what a row must fulfil. All
-times in seconds.
+Readers (data/builders) turn each format into rows; `accept` alone decides which rows are usable. Times in seconds.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from typing import Any
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.queries import Query
 
-END_SLACK_S = 1.0  # an event may end so much after its video: annotators' players round up; it is cut to the end
+END_SLACK_S = 1.0  # an event may end this much after its video, as players round up; it is cut at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Row:
     """One annotated sentence, unchecked.
 
     moments: (start_s, end_s) of each occurrence; None = the whole video.
-    duration_s: length of the video as annotated; None if it is not said.
+    duration_s: length of the video as annotated; None if the data set does not give it.
     """
 
     query_id: str
@@ -36,7 +35,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """What a reader found: rows, gaps (rows that it could not read), and remarks for people."""
+    """What a reader found: rows, gaps for the rows that it could not read, and notes to be shown."""
 
     rows: Sequence[Row]
     gaps: Sequence[Gap] = ()
@@ -49,7 +48,7 @@ class Annotations:
 
 
 def duration_slack(duration_s: float) -> float:
-    """By how many seconds two statements of a video's length may differ: frame rates and players round."""
+    """By how many seconds two measures of a video's length may differ: frame rates and players round."""
     return max(2.0, 0.002 * duration_s)
 
 
@@ -91,7 +90,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def numbered(path: str | os.PathLike, rows: Iterable) -> list[tuple[str, Any]]:
-    """Rows of a list with where they stand: `FILE row 3`."""
+    """Rows of a list, each with its place: `FILE row 3`."""
     name = pathlib.Path(path).name
     return [(f"{name} row {number}", row) for number, row in enumerate(rows, 1)]
 
@@ -100,10 +99,9 @@ def accept(rows: Iterable[Row], durations: Mapping[str, float]) -> tuple[list[Qu
     """Rows -> the queries that can be used, and what keeps the others out.
 
     Args:
-      durations: seconds by video id, of the videos that there are.
+      durations: seconds by video id, of the videos with features.
 
-    A row whose video is not there is left out without a gap of its own: that the video is missing is one gap, not one
-    a query, and whoever looked for the video knows why.
+    A row whose video is missing is left out without a gap of its own: the builder reports the missing video once.
     """
     queries, gaps, seen = [], [], set()
     for row in rows:
@@ -113,7 +111,7 @@ def accept(rows: Iterable[Row], durations: Mapping[str, float]) -> tuple[list[Qu
             continue
         duration_s, about = durations[row.video_id], (row.video_id, row.query_id)
         if again:
-            gaps.append(Gap("duplicate id", f"query id {row.query_id!r} stands twice; expected unique ids", *about))
+            gaps.append(Gap("duplicate id", f"query id {row.query_id!r} occurs twice; expected unique ids", *about))
             continue
         whole = ((0.0, duration_s),)
         moments = [_fit(moment, duration_s) for moment in (whole if row.moments is None else row.moments)]

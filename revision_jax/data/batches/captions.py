@@ -28,8 +28,8 @@ class Captions:
 
     texts: `N` captions.
     read: number of an image -> its feature `[D]`.
-    name: number of an image -> what it is called.
-    files: what the content is known by.
+    name: number of an image -> its name in messages.
+    files: those whose content decides the captions and features.
     """
 
     texts: Sequence[str]
@@ -39,7 +39,7 @@ class Captions:
 
 
 def shapes_captions(directory: pathlib.Path, split: str) -> Captions:
-    """Every stored frame of a Shapes split, in words that say what is on screen."""
+    """Every stored frame of a Shapes split, described by what is on screen."""
     store = FeatureStore(directory)
     source, fps = store.manifest.source, store.manifest.fps
     frames, texts = [], []
@@ -54,7 +54,7 @@ def shapes_captions(directory: pathlib.Path, split: str) -> Captions:
 
 
 def lcs_captions(directory: pathlib.Path, extractor: Extractor) -> Captions:
-    """LCS-558K: `blip_laion_cc_sbu_558k.json` and `images/`. The images are encoded at the first call, and kept."""
+    """LCS-558K: `blip_laion_cc_sbu_558k.json` and `images/`, whose features are kept in a file after the first call."""
     path = directory / LCS_CAPTIONS
     rows = json.loads(path.read_text())
     answers = [next(turn["value"] for turn in row["conversations"] if turn["from"] == "gpt") for row in rows]

@@ -14,11 +14,11 @@ CHUNK = 1024  # sentences encoded at a time: bounds the float32 features of padd
 
 
 class QueryTokens:
-    """Sentence -> its token features; all are computed at once and kept in memory as float16, without padding.
+    """Sentence -> its token features; computed for all sentences at once and kept in memory as float16, not padded.
 
     Args:
       extractor: the encoder of the run's frames.
-      sentences: those that may be asked for.
+      sentences: all that will be needed.
       length: `Q`; of a longer sentence the first tokens are kept.
     """
 
@@ -44,11 +44,11 @@ class QueryTokens:
 
 
 class StoredQueryTokens:
-    """As `QueryTokens`, from a data set's `query_tokens/`: read when asked for, so that memory does not grow.
+    """As `QueryTokens`, but read from a split's `query_tokens/` when they are needed, so that memory does not grow.
 
     Args:
-      store: token features `[Lq, D]` under the query ids.
-      ids: sentence -> a query id that says it.
+      store: token features `[Lq, D]` under query ids.
+      ids: sentence -> the id of a query with it.
       length: `Q`; of a longer sentence the first tokens are kept.
     """
 

@@ -1,6 +1,6 @@
-"""Builders for data as people have it: annotations of any reader, with features made by somebody or video files.
+"""Builders of splits from annotations of any reader, and features that somebody else made or video files.
 
-annotations (mad.py, vidchapters.py, msrvtt.py, folder.py)  x  features (sources.py) or videos  ->  data set
+annotations (datasets.py)  x  features (sources.py) or videos  ->  split
 """
 
 import hashlib
@@ -50,7 +50,9 @@ class Annotated(FeatureBuilder, skip_registration=True):
 
     def annotate(self, durations: Mapping[str, float]) -> tuple[list[Query], list[Gap]]:
         queries, gaps = accept(self.annotations.rows, durations)
-        unreadable = self.annotations.gaps if self.shard[0] == 0 else ()  # they belong to no video: told once
+        unreadable = (
+            self.annotations.gaps if self.shard[0] == 0 else ()
+        )  # they belong to no video: the first shard reports them
         return queries, [*unreadable, *gaps]
 
     def source(self) -> dict:
@@ -180,7 +182,7 @@ class QueryFeatures(FeatureBuilder, skip_registration=True):
 
 
 def read_features(source: FeatureSource, key: str, encoder: Encoder) -> np.ndarray | Gap:
-    """One entry of a source as float16 `[N, D]`, or what is wrong with it."""
+    """One entry of a source as float16 `[N, D]`, or the gap that says what is wrong with it."""
     try:
         features = source.read(key)
     except ValueError as error:

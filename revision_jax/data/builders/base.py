@@ -1,8 +1,8 @@
-"""What builders share: videos -> resumable parts -> a TFDS data set of feature chunks, manifest, queries.
+"""The base class of all builders: videos -> resumable parts -> a TFDS data set of feature chunks, manifest, queries.
 
 The features of each video are kept as a part as soon as they are made, so that a killed run continues with
-the next video; when all parts are there TFDS packs them into ArrayRecord shards, and the manifest, written
-last, says that the data set is complete.
+the next video; when all parts are there TFDS packs them into ArrayRecord shards, and the data set is
+complete when the manifest, written last, is there.
 """
 
 import abc
@@ -59,7 +59,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Args:
       directory: of the split.
-      encoder: what makes the features, or made them: an `extraction.Extractor`, or an `Encoder` by name alone.
+      encoder: an `extraction.Extractor` that makes the features, or the `Encoder` that somebody else made them with.
       shard: (index, count): with count > 1 this builder makes every `count`-th part of the videos only, under
         `directory/shards`; `merge.merge_shards` joins them.
     """
@@ -93,10 +93,10 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def source(self) -> dict:
-        """What decides the content, for the manifest: a directory made from anything else is refused."""
+        """All that decides the content, for the manifest; a directory that was made from anything else is refused."""
 
     def token(self, video_id: str) -> str:
-        """Changes when a video that could not be used may be usable now."""
+        """A text that changes when a video that could not be used should be tried again."""
         del video_id
         return ""
 

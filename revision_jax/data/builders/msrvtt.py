@@ -1,4 +1,4 @@
-"""MSR-VTT's annotations for retrieval: `MSRVTT_data.json` and the CSV of a split; captions hold of whole videos.
+"""MSR-VTT's annotations for retrieval: `MSRVTT_data.json` and the CSV of a split; a caption is about a whole video.
 
 MSRVTT_data.json: {"sentences": [{"video_id", "sen_id", "caption"}], ...}
 MSRVTT_train.9k.csv: a column `video_id`;  MSRVTT_JSFUSION_test.csv: columns `video_id` and `sentence`
@@ -12,7 +12,7 @@ from typing import Any
 
 from revision_jax.data.annotations.rows import Annotations, Row, numbered, read_json, read_rows
 
-# Videos of a split -> what papers call it; results on different ones do not compare.
+# Number of videos -> the name of the split in papers; results on different splits do not compare.
 SPLITS = {
     6513: "the official training split",
     7010: "train 7k, to be tested on 1k-A",

@@ -1,4 +1,4 @@
-"""Finished videos of a data set in the making: each is kept as a part, so that a killed run continues with the next."""
+"""Parts: the finished videos of an unfinished data set, so that a killed run continues with the next video."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from revision_jax.data.video.extraction import VideoFeatures
 
 
 class Parts:
-    """The folder `parts/`: `ID.npz` a video that is done, `ID.json` one that cannot be used and why."""
+    """The folder `parts/`: `ID.npz` for a finished video, `ID.json` for one that cannot be used, with the reason."""
 
     def __init__(self, directory: pathlib.Path, width: int):
         self.directory, self.width = directory, width
@@ -74,7 +74,7 @@ class Parts:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-    """Errors of a full or read-only disk, with the room that is left and what to do."""
+    """Adds to errors of a full or read-only disk how much room is left and what to do."""
     try:
         yield
     except OSError as error:

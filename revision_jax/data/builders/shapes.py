@@ -1,7 +1,7 @@
 """The Shapes data set: the embedded world rendered to video files, their features and their queries.
 
 Val and test videos are written to real files, which are decoded again as any user's file is; the train split
-goes from the renderer to the extractor without the detour. The files of a split stay in `videos/`.
+goes from the renderer straight to the extractor. The files of a split stay in `videos/`.
 """
 
 import hashlib

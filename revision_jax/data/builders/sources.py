@@ -1,4 +1,4 @@
-"""Features that somebody else extracted, as people have them: HDF5, LMDB, or a folder of .npy files.
+"""Features that somebody else extracted: HDF5, LMDB, or a folder of .npy files.
 
 Nothing is executed: pickled arrays are refused. Letters: N stored frames of a video, D feature width.
 """
@@ -24,7 +24,7 @@ class FeatureSource(Protocol):
         """`[N, D]` floats; ValueError that names the key if they are anything else."""
 
     def identity(self) -> dict:
-        """What the source is known by: its name and size, for the manifest."""
+        """Name and size of the source, for the manifest."""
 
 
 class Hdf5Features:
@@ -114,7 +114,7 @@ class NpyFolder:
 
 @contextlib.contextmanager
 def _not_pickled(where: str):
-    """NumPy's errors with the file's name, and in words that say what to do."""
+    """Turns NumPy's errors into one that names the file and says what to do."""
     try:
         yield
     except (ValueError, OSError, EOFError) as error:
@@ -145,4 +145,4 @@ def open_features(path: str | os.PathLike) -> FeatureSource:
     expected = "a file .h5, an LMDB (folder with data.mdb), or a folder with .npy files"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")
-    raise ValueError(f"{path}: cannot tell what features these are; expected {expected}")
+    raise ValueError(f"{path}: not features in a known form; expected {expected}")

@@ -16,8 +16,8 @@ from revision_jax.data.annotations.rows import Annotations, Row, intervals, numb
 def read_vidchapters(path: str | os.PathLike, video_ids: Collection[str]) -> Annotations:
     """Rows of a file.
 
-    video_ids: the true ones, of `{train,val,test}.json` or of the features; the running number is what stands before
-    one of them.
+    video_ids: the true ids, of `{train,val,test}.json` or of the features: what stands before one of them is the
+    running number.
     """
     known = set(video_ids)
 
@@ -44,10 +44,10 @@ def read_ids(path: str | os.PathLike) -> list[str]:
 
 
 def true_id(vid: str, known: Collection[str]) -> str:
-    """A video id without the running number before it; as it stands if no known id is in it.
+    """A video id without the running number before it; unchanged if it holds no known id.
 
     Raises:
-      ValueError: two known ids would do.
+      ValueError: it may be one of two known ids.
     """
     if vid in known:
         return vid

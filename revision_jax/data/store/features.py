@@ -1,9 +1,9 @@
 """The feature store: CLIP features of videos on disk, read a few frames at a time.
 
-A data set directory holds `manifest.json` and ArrayRecord shards under `features/` (a TFDS data set). A
-record is a chunk of `chunk_frames` frames of one video, uncompressed and alone in its group: a window reads
-only the chunks that it touches, verified the first time, and in place from then on (mapped.py). Letters: N frames of
-a video, D feature width. docs/data.md has every field.
+A data set directory holds `manifest.json` and ArrayRecord shards under `features/` (a TFDS data set). A record is a
+chunk of `chunk_frames` frames of one video, uncompressed and alone in its group. A window reads only the chunks that it
+touches: through ArrayRecord's reader the first time, which verifies them, and from the mapped file afterwards
+(mapped.py). docs/data.md describes every field. Letters: N frames of a video, D feature width.
 """
 
 import bisect
@@ -20,7 +20,7 @@ from revision_jax.data.store.mapped import MappedShard
 
 
 class DamagedError(ValueError):
-    """A file of a data set is not what its manifest says."""
+    """A file of a data set differs from what its manifest says."""
 
 
 class NotFiniteError(ValueError):

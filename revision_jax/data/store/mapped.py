@@ -1,12 +1,12 @@
-"""Features read in place: a shard's file in memory, and where each record's frames lie in it.
+"""A shard's file mapped into memory: frames are copied from the page cache straight to their row of a batch.
 
-ArrayRecord's reader copies whole records and hashes them at every read, which costs more than all the rest of a window.
-So a record is read through it once, which verifies it; then its payload is looked for in the mapped file, compared,
-and from there on frames are copied straight from the page cache to their row of a batch. A record that is not found as
-expected, compressed say, is read through the reader again.
+ArrayRecord's reader copies and hashes whole records at every read, which costs more than all other work on a window.
+Therefore a record is read through it once, which verifies it. Then the record's payload is searched in the mapped file
+and compared, and later reads copy frames from there. A record whose payload is not found, such as a compressed one, is
+always read through the reader.
 
-Riegeli, the format below ArrayRecord, puts a header of 24 bytes at every 64 KiB of the file, also amid a record: so
-the place of a byte is counted with these left out (`logical`). Letters: n frames, D feature width.
+Riegeli, the format below ArrayRecord, puts a header of 24 bytes at every 64 KiB of the file, also inside records. A
+`logical` place counts bytes without these headers. Letters: n frames, D feature width.
 """
 
 import mmap
@@ -45,7 +45,7 @@ class MappedShard:
         return self._logical[records] >= 0
 
     def locate(self, record: int, payload: np.ndarray) -> None:
-        """Looks for a verified record's payload (uint8) and remembers where it lies, or that it does not."""
+        """Searches a verified record's payload (uint8) and remembers its place, or that it was not found."""
         if self._logical[record] != UNKNOWN:
             return
         self._logical[record] = ABSENT
@@ -59,7 +59,7 @@ class MappedShard:
                 return
 
     def _guesses(self, record: int, payload: np.ndarray) -> Iterator[int]:
-        """Where a payload may begin: as far from the last one found as others were, else wherever its start stands."""
+        """Places where a payload may begin: by the distance of earlier records, then by its first bytes."""
         before, place = self._last
         if self._stride:
             yield round(place + (record - before) * self._stride)
@@ -104,5 +104,5 @@ class MappedShard:
 
 
 def physical(logical: np.ndarray | int) -> np.ndarray | int:
-    """Where in the file the bytes of the content are, counted without the blocks' headers."""
+    """Logical place of a byte -> its place in the file."""
     return logical // ROOM * BLOCK + HEADER + logical % ROOM

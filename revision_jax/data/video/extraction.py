@@ -43,9 +43,9 @@ class VideoFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What is known of the CLIP behind some features; an `Extractor` has all of it too.
+    """Which CLIP made some features; an `Extractor` has these attributes too.
 
-    name: for people. fingerprint: `encoder_sha256`. width: D. fps: stored frames a second.
+    name: shown in messages. fingerprint: `encoder_sha256`. width: D. fps: stored frames a second.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Encoder:
 
 
 def identify(clip_dir: str | os.PathLike, fps: float) -> Encoder:
-    """The encoder in a CLIP directory, without loading it: for features that somebody else made with it."""
+    """The encoder in a CLIP directory, without loading its weights; for features that somebody else made."""
     clip_dir = pathlib.Path(clip_dir)
     path = clip_dir / "config.json"
     if not path.is_file():
@@ -235,7 +235,7 @@ def read_normalisation(clip_dir: pathlib.Path) -> tuple[tuple[float, ...], tuple
 
 
 def encoder_sha256(clip_dir: pathlib.Path, mean: Sequence[float], std: Sequence[float]) -> str:
-    """Fingerprint of what decides a feature: the weights' files and the normalisation."""
+    """Fingerprint of all that decides a feature: the files of the weights, and the normalisation."""
     digest = hashlib.sha256(json.dumps([list(mean), list(std)]).encode())
     for path in weight_files(clip_dir):
         with path.open("rb") as file:

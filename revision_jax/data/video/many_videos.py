@@ -24,8 +24,8 @@ def encode_videos(
 ) -> Iterator[tuple[str, VideoFeatures | Gap]]:
     """Features of (video id, file) one after another as they are done, or why a file cannot be used.
 
-    Memory does not grow with the length of a video but for its features. What a kill loses: the videos that are being
-    decoded, one a decoder, and of those just decoded the last frames, as long as they wait for a batch to fill.
+    Only the features of a video are kept in memory. A kill loses the videos that are being decoded, one for each
+    decoder, and those whose last frames still wait for a batch to fill.
 
     decoders: threads that decode, a video each.
     """

@@ -297,7 +297,7 @@ def test_what_cannot_be_features_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot be read as HDF5"):
         open_features(tmp_path / "f.h5")
-    with pytest.raises(ValueError, match="cannot tell what features"):
+    with pytest.raises(ValueError, match="not features in a known form"):
         open_features(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"expected a file \.h5"):
         open_features(tmp_path / "nothing")
