@@ -95,6 +95,8 @@ def defaults() -> ConfigDict:
                 log_every=10,  # steps between syncs with the device; losses of all steps are logged
                 checkpoint_every=100,  # steps, a multiple of `log_every`
                 keep_checkpoints=2,
+                eval_every=0,  # steps between validations on held-out rows of `val`, a multiple of `log_every`; 0 = none
+                keep_best=False,  # the run's weights are those of the lowest validation loss, not the last ones
             ),
             trainable=(  # (path pattern, learning-rate multiplier or "frozen"); first match
                 (r"llm/.*/lora_[ab]", 1.0),
@@ -118,6 +120,8 @@ def defaults() -> ConfigDict:
             eval=dict(
                 split="test",  # val | test
                 before=True,  # also the parts as they were before training
+                after_training=True,  # the last thing that `train` does; else `evaluate` does it
+                max_rows=2000,  # held-out rows whose questions are asked, or that a validation sees, drawn by seed
             ),
         )
     )

@@ -5,7 +5,6 @@ field once, with its default; an override takes the type of that default; `confi
 hold.
 """
 
-import argparse
 import ast
 import inspect
 import json
@@ -22,7 +21,7 @@ from revision_jax.config_rules import ConfigError, flatten, unknown_key, validat
 
 __all__ = [
     "ConfigError",
-    "add_arguments",
+    "as_mapping",
     "derive",
     "describe",
     "differences",
@@ -31,11 +30,11 @@ __all__ = [
     "flatten",
     "load",
     "load_json",
-    "parse",
     "presets",
     "resolve_data_dir",
     "resolve_path",
     "save_json",
+    "section",
     "validate",
 ]
 PACKAGE = Path(__file__).parent
@@ -44,7 +43,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 # --------------------------------------------------------------------------------------------- loading
-def load(spec: str = DEFAULT, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
+def load(spec: str = DEFAULT, overrides: Iterable[str] | Mapping[str, Any] = ()) -> FrozenConfigDict:
     """A validated config.
 
     Args:
@@ -90,7 +89,7 @@ def presets(path: str) -> list[str]:
     return list(_run_file(find_config(path))["PRESETS"])
 
 
-def load_json(path: str | os.PathLike, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
+def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, Any] = ()) -> FrozenConfigDict:
     """The config that a run saved as `config.json` (JSON has no tuples: its lists become tuples)."""
     try:
         values = json.loads(Path(path).read_text())
@@ -98,18 +97,29 @@ def load_json(path: str | os.PathLike, overrides: Iterable[str] | dict[str, Any]
         raise ConfigError(f"{path} does not exist; expected the work folder of a training run.") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not JSON ({error}); expected a training run's config.json.") from error
-    return finish(ConfigDict(_to_tuples(values)), overrides)
+    return finish(_beside(ConfigDict(_to_tuples(values)), Path(path).parent), overrides)
+
+
+BUNDLED = "bundle:"  # begins a path within the work folder itself, as an exported bundle has them
+
+
+def _beside(config: ConfigDict, folder: Path) -> ConfigDict:
+    """The config with its `bundle:` paths made whole: they are relative to the folder that it was read from."""
+    for section in ("base", "init"):
+        for key, value in config.get(section, {}).items():
+            if isinstance(value, str) and value.startswith(BUNDLED):
+                config[section][key] = os.path.normpath(folder.absolute() / value.removeprefix(BUNDLED))
+    return config
 
 
 def save_json(config: ConfigDict, path: str | os.PathLike) -> None:
     Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def finish(config: ConfigDict, overrides: Iterable[str] | dict[str, Any] = ()) -> FrozenConfigDict:
+def finish(config: ConfigDict, overrides: Iterable[str] | Mapping[str, Any] = ()) -> FrozenConfigDict:
     """Applies overrides, validates and freezes."""
     known, values = flatten(config), {}
-    pairs = overrides.items() if isinstance(overrides, dict) else map(_split, overrides)
-    for key, value in pairs:
+    for key, value in as_mapping(overrides).items():
         if key not in known:
             raise ConfigError(unknown_key(key, known))
         values[key] = _coerce(key, value, known[key])
@@ -117,6 +127,25 @@ def finish(config: ConfigDict, overrides: Iterable[str] | dict[str, Any] = ()) -
     config.update_from_flattened_dict(values)
     validate(config)
     return FrozenConfigDict(config)
+
+
+def as_mapping(changes: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """`key=value` texts, or a mapping already, as dotted key -> value."""
+    return dict(changes) if isinstance(changes, Mapping) else dict(map(_split, changes))
+
+
+def section(config: ConfigDict, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of one section of a config, given as text, in the types of its values: {"beam": "4"} -> {"beam": 4}.
+
+    Raises:
+      ConfigError: an unknown field, or a value of another type.
+    """
+    known, values = flatten(config), {}
+    for key, text in fields.items():
+        if f"{name}.{key}" not in known:
+            raise ConfigError(unknown_key(f"{name}.{key}", known))
+        values[key] = _coerce(f"{name}.{key}", text, known[f"{name}.{key}"])
+    return values
 
 
 def _run_file(path: Path) -> dict[str, Any]:
@@ -195,28 +224,6 @@ def resolve_data_dir(config: ConfigDict) -> Path:
         return resolve_path(config.data.dir)
     cache = os.environ.get("REVISION_JAX_CACHE") or "~/.cache/revision_jax"
     return Path(cache).expanduser() / "data" / config.data.name
-
-
-# ----------------------------------------------------------------------------------------------- flags
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    help_text = "config file and preset (default: %(default)s); --config.KEY=VALUE sets a field, see below"
-    parser.add_argument("--config", default=DEFAULT, metavar="FILE[:PRESET]", help=help_text)
-
-
-def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parses flags; `--config.key=value` and `--config.key value` come back as `key=value` overrides."""
-    args, rest = parser.parse_known_args(argv)
-    overrides, rest = [], list(rest)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--config."):
-            parser.error(f"unknown argument {flag!r}; see --help")
-        if "=" not in flag:
-            if not rest:
-                parser.error(f"{flag} has no value; expected {flag}=VALUE")
-            flag = f"{flag}={rest.pop(0)}"
-        overrides.append(flag.removeprefix("--config."))
-    return args, overrides
 
 
 def describe(spec: str = DEFAULT) -> str:

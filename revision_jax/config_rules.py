@@ -37,16 +37,6 @@ _anything = (lambda v: True, "anything")
 _fraction = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
 _dtype = _one_of("float32", "bfloat16")
 _axis = (lambda v: v == -1 or v >= 1, "a number of devices, or -1 for the rest")
-# Stage -> the stages before it whose trained part it goes on from, as fields of `init`.
-STAGE_NEEDS = {
-    "align": (),
-    "dense": (),
-    "sparse": ("dense",),
-    "long": ("dense", "sparse"),
-    "unified": ("dense", "sparse"),
-}
-# Stage -> the stages that it may go on from beside those: the dense stage on MAD continues VTimeLLM's LoRA.
-STAGE_MAY = {"align": (), "dense": ("dense",), "sparse": (), "long": (), "unified": ()}
 
 
 def _whole_numbers(low: int) -> Callable[[Any], bool]:
@@ -79,7 +69,7 @@ def _is_table(rows) -> bool:
 # key -> (check, what is expected). Every field of every config has its row here.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _between(0, 2**31 - 1),
-    "stage": _one_of(*STAGE_NEEDS),
+    "stage": _anything,  # `runs.stage` knows the stages
     "init.dense": _anything,
     "init.sparse": _anything,
     "base.llm": _anything,
@@ -146,6 +136,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.log_every": _at_least(1),
     "train.checkpoint_every": _at_least(1),
     "train.keep_checkpoints": _at_least(1),
+    "train.eval_every": _at_least(0),
+    "train.keep_best": _anything,
     "trainable": (_is_table, "rows of (path pattern, multiplier > 0 or 'frozen')"),
     "mesh.data": _axis,
     "mesh.fsdp": _axis,
@@ -163,6 +155,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.question_tokens": _at_least(0),
     "eval.split": _one_of("val", "test"),
     "eval.before": _anything,
+    "eval.after_training": _anything,
+    "eval.max_rows": _at_least(1),
 }
 
 
@@ -199,7 +193,16 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"train.checkpoint_every is {train.checkpoint_every}; expected a multiple of train.log_every "
             f"({train.log_every}), so that only checked steps are saved."
         )
-    faults += _stage_conflicts(config)
+    if train.eval_every % train.log_every:
+        faults.append(
+            f"train.eval_every is {train.eval_every}; expected a multiple of train.log_every ({train.log_every})."
+        )
+    if train.keep_best and (not train.eval_every or train.eval_every % train.checkpoint_every):
+        faults.append(
+            f"train.keep_best is true and train.eval_every {train.eval_every}; expected a multiple of "
+            f"train.checkpoint_every ({train.checkpoint_every}): the best checkpoint is one that was validated."
+        )
+    faults += _data_conflicts(config)
     if len(config.search.keep) != len(config.hierarchy.levels):
         faults.append(
             f"search.keep is {config.search.keep}, hierarchy.levels {config.hierarchy.levels}; expected a share for "
@@ -215,17 +218,9 @@ def _conflicts(config: ConfigDict) -> list[str]:
     return faults
 
 
-def _stage_conflicts(config: ConfigDict) -> list[str]:
-    """What a stage cannot have."""
-    stage, data, faults = config.stage, config.data, []
-    for before, workdir in config.init.items():
-        if workdir and before not in STAGE_NEEDS[stage] + STAGE_MAY[stage]:
-            faults.append(f"init.{before} is {workdir!r}; expected nothing: stage {stage!r} does not start from it.")
-    if stage not in ("dense", "unified") and data.questions_per_window > 1:
-        faults.append(
-            f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage!r} a video belongs "
-            "to one question."
-        )
+def _data_conflicts(config: ConfigDict) -> list[str]:
+    """Rules between fields of the data."""
+    data, faults = config.data, []
     strategies = [find_strategy(name) for name, _ in data.negatives]
     if any(strategy.needs_answers for strategy in strategies) != bool(data.mined):
         reading = [name for name in strategy_names() if find_strategy(name).needs_answers]
@@ -233,18 +228,11 @@ def _stage_conflicts(config: ConfigDict) -> list[str]:
             f"data.negatives is {data.negatives}, data.mined {data.mined!r}; expected predictions of an earlier run in "
             f"data.mined if, and only if, there is a strategy that reads them ({', '.join(reading)})."
         )
-    others = [strategy.name for strategy in strategies if not strategy.for_groups]
-    if stage in ("long", "unified") and others:
-        faults.append(f"data.negatives is {data.negatives}; expected no {', '.join(others)}: a group shows one video.")
     if max(data.group_copies) >= min(config.hierarchy.levels):
         faults.append(
             f"data.group_copies is {data.group_copies}; expected less than the smallest group of hierarchy.levels, "
             f"{min(config.hierarchy.levels)}."
         )
-    captioned = ("shapes", "lcs")
-    if (stage == "align" and data.name not in captioned) or (stage != "align" and data.name == "lcs"):
-        expected = f"one of {', '.join(captioned)}, which have captions" if stage == "align" else "videos with queries"
-        faults.append(f"data.name is {data.name!r}; expected {expected}, in stage {stage!r}.")
     return faults
 
 

@@ -3,9 +3,12 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from revision_jax import config as configs
+from revision_jax import verb
+from revision_jax.report import table
+from revision_jax.runs import converting
 
 USAGE = """
 A config can name many PyTorch files as they are: base.llm and base.clip a Hugging Face directory (safetensors or .bin),
@@ -39,121 +42,36 @@ DTYPES = ("float32", "bfloat16", "float16")
 log = logging.getLogger("revision_jax.convert")  # `__name__` is `__main__` for the verb
 
 
-def convert(
-    form: str, source: str | Path, out: str | Path, *, dtype: str = "", shard_gib: float = 1.0, tokenizer: str = "",
-    check: bool = True, spec: str = "", overrides: Sequence[str] | dict[str, Any] = (),
-) -> dict[str, Any]:  # fmt: skip
-    """Writes `source` into the new folder `out`; returns what its manifest.json holds.
-
-    Args:
-      form: one of FORMATS.
-      dtype: of the weights written; default the source's (gguf: float32). A stage and a projector are always float32.
-      shard_gib: largest weight file, in GiB.
-      tokenizer: a directory whose tokenizer files are copied.
-      check: read back and compare; without it, the manifest says that nothing was checked.
-      spec, overrides: for `stage`, the config of the run that is made, as `config.load` takes them.
-
-    Raises:
-      ValueError: files that are damaged, of another kind, or do not fit; nothing is left then.
-      CheckError: what was written computes something else.
-    """
-    # Slow to import, and `--help` must be quick.
-    from revision_jax import __version__
-    from revision_jax.checkpoint import fingerprint
-    from revision_jax.interop.conversion import CONVERTERS
-    from revision_jax.interop.output import MANIFEST, check_free, copy_tokenizer, output_folder, write_json
-
-    check_free(out)
-    source = Path(source)
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist; expected what --format {form} names")
-    log.info("hashes the source")
-    identity = {
-        "made_by": f"revision_jax {__version__}",
-        "format": form,
-        "dtype": dtype or "the source's, or float32",
-        "shard_gib": shard_gib,
-        "source": {"path": str(source), "sha256": fingerprint(source)},
-    }
-    with output_folder(out, identity | {"config": [spec, overrides]}) as folder:
-        if form == "stage":
-            checked = _stage(source, folder, spec, overrides)
-        else:
-            checked = CONVERTERS[form](source, folder, dtype, int(shard_gib * 2**30))
-        if tokenizer and not copy_tokenizer(tokenizer, folder):
-            raise ValueError(f"--tokenizer {tokenizer} holds no files of a tokenizer")
-        if check:
-            log.info("reads back what was written, and compares it")
-        found = checked() if check else {}
-        for name, comparison in found.items():
-            log.info("check, %s: %s", name, comparison)
-        manifest = identity | {"check": {name: comparison.as_dict() for name, comparison in found.items()} or None}
-        write_json(folder / MANIFEST, manifest)
-    return manifest
-
-
-def _stage(source: Path, folder: Path, spec: str, overrides: Sequence[str] | dict[str, Any]):
-    import jax
-
-    from revision_jax import config as configs
-    from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.runs.importing import check_import, import_stage
-
-    config = configs.load(spec or configs.DEFAULT, overrides)
-    mesh = make_mesh(devices=jax.devices()[:1])
-    import_stage(config, source, folder, mesh)
-    return lambda: check_import(config, source, folder, mesh)
-
-
-# ------------------------------------------------------------------------------------------------- the verb
 def make_parser() -> argparse.ArgumentParser:
-    from revision_jax import config as configs
-
-    parser = argparse.ArgumentParser(
-        prog="python -m revision_jax.convert", description=__doc__.partition(":")[0] + ".", epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = verb.make_parser("convert", __doc__, USAGE)
     parser.add_argument("--format", choices=FORMATS, required=True, help="what the source is, see below")
     parser.add_argument("--source", metavar="PATH", required=True, help="file or directory to read")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to make; for `stage` a run's work folder")
-    configs.add_arguments(parser)
+    verb.add_config(parser, configs.DEFAULT)
     parser.add_argument("--dtype", choices=DTYPES, default="", help="of the weights (default: the source's)")
     parser.add_argument("--tokenizer", metavar="DIR", default="", help="copy the tokenizer of this directory")
     parser.add_argument("--shard-gib", type=float, default=1.0, metavar="GIB", help="largest weight file (default: 1)")
     parser.add_argument("--no-check", action="store_true", help="do not read back and compare")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 after one clear error line."""
-    from revision_jax import config as configs
-
     parser = make_parser()
-    args, overrides = configs.parse(parser, argv)
-    if overrides and args.format != "stage":
-        parser.error(f"--config.{overrides[0]} has no effect with --format {args.format}")
+    args = verb.parse(parser, argv, ["config"])
+    if args.fields and args.format != "stage":
+        parser.error(f"--config.{next(iter(args.fields))} has no effect with --format {args.format}")
     if args.dtype and args.format in ("stage", "projector"):
         parser.error(f"--dtype has no effect with --format {args.format}: what is trained is float32")
-    logging.basicConfig(format="%(message)s", level=logging.ERROR)
-    logging.getLogger("revision_jax").setLevel(logging.INFO)
-    from revision_jax.report.table import print_files
-    from revision_jax.train import user_errors
+    return verb.run(act, args)
 
-    try:
-        convert(
-            args.format, args.source, args.out, dtype=args.dtype, shard_gib=args.shard_gib, tokenizer=args.tokenizer,
-            check=not args.no_check, spec=args.config, overrides=overrides,
-        )  # fmt: skip
-        print_files(Path(args.out))
-        if args.format == "stage":
-            log.info(NEXT.format(out=args.out))
-    except user_errors() as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def act(args: argparse.Namespace) -> None:
+    options = {"dtype": args.dtype, "shard_gib": args.shard_gib, "tokenizer": args.tokenizer, "check": not args.no_check}
+    converting.convert(args.format, args.source, args.out, options=options, spec=args.config, fields=args.fields)
+    table.print_files(Path(args.out))
+    if args.format == "stage":
+        log.info(NEXT.format(out=args.out))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m revision_jax.benchmarks.seeds runs/local/seed0 runs/local/seed1 runs/local/seed2
 
-Reads the `metrics.json` of the runs' searches (dense/eval, unified/eval-depths) and retrieval/eval/retrieval.json;
+Reads the `metrics.json` of the runs' searches (long/eval, unified/eval) and of retrieval/eval;
 prints one table each, and one JSON line. The spread is the sample standard deviation.
 """
 
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from revision_jax.evaluation.clips import COLUMNS as RANKS
-from revision_jax.evaluation.predictions import plain
-from revision_jax.report.table import COLUMNS, method_name, named_methods, print_rows
+from revision_jax.files import plain
+from revision_jax.report.table import COLUMNS, RANKS, method_name, named_methods, print_rows
 
-SEARCHES = {"dense/eval": "LoRA a level", "unified/eval-depths": "one LoRA for all levels (variant U)"}
+SEARCHES = {"long/eval": "LoRA a level", "unified/eval": "one LoRA for all levels (variant U)"}
 SHOWN = ("R1@.1", "R1@.3", "R5@.3", "mIoU", "frames")
 
 
@@ -88,7 +87,7 @@ def summarise(folders: Sequence[Path]) -> dict:
         ]
         if rows:
             print_rows("sent down", note, ["method", "level", "windows sent down", "events among them"], rows)
-    runs = read(folders, "retrieval/eval/retrieval.json")
+    runs = [metrics["retrieval"] for metrics in read(folders, "retrieval/eval/metrics.json")]
     if runs:
         scores = {
             method: {column: spread([run["methods"][method][column] for run in runs]) for column in RANKS}

@@ -3,62 +3,80 @@
 Methods: the dense level alone (depth 1), the search with its upper levels, and CLIP's best frame.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from revision_jax.config import ConfigError
 from revision_jax.evaluation import methods as m
-from revision_jax.evaluation.predictions import write_json
+from revision_jax.evaluation.evaluator import Evaluation, Scored
 from revision_jax.metrics.retrieval import retrieval_scores
-from revision_jax.report.table import print_rows
-from revision_jax.runs.splits import make_extractor
-from revision_jax.search.retrieval import clip_windows, score_clips
+from revision_jax.runs.run import Run
+from revision_jax.runs.splits import Split
+from revision_jax.search.method import method_name
+from revision_jax.search.retrieval import join_clips, score_clips
 
-COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
+
+class ClipSearch:
+    """The evaluator `clips`: see the module."""
+
+    honours = frozenset(("split", "data", "out", "search", "methods", "memory_gib"))
+    chooses_on_val = False
+
+    def __call__(self, evaluation: Evaluation) -> Scored:
+        run, directory = evaluation.run, evaluation.directories[evaluation.split]
+        split = run.split(evaluation.split, directory)
+        check_short(split, run.hierarchy.window_s)
+        scores, facts = _ratings(run, evaluation, split)
+        compilations = facts.pop("compilations")
+        return Scored({"retrieval": {"methods": scores, **facts}, "compilations": compilations})
 
 
-def evaluate_clips(
-    config: ConfigDict, workdir: str | Path, grounder, upper, *, directory: Path, mesh, split: str
-) -> dict:  # fmt: skip
-    """Scores retrieval among the videos of a split, prints the table, writes `workdir/eval/retrieval.json`.
-
-    Args:
-      config, workdir: of the upper levels' run, whose data are short videos.
-      grounder, upper: dense and upper levels.
-      directory: of the split.
-
-    Raises:
-      ValueError: a video longer than a window.
-    """
-    data = m.Split.open(config, directory, split, grounder.visual_width)
-    videos = data.store.manifest.videos
-    long = [name for name, info in videos.items() if info.duration_s > 1.01 * config.hierarchy.window_s]
+def check_short(split: Split, window_s: float) -> None:
+    """Raises ValueError for a video longer than a window of `window_s` seconds."""
+    videos = split.store.manifest.videos
+    long = [name for name, info in videos.items() if info.duration_s > 1.01 * window_s]
     if long:
         raise ValueError(
-            f"{directory}: {len(long)} videos are longer than a window of {config.hierarchy.window_s} s, first "
+            f"{split.store.path}: {len(long)} videos are longer than a window of {window_s} s, first "
             f"{long[0]!r}; expected short clips (data.video_s)."
         )
-    names = list(videos)
-    clips = [data.store.read_all(name) for name in names]
-    queries = [query for query in data.all_queries if query.present]
-    sentences = [query.sentence for query in queries]
+
+
+def _ratings(run: Run, evaluation: Evaluation, split: Split) -> tuple[dict[str, dict], dict[str, Any]]:
+    """Method -> retrieval scores; and what was asked."""
+    names = list(split.store.manifest.videos)
+    clips = [split.store.read_all(name) for name in names]
+    queries = [query for query in split.all_queries if query.present]
+    texts = [query.sentence for query in queries]
     truth = np.array([names.index(query.video_id) for query in queries])
-    searcher, extractor = m.make_searcher(config, grounder, mesh, queries, upper), make_extractor(config, mesh)
-    tokens = m.query_tokens(extractor, sentences, config.prompt.query_tokens)
-    ratings = {"clip": best_frame(clips, extractor.encode_queries(sentences))}
-    windows = clip_windows([len(clip) for clip in clips], searcher.hierarchy.window_s, searcher.hierarchy.num_frames)
-    shared = m.shared_vectors(searcher, windows, np.concatenate(clips), sentences, tokens)
-    for depth in range(1, searcher.max_depth + 1):
-        ratings[f"depth{depth}"] = score_clips(
-            searcher, clips, sentences, depth=depth, query_tokens=tokens, vectors=shared
-        )
-    scores = {name: retrieval_scores(rating, truth) for name, rating in ratings.items()}
-    metrics = {"split": split, "clips": len(clips), "queries": len(queries), "methods": scores}
-    write_json(Path(workdir) / "eval" / "retrieval.json", metrics)
-    print_retrieval(metrics)
-    return metrics
+    options = evaluation.options
+    searcher = run.searcher(run.models(), changes=options.search, memory_gib=options.memory_gib)
+    searcher = m.with_fitted_questions(searcher, queries)
+    asked = _chosen(options.methods, searcher.max_depth)
+    sentences = run.sentences(texts, searcher.max_depth, "top_down", similar=True)
+    video, windows = join_clips(searcher, clips)
+    deep = any(depth > 1 for depth in asked.values())
+    shared = m.shared_vectors(searcher, video, windows, sentences) if deep else None
+    scores = {}
+    for name, depth in asked.items():
+        if name == m.CLIP:
+            rating = best_frame(clips, sentences.similar)
+        else:
+            rating = score_clips(searcher, clips, sentences, depth=depth, vectors=shared if depth > 1 else None)
+        scores[name] = retrieval_scores(rating, truth)
+    counters = {"search": {"programs": searcher.compile_count, "shapes": len(searcher.shapes)}}
+    return scores, {"clips": len(clips), "queries": len(queries), "compilations": counters}
+
+
+def _chosen(wanted: Sequence[str], max_depth: int) -> dict[str, int]:
+    """Method -> depth, 0 for CLIP's best frame."""
+    known = {m.CLIP: 0} | {method_name(depth, "top_down"): depth for depth in range(1, max_depth + 1)}
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise ConfigError(f"--methods names {', '.join(strangers)}; retrieval has {', '.join(known)}.")
+    return {name: depth for name, depth in known.items() if not wanted or name in wanted}
 
 
 def best_frame(clips: Sequence[np.ndarray], queries: np.ndarray) -> np.ndarray:
@@ -66,9 +84,3 @@ def best_frame(clips: Sequence[np.ndarray], queries: np.ndarray) -> np.ndarray:
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     queries = unit(queries.astype(np.float32))
     return np.stack([(queries @ unit(clip.astype(np.float32)).T).max(axis=1) for clip in clips], axis=1)
-
-
-def print_retrieval(metrics: Mapping) -> None:
-    rows = [[name, *(f"{scores[column]:.1f}" for column in COLUMNS)] for name, scores in metrics["methods"].items()]
-    title = f"{metrics['split']}: {metrics['queries']} queries, {metrics['clips']} clips"
-    print_rows(title, "Percent, but for the rank.", ["method", *COLUMNS], rows)

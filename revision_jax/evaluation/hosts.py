@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 
+from revision_jax.parallel import multihost
+
 
 def own_share(videos: Sequence[str]) -> list[str]:
     """The videos of this host: every n-th of them."""
@@ -13,14 +15,9 @@ def own_share(videos: Sequence[str]) -> list[str]:
 
 def log_path(path: Path) -> Path:
     """Where this host writes what the evaluation keeps in `path`: there, or beside it for all hosts but the first."""
-    return path if is_first() else path.with_suffix(f".host{jax.process_index()}{path.suffix}")
+    return path if multihost.is_first() else path.with_suffix(f".host{jax.process_index()}{path.suffix}")
 
 
 def host_logs(path: Path) -> list[Path]:
     """What other hosts than the first wrote beside `path`, in this evaluation or in one that was stopped."""
     return sorted(path.parent.glob(f"{path.stem}.host*{path.suffix}"))
-
-
-def is_first() -> bool:
-    """Whether this host writes what belongs to all."""
-    return jax.process_index() == 0

@@ -2,45 +2,53 @@
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import MANIFEST
+from revision_jax.models.grounder import Grounder
+from revision_jax.runs.splits import Split
+from revision_jax.training.optimizer import Table, trained_by
+from revision_jax.training.state import take_apart
 
 
-def digest(*parts) -> str:
+def digest(*parts: Any) -> str:
+    """Of plain values and configs."""
     plain = lambda value: value.to_dict() if isinstance(value, ConfigDict) else str(value)
     return hashlib.sha256(json.dumps(parts, default=plain, sort_keys=True).encode()).hexdigest()
 
 
-def file_digest(directory: Path) -> str:
-    """Of a data set: its manifest, which holds the features' checksums, and its queries."""
-    return hashlib.sha256(b"".join((Path(directory) / name).read_bytes() for name in (MANIFEST, QUERIES))).hexdigest()
+def file_digest(split: Split) -> str:
+    """Of a split: its manifest, which holds the features' checksums, and its queries."""
+    files = [split.store.path / name for name in (MANIFEST, QUERIES)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _trainable(grounder) -> dict:
-    """Path -> parameters that a stage may have trained: LoRA and adapters; the base is fixed by the run."""
-    return {
-        path: np.ascontiguousarray(parameter.get_value())
-        for path, parameter in sorted(nnx.to_flat_state(nnx.state(grounder)), key=lambda item: str(item[0]))
-        if "lora_a" in path or "lora_b" in path or path[0] in ("adapter", "sparse")
-    }
-
-
-def parameters(grounder) -> str:
-    """Content of the parameters that a stage may have trained."""
+def parameters(grounder: Grounder, table: Table = ()) -> str:
+    """Content of the parameters that a stage may have trained: LoRA, adapters, and what else a run's table trains."""
+    _, arrays = take_apart(grounder)
+    trained = {path for path in arrays if _is_added(path)}
+    trained |= set(trained_by(table, arrays)) if table else set()
     total = hashlib.sha256()
-    for path, array in _trainable(grounder).items():
-        total.update(str(path).encode() + array.tobytes())
+    for path in sorted(trained):
+        total.update(path.encode() + np.ascontiguousarray(arrays[path]).tobytes())
     return total.hexdigest()
 
 
-def trained_parameters(models) -> int:
+def trained_parameters(models: Iterable[Grounder]) -> int:
     """How many parameters of LoRA and sparse adapter a search needs; what two of its models share counts once."""
-    arrays = [item for model in models for item in _trainable(model).items() if item[0][0] != "adapter"]
-    distinct = {(path, array.tobytes()): array.size for path, array in arrays}
+    arrays: list[tuple[str, Any]] = []
+    for model in models:
+        arrays += [item for item in take_apart(model)[1].items() if _is_added(item[0])]
+    kept = [(path, array) for path, array in arrays if not path.startswith("adapter/")]
+    distinct: Mapping = {(path, np.ascontiguousarray(array).tobytes()): array.size for path, array in kept}
     return sum(distinct.values())
+
+
+def _is_added(path: str) -> bool:
+    """Whether a parameter stands beside the base LLM."""
+    return "lora_a" in path or "lora_b" in path or path.startswith(("adapter/", "sparse/"))

@@ -6,92 +6,65 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
+import rich.console
+import rich.progress
 
 from revision_jax.config import ConfigError
 from revision_jax.data.annotations.queries import Query
-from revision_jax.data.batches.query_tokens import QueryTokens
 from revision_jax.data.store.features import FeatureStore
-from revision_jax.data.video.extraction import Extractor
+from revision_jax.data.video.extraction import Extractor, VideoFeatures
 from revision_jax.evaluation import hosts
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
 from revision_jax.parallel import multihost
-from revision_jax.prompts import AnswerGrammar, dense_answers
-from revision_jax.runs.grounder import make_hierarchy, make_prompt_encoder
-from revision_jax.runs.splits import open_split
+from revision_jax.runs.run import Run
+from revision_jax.runs.splits import Split
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.layout import VideoWindows, check_features
-from revision_jax.search.memory import GIB
+from revision_jax.search.method import compared_methods, known_methods
+from revision_jax.search.packing.packer import SparseVectors
+from revision_jax.search.packing.windows import VideoWindows, check_features
+from revision_jax.search.policies import find_policy
 from revision_jax.search.result import Result
-from revision_jax.search.searcher import Searcher, SparseVectors
-from revision_jax.search.settings import SearchSettings
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
+from revision_jax.units import GIB
 
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
+CLIP = "clip"  # the method that compares CLIP features alone
 NOTHING = np.zeros((0, 3))
 SHARED_BYTES = GIB  # of a device's memory, for sparse vectors that several searches share
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A split's features, and its queries by video (videos without any are left out)."""
-
-    name: str
-    store: FeatureStore
-    queries: Mapping[str, Sequence[Query]]
-
-    @classmethod
-    def open(cls, config: ConfigDict, directory: Path, name: str, width: int) -> "Split":
-        """The split in `directory`, checked against the run; `width` is the adapter's D.
-
-        Raises:
-          ValueError: it has no queries.
-        """
-        store, queries = open_split(config, directory, width=width)
-        by_video: dict[str, list[Query]] = {}
-        for query in queries:
-            by_video.setdefault(query.video_id, []).append(query)
-        if not by_video:
-            raise ValueError(f"the {name} split in {directory} has no queries; expected some to score.")
-        return cls(name, store, by_video)
-
-    @property
-    def all_queries(self) -> list[Query]:
-        """In the order in which they are answered."""
-        return [query for queries in self.queries.values() for query in queries]
-
-
-def make_searcher(
-    config: ConfigDict, grounder, mesh, queries: Iterable[Query] = (), upper=None, *,
-    changes: Mapping[str, Any] = MappingProxyType({}), memory_gib: float = 0.0,
-) -> Searcher:  # fmt: skip
-    """The search as a run's config has it; one question length for all `queries`, so that it compiles once.
+def chosen_methods(wanted: Sequence[str], max_depth: int, served: str) -> list[str]:
+    """The methods to compare, those without upper levels first.
 
     Args:
-      upper: the grounder of the upper levels, if there are any: with `data.groups` of videos, of retrieval.
-      changes: fields of `SearchSettings` that differ from the config.
-      memory_gib: see `Searcher`.
+      wanted: names; empty takes what is compared by default, CLIP retrieval, and `served`.
+      served: the method that the run's config searches by.
+
+    Raises:
+      ConfigError: a method that this run does not have.
     """
-    hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
-    level = "retrieval" if config.data.groups == "videos" else "group"
-    grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    settings = SearchSettings(**config.search.to_dict() | dict(changes))
-    searcher = Searcher(
-        grounder, prompts, grammar, hierarchy, settings, mesh, upper=upper, upper_question=level, memory_gib=memory_gib
-    )
-    sound = [query.sentence for query in queries if _fault(searcher, query) is None]
-    if sound:
-        searcher.fit_questions(sound)
-    return searcher
+    known = [*known_methods(max_depth), CLIP]
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise ConfigError(f"--methods names {', '.join(strangers)}; this run has {', '.join(known)}.")
+    wanted = wanted or [*compared_methods(max_depth), CLIP, served]
+    return [name for name in known if name in wanted]
 
 
-def _fault(searcher: Searcher, query: Query) -> str | None:
+# ------------------------------------------------------------------------------------------------- questions
+def with_fitted_questions(searcher: Searcher, queries: Iterable[Query]) -> Searcher:
+    """The same search with one question length for all queries that can be asked, so that it compiles once."""
+    sound = [query.sentence for query in queries if fault_of(searcher, query) is None]
+    return searcher.fitted_to(sound) if sound else searcher
+
+
+def fault_of(searcher: Searcher, query: Query) -> str | None:
     """Why a query cannot be asked, or None."""
     try:
         searcher.question(query.sentence)
@@ -100,18 +73,14 @@ def _fault(searcher: Searcher, query: Query) -> str | None:
     return None
 
 
-def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the sparse adapter sees of sentences: features `[Q, length, D]` float16, and their mask `[Q, length]`."""
-    tokens = QueryTokens(extractor, sentences, length)
-    rows = [tokens(sentence) for sentence in sentences]
-    return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])
-
-
-def shared_vectors(searcher: Searcher, windows: VideoWindows, features, sentences, tokens) -> SparseVectors | None:
+# ------------------------------------------------------------------------------------------------- sparse vectors
+def shared_vectors(
+    searcher: Searcher, video: VideoFeatures, windows: VideoWindows, sentences: Sentences
+) -> SparseVectors | None:
     """The sparse vectors of sentences in a video; None where they are many: then each search makes its own."""
     if searcher.vector_bytes * len(sentences) * len(windows.upper) > SHARED_BYTES:
         return None
-    return searcher.sparse_vectors(windows, features, sentences, tokens)
+    return searcher.sparse_vectors(video, windows, sentences)
 
 
 class SharedVectors:
@@ -119,87 +88,75 @@ class SharedVectors:
 
     def __init__(self, searcher: Searcher):
         self.searcher = searcher
-        self._key, self._last = None, None
+        self._key: tuple | None = None
+        self._last: SparseVectors | None = None
 
-    def __call__(self, store, video_id: str, features, sentences: Sequence[str], tokens) -> SparseVectors | None:
-        """Those of some sentences in a video."""
-        key = str(store.path), video_id, tuple(sentences)
+    def __call__(self, name: str, video: VideoFeatures, sentences: Sentences) -> SparseVectors | None:
+        """Those of some sentences in the video of this name, which must not be another video's."""
+        key = name, tuple(sentences.texts)
         if key != self._key:
-            info = store.manifest.videos[video_id]
-            windows = self.searcher.windows(features, store.manifest.fps, info.duration_s, self.searcher.max_depth)
-            self._key, self._last = key, shared_vectors(self.searcher, windows, features, sentences, tokens)
+            windows = self.searcher.windows(video, self.searcher.max_depth)
+            self._key, self._last = key, shared_vectors(self.searcher, video, windows, sentences)
         return self._last
 
 
-def search_at(
-    searcher: Searcher, depth: int, policy: str = "top_down", extractor: Extractor | None = None, query_length: int = 0,
-    shared: SharedVectors | None = None,
-) -> Ask:  # fmt: skip
-    """The model at a search depth. A query that cannot be asked is a miss, never a query fewer.
+# ------------------------------------------------------------------------------------------------- asking
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """What the methods of one evaluation have in common.
 
-    Args:
-      extractor: gives the sentences' features, where depth, policy or ranking need them.
-      query_length: token features of a sentence, for depths from 2 on.
-      shared: what methods share at depths from 2 on; None: nothing.
+    Attributes:
+      run: gives the sentences' features.
+      searcher: searches.
+      retrieval: the CLIP baseline, chosen on val; None where it is not asked.
+      shared: the sparse vectors that searches at several depths share.
     """
-    compares = searcher.settings.ranking == "cosine" or policy in ("fused", "retrieve_then_ground")
 
-    def ask(store, video_id, queries):
-        info, features = store.manifest.videos[video_id], store.read_all(video_id)
-        faults = [_fault(searcher, query) for query in queries]
+    run: Run
+    searcher: Searcher
+    retrieval: ClipRetrieval | None
+    shared: SharedVectors
+
+    def method(self, name: str) -> Ask:
+        """The function that answers queries by a method."""
+        if name == CLIP:
+            return retrieve(self.retrieval, self.run.extractor)
+        return self.search(*known_methods(self.searcher.max_depth)[name])
+
+    def search(self, depth: int, policy: str) -> Ask:
+        """A search at a depth. A query that cannot be asked is a miss, never a query fewer."""
+
+        def ask(store: FeatureStore, video_id: str, queries: Sequence[Query]) -> Answers:
+            video = _video(store, video_id)
+            faults = self._faults(video_id, video, queries)
+            texts = [query.sentence for query, fault in zip(queries, faults) if fault is None]
+            if not texts:
+                missed = [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)]
+                return missed, Cost(videos=1)
+            sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.ranking == "cosine")
+            vectors = self.shared(f"{store.path} {video_id}", video, sentences) if depth > 1 else None
+            searched = self.searcher.search(video, sentences, depth=depth, policy=policy, vectors=vectors)
+            results = iter(searched.results)
+            predictions = [
+                Prediction(query.query_id, NOTHING, fault) if fault else _prediction(query, next(results))
+                for query, fault in zip(queries, faults)
+            ]
+            return predictions, searched.cost
+
+        find_policy(policy).check_depth(depth)
+        return ask
+
+    def _faults(self, video_id: str, video: VideoFeatures, queries: Sequence[Query]) -> list[str | None]:
+        """Why each query cannot be asked; all of them, where the video's features are broken."""
         try:
-            check_features(features)
+            check_features(video.features)
         except ValueError as error:
-            faults = [f"video {video_id}: {error}"] * len(queries)
-        sentences = [query.sentence for query, fault in zip(queries, faults) if fault is None]
-        if not sentences:
-            return [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)], Cost(videos=1)
-        tokens = query_tokens(extractor, sentences, query_length) if depth > 1 else None
-        results = searcher.search(
-            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy, query_tokens=tokens,
-            vectors=shared(store, video_id, features, sentences, tokens) if shared and depth > 1 else None,
-            similar=extractor.encode_queries(sentences) if compares else None,
-        )  # fmt: skip
-        results = iter(results)
-        predictions = [
-            Prediction(query.query_id, NOTHING, fault) if fault else _prediction(query, next(results))
-            for query, fault in zip(queries, faults)
-        ]
-        return predictions, searcher.cost
-
-    return ask
+            return [f"video {video_id}: {error}"] * len(queries)
+        return [fault_of(self.searcher, query) for query in queries]
 
 
-def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
-    """Method -> (depth, policy) of every way to search with so many levels; those that are always compared first."""
-    methods = {"depth1": (1, "top_down"), "depth0": (0, "top_down")}
-    for depth in range(2, max_depth + 1):
-        methods |= {f"depth{depth}": (depth, "top_down"), f"depth{depth}_bottom_up": (depth, "bottom_up")}
-    if max_depth > 1:
-        methods |= {f"depth{max_depth}_rescaled": (max_depth, "top_down_rescaled"), "fused": (max_depth, "fused")}
-    return methods | {"retrieve_then_ground": (1, "retrieve_then_ground")}
-
-
-def method(
-    searcher: Searcher, name: str, retrieval: ClipRetrieval, extractor: Extractor, config: ConfigDict,
-    shared: SharedVectors | None = None,
-) -> Ask:  # fmt: skip
-    """The function that answers queries by a method."""
-    if name == "clip":
-        return retrieve(retrieval, extractor)
-    depth, policy = known_methods(searcher.max_depth)[name]
-    return search_at(searcher, depth, policy, extractor, config.prompt.query_tokens, shared)
-
-
-def chosen_methods(wanted: Sequence[str], max_depth: int) -> list[str]:
-    """The methods to compare, those without upper levels first."""
-    known = [*known_methods(max_depth), "clip"]
-    strangers = [name for name in wanted if name not in known]
-    if strangers:
-        raise ConfigError(f"--methods names {', '.join(strangers)}; this run has {', '.join(known)}.")
-    if wanted:
-        return [name for name in known if name in wanted]
-    return [name for name in known if max_depth > 1 or name != "retrieve_then_ground"]
+def _video(store: FeatureStore, video_id: str) -> VideoFeatures:
+    return VideoFeatures(store.read_all(video_id), store.manifest.videos[video_id].duration_s, store.manifest.fps)
 
 
 def _prediction(query: Query, result: Result) -> Prediction:
@@ -207,18 +164,17 @@ def _prediction(query: Query, result: Result) -> Prediction:
     return Prediction(query.query_id, result.moments, held=held)
 
 
+# ------------------------------------------------------------------------------------------------- CLIP alone
 def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
     """The CLIP baseline."""
 
-    def ask(store, video_id, queries):
+    def ask(store: FeatureStore, video_id: str, queries: Sequence[Query]) -> Answers:
         started = time.perf_counter()
-        features, info = store.read_all(video_id), store.manifest.videos[video_id]
-        sentences = [query.sentence for query in queries]
-        asked = extractor.encode_queries(sentences)
-        results = retrieval.search(features, store.manifest.fps, info.duration_s, sentences, asked)
+        video, texts = _video(store, video_id), [query.sentence for query in queries]
+        results = retrieval.search(video, Sentences(texts, similar=extractor.encode_queries(texts)))
         cost = Cost(
-            videos=1, queries=len(queries), seconds=time.perf_counter() - started, video_s=info.duration_s,
-            stored_frames=len(features),
+            videos=1, queries=len(queries), seconds=time.perf_counter() - started, video_s=video.duration_s,
+            stored_frames=len(video.features),
         )  # fmt: skip
         return [Prediction(q.query_id, result.moments) for q, result in zip(queries, results)], cost
 
@@ -227,42 +183,49 @@ def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
 
 def choose_retrieval(val: Split, extractor: Extractor, *, top_k: int, nms_iou: float) -> ClipRetrieval:
     """The best variant of the CLIP baseline on the validation split."""
-    manifest = val.store.manifest
     cases = [
         Case(
-            val.store.read_all(video_id), manifest.fps, manifest.videos[video_id].duration_s,
-            extractor.encode_queries([q.sentence for q in queries]), [q.moments for q in queries],
+            _video(val.store, video_id), extractor.encode_queries([q.sentence for q in queries]),
+            [q.moments for q in queries],
         )
         for video_id, queries in val.queries.items()
     ]  # fmt: skip
     return choose_variant(cases, top_k=top_k, nms_iou=nms_iou)
 
 
-def answer(
-    split: Split, methods: Mapping[str, Ask], path: Path, identity: str, progress: Callable = lambda *_: None
-) -> dict:
+# ------------------------------------------------------------------------------------------------- a split
+def answer(split: Split, methods: Mapping[str, Ask], path: Path, identity: str) -> dict[str, Answers]:
     """Method -> (predictions in the order of `split.all_queries`, cost); what the log holds is not done again.
 
     Several hosts share the videos, each with its own log, and wait for each other before anything is gathered.
 
     Args:
       path: the log, `PredictionLog`; identity: what it belongs to.
-      progress: called as (method, videos done, videos in all).
     """
     log = PredictionLog(hosts.log_path(path), identity, [path, *hosts.host_logs(path)])
     share = hosts.own_share(split.queries)
-    for done, video_id in enumerate(share, 1):
-        for name, ask in methods.items():
-            if log.get(name, video_id) is None:
-                queries = split.queries[video_id]
-                log.append(name, queries, *ask(split.store, video_id, queries))
-                progress(name, done, len(share))
+    todo = [(video, name) for video in share for name in methods if log.get(name, video) is None]
+    for video_id, name in _with_progress(todo, split.name):
+        queries = split.queries[video_id]
+        log.append(name, queries, *methods[name](split.store, video_id, queries))
     multihost.meet(f"answered {path.name}")
     log.read_others([path, *hosts.host_logs(path)])
     multihost.meet(f"read {path.name}")
-    if hosts.is_first():
+    if multihost.is_first():
         log.merge(hosts.host_logs(path))
     return {name: _gathered(split, log, name) for name in methods}
+
+
+def _with_progress(todo: Sequence[tuple[str, str]], split: str) -> Iterable[tuple[str, str]]:
+    """The (video, method) pairs to do, with a bar on a terminal."""
+    console = rich.console.Console(stderr=True)
+    columns = ("{task.description}", *rich.progress.Progress.get_default_columns()[1:])
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(split, total=len(todo))
+        for video_id, name in todo:
+            bar.update(task, description=f"{split}: {name}, {video_id}")
+            yield video_id, name
+            bar.advance(task)
 
 
 def _gathered(split: Split, log: PredictionLog, method: str) -> Answers:

@@ -1,4 +1,4 @@
-"""The files of an evaluation: predictions that survive a kill, and JSON that is whole or not there.
+"""The log of an evaluation: predictions that survive a kill.
 
 `predictions.jsonl` begins with a line that says what it belongs to. Then a line a query, and after the last query
 of a (method, video) a closing line with its cost: only closed groups count, so that half a video is never scored.
@@ -7,15 +7,14 @@ Hosts write apart (`hosts.py`); the first one's file holds everything in the end
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from revision_jax.data.annotations.queries import Query
+from revision_jax.files import write_text
 from revision_jax.metrics.cost import Cost
 
 
@@ -52,7 +51,7 @@ class PredictionLog:
         self._in_file = set(own)
         # What a kill left open is dropped from the file too, else it would stand there twice.
         lines = [self._header, *(line for group in own.values() for line in group)]
-        _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self.read_others(others)
 
     def read_others(self, others: Sequence[Path]) -> None:
@@ -64,14 +63,14 @@ class PredictionLog:
         """Takes in what other hosts wrote, into this file, and removes theirs."""
         for other in others:
             groups = self._read(other)
-            _append(self.path, [line for key, group in groups.items() if key not in self._in_file for line in group])
+            append_lines(self.path, [line for key, group in groups.items() if key not in self._in_file for line in group])
             self._in_file |= set(groups)
             other.unlink()
 
     def _read(self, path: Path) -> dict[tuple[str, str], list[dict]]:
         """Takes in the closed groups of a file, if it is of this identity, and returns their lines."""
         open_: dict[tuple[str, str], list[dict]] = {}
-        closed, lines = {}, _whole_lines(path)
+        closed, lines = {}, whole_lines(path)
         for line in lines[1:] if lines[:1] == [self._header] else []:
             key = line["method"], line["video_id"]
             if "cost" in line:
@@ -98,13 +97,13 @@ class PredictionLog:
             for q, p in zip(queries, predictions, strict=True)
         ]
         end = {"method": method, "video_id": video_id, "queries": len(rows), "cost": cost.as_dict()}
-        _append(self.path, [*rows, end])
+        append_lines(self.path, [*rows, end])
         # What is scored is what is in the file, so that a resumed evaluation scores the same.
         self._groups[method, video_id] = [_prediction(row) for row in rows], cost
         self._in_file.add((method, video_id))
 
 
-def _append(path: Path, lines: Sequence[dict]) -> None:
+def append_lines(path: Path, lines: Sequence[dict]) -> None:
     """Adds lines to a file; when this returns they are on the disk."""
     with path.open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -121,7 +120,7 @@ def _prediction(row: Mapping) -> Prediction:
     return Prediction(row["query_id"], moments, row.get("error"), tuple(row.get("held", ())))
 
 
-def _whole_lines(path: Path) -> list[dict]:
+def whole_lines(path: Path) -> list[dict]:
     """The lines up to the first that a kill cut short."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -130,32 +129,3 @@ def _whole_lines(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all; see `plain`."""
-    _write(path, json.dumps(plain(values), indent=2) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """What JSON gives back: lists for tuples, names for keys, None for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote, or None where there is nothing readable."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -1,148 +1,160 @@
-"""What a stage that is not searched alone has learned: its own questions, asked on held-out windows and groups.
+"""A stage's own questions, asked on held-out windows and groups: is the event there, and in which windows?
 
-align: words of captions; sparse: present or absent; long and unified: the interval of windows. The questions are drawn
-once a row from (seed, row), so that every model is asked the same.
+The rows are drawn once from (seed, row), at most `eval.max_rows` of a question, so that every model is asked the same.
+What was answered before a kill is not asked again.
 
-Letters: B batch, P prefix tokens, S tokens before the text, T text tokens.
+Letters: B batch, P prefix tokens, S tokens before the text, T text tokens, N rows.
 """
 
 import dataclasses
 import functools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+import rich.progress
 
 from revision_jax.data.annotations.queries import Query
-from revision_jax.data.batches.captions import LoadCaption
 from revision_jax.data.batches.clips import ClipDrawer, ClipKind
 from revision_jax.data.batches.groups import GroupKind, make_group_drawer
 from revision_jax.data.batches.load_group import LoadGroup
 from revision_jax.data.batches.presence import PresenceDrawer
 from revision_jax.data.batches.sampling import Group
-from revision_jax.evaluation.predictions import plain, read_json, write_json
+from revision_jax.evaluation.evaluator import Evaluation, Scored
+from revision_jax.evaluation.identity import digest, file_digest, parameters
+from revision_jax.evaluation.row_log import Answers, RowLog
 from revision_jax.metrics.answers import interval_scores, presence_scores
+from revision_jax.models.grounder import Grounder
+from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import batch_sharding
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, presence_answers, video_answers
-from revision_jax.runs.grounder import make_prompt_encoder
-from revision_jax.runs.splits import open_captions, open_split
-from revision_jax.runs.tasks import make_loader
+from revision_jax.runs.batches import make_loader
+from revision_jax.runs.run import Run
+from revision_jax.runs.splits import Split
 from revision_jax.search.decoding import DecodeState, Grammar, decode_step
-from revision_jax.training.state import take_apart
-from revision_jax.training.step import answer_loss
+from revision_jax.training.state import Arrays, Module, take_apart
 
-log = logging.getLogger(__name__)
-SPLITS = ("val", "test")
-CAPTIONS = 512  # held-out frames whose captions are asked for
+HONOURS = frozenset(("split", "data", "out"))  # options that mean something where nothing is searched
 
 
-def evaluate_held_out(
-    config: ConfigDict, workdir: str | Path, grounder, *, directories: Mapping[str, Path], mesh, before=None,
-    steps: int | None = None, compilations: Mapping[str, int] | None = None,
-) -> dict:  # fmt: skip
-    """Scores a grounder at its stage's own questions, prints the table and writes `workdir/eval/metrics.json`.
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question about many held-out rows.
+
+    Attributes:
+      name: "presence", "groups of 48", "captions".
+      rows: what it is asked about.
+      ask: (grounder, some of the rows) -> their answers, `[n, k]` numbers.
+      score: answers of all rows -> scores in percent.
+    """
+
+    name: str
+    rows: Sequence[Any]
+    ask: Callable[[Grounder, Sequence[Any]], np.ndarray]
+    score: Callable[[np.ndarray], dict[str, Any]]
+
+
+def ask_all(evaluation: Evaluation, questions: Sequence[Question], data: str) -> Scored:
+    """Asks the trained model, and with `eval.before` the one before training; the first host asks, the others wait.
 
     Args:
-      directories: split -> data set directory; val and test are asked where they are there.
-      before: the grounder as it was before training, for the same table; or None.
-      steps: how long it was trained.
-      compilations: of the train step, {"programs", "shapes"}.
-
-    Returns:
-      what `metrics.json` holds. Every score is a percentage.
+      data: hash of the rows' data.
     """
-    scores = {}
-    with jax.set_mesh(mesh):
-        for split in [split for split in SPLITS if split in directories]:
-            ask = QUESTIONS[config.stage](config, directories[split], split, grounder.visual_width, mesh)
-            scores[split] = ask(grounder)
-            if before is not None:
-                scores[f"{split}, before training"] = ask(before)
-    path = Path(workdir) / "eval" / "metrics.json"
-    if not (compilations and compilations["programs"]):  # nothing was left to train: the counters of the first time
-        compilations = ((read_json(path) or {}).get("compilations") or {}).get("train_step")
-    metrics = plain({
-        "stage": config.stage,
-        "train_steps": steps,
-        "scores": scores,
-        "compilations": {"train_step": compilations},
-        "device": {"kind": mesh.devices.flat[0].device_kind, "count": mesh.devices.size},
-    })  # fmt: skip
-    write_json(path, metrics)
-    print_table(metrics)
-    return metrics
+    config, run, found = evaluation.run.config, evaluation.run, {}
+    if multihost.is_first():
+        models = {"trained": run.grounder("trained")} | ({"before": run.grounder("fresh")} if config.eval.before else {})
+        trained = [parameters(model, config.trainable) for model in models.values()]
+        identity = digest(config.seed, config.eval.max_rows, config.hierarchy, config.prompt, data, trained)
+        log = RowLog(evaluation.path("questions.jsonl"), identity)
+        for question in questions:
+            found[question.name] = {
+                name: question.score(np.array(_answers(question, model, name, log, config.train.batch_size)))
+                for name, model in models.items()
+            }
+    multihost.meet(f"asked {evaluation.path('questions.jsonl').name}")
+    return Scored({"questions": found, "trained_parameters": run.trained_parameters})
+
+
+def _answers(question: Question, grounder: Grounder, model: str, log: RowLog, batch: int) -> Answers:
+    """The answers of all rows, those in the log first."""
+    done, total = len(log.get(question.name, model)), len(question.rows)
+    console = rich.console.Console(stderr=True)
+    label = f"{question.name}, {model}"
+    columns = ("{task.description}", *rich.progress.Progress.get_default_columns()[1:])
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=done)
+        for start in range(done, total, batch):
+            rows = question.rows[start : start + batch]
+            log.append(question.name, model, question.ask(grounder, rows))
+            bar.advance(task, len(rows))
+    return log.get(question.name, model)
+
+
+def some_of(total: int, most: int, seed: int) -> list[int]:
+    """At most so many of the numbers below `total`, drawn by seed, in order."""
+    if total <= most:
+        return list(range(total))
+    return sorted(np.random.default_rng(seed).choice(total, most, replace=False).tolist())
 
 
 # -------------------------------------------------------------------------------------------- the questions
-def ask_presence(config: ConfigDict, directory: Path, split: str, width: int, mesh):
-    """`ask(grounder)` -> scores of present and absent windows, near misses apart."""
-    loader, queries = _open(config, directory, width, mesh)
-    by_id = {query.query_id: query for query in queries}
-    kind = ClipKind(config.data.neg_factor, config.data.near_miss_fraction)
-    drawer = PresenceDrawer(ClipDrawer(queries, loader.hierarchy, loader.store.durations, kind))
-    clips = _draw(drawer, config.seed)
-    kinds = [_kind(clip, by_id[clip.query_id]) for clip in clips]
-    answerer = Answerer(
-        loader, AnswerGrammar.compile(loader.prompts, presence_answers()), config.train.batch_size, mesh
-    )
-    return lambda grounder: presence_scores(answerer(grounder, clips)[:, 0] >= 0, kinds)
+class PresenceQuestions:
+    """The evaluator `presence`: does the event happen in a window? Near misses apart."""
+
+    honours, chooses_on_val = HONOURS, False
+
+    def __call__(self, evaluation: Evaluation) -> Scored:
+        run, split = evaluation.run, evaluation.run.split(evaluation.split, evaluation.directories[evaluation.split])
+        data, loader, queries = run.config.data, _loader(run, split), split.all_queries
+        by_id = {query.query_id: query for query in queries}
+        kind = ClipKind(data.neg_factor, data.near_miss_fraction)
+        drawer = PresenceDrawer(ClipDrawer(queries, run.hierarchy, loader.store.durations, kind))
+        clips = _draw(drawer, run)
+        kinds = [_kind(clip, by_id[clip.query_id]) for clip in clips]
+        answerer = Answerer(loader, AnswerGrammar.compile(run.prompts, presence_answers()), run)
+        score = lambda answers: presence_scores(answers[:, 0] >= 0, kinds)
+        return ask_all(evaluation, [Question("presence", clips, answerer, score)], file_digest(split))
 
 
-def ask_groups(config: ConfigDict, directory: Path, split: str, width: int, mesh):
-    """`ask(grounder)` -> size of a group -> scores of the named intervals."""
-    loader, queries = _open(config, directory, width, mesh)
-    kind = GroupKind(config.data.groups, config.data.group_copies, config.data.group_near_misses)
-    answers = group_answers if kind.of == "windows" else video_answers
-    asked = {}
-    for size in config.hierarchy.levels:
-        drawer = make_group_drawer(loader, queries, size, kind)
-        grammar = AnswerGrammar.compile(loader.prompts, answers(size))
-        asked[size] = Answerer(loader, grammar, config.train.batch_size, mesh), _draw(drawer, config.seed)
+class GroupQuestions:
+    """The evaluator `groups`: which windows of a group show the event, or which of several videos?"""
 
-    def ask(grounder) -> dict[str, dict]:
-        return {
-            f"groups of {size}": interval_scores(answerer(grounder, clips), [clip.answer for clip in clips])
-            for size, (answerer, clips) in asked.items()
-        }
+    honours, chooses_on_val = HONOURS, False
 
-    return ask
-
-
-def ask_captions(config: ConfigDict, directory: Path, split: str, width: int, mesh):
-    """`ask(grounder)` -> share of right tokens of held-out captions, each given those before it."""
-    prompts = make_prompt_encoder(config)
-    load = LoadCaption(open_captions(config, directory, split, width), prompts)
-    numbers = np.random.default_rng(config.seed).permutation(len(load.captions.texts))[:CAPTIONS]
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def accuracy(module, arrays, batch):
-        logits = module.merge(arrays)(prompts.prefix, batch["video"], batch["tokens"])
-        return answer_loss(logits, batch["tokens"], batch["loss_mask"])
-
-    def ask(grounder) -> dict[str, float]:
-        module, arrays = take_apart(grounder)
-        rows = [load((0, int(number))) for number in numbers]
-        found = [accuracy(module, arrays, batch) for batch, _ in _batches(rows, config.train.batch_size, mesh)]
-        loss, right = np.mean(jax.device_get(found), axis=0)
-        return {"token_accuracy": float(100 * right), "loss": float(loss), "captions": len(rows)}
-
-    return ask
+    def __call__(self, evaluation: Evaluation) -> Scored:
+        run, split = evaluation.run, evaluation.run.split(evaluation.split, evaluation.directories[evaluation.split])
+        data, loader = run.config.data, _loader(run, split)
+        kind = GroupKind(data.groups, data.group_copies, data.group_near_misses)
+        answers = group_answers if kind.of == "windows" else video_answers
+        questions = []
+        for size in run.config.hierarchy.levels:
+            drawer = make_group_drawer(loader, split.all_queries, size, kind)
+            clips = _draw(drawer, run)
+            answerer = Answerer(loader, AnswerGrammar.compile(run.prompts, answers(size)), run)
+            truth = [clip.answer for clip in clips]
+            score = functools.partial(lambda truth, found: interval_scores(found.astype(int), truth), truth)
+            questions.append(Question(f"groups of {size}", clips, answerer, score))
+        return ask_all(evaluation, questions, file_digest(split))
 
 
-QUESTIONS = {"align": ask_captions, "sparse": ask_presence, "long": ask_groups, "unified": ask_groups}
+def _loader(run: Run, split: Split) -> LoadGroup:
+    return make_loader(run.config, split.store, split.all_queries, run.prompts, run.mesh)
 
 
-def _open(config, directory, width, mesh) -> tuple[LoadGroup, list[Query]]:
-    store, queries = open_split(config, directory, width)
-    return make_loader(config, store, queries, make_prompt_encoder(config), mesh), queries
+class Drawer(Protocol):
+    """What draws rows of held-out groups."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, row: int, rng: np.random.Generator) -> Group: ...
 
 
-def _draw(drawer, seed: int) -> list[Group]:
-    return [drawer.draw(row, np.random.default_rng([seed, row])) for row in range(len(drawer))]
+def _draw(drawer: Drawer, run: Run) -> list[Group]:
+    seed = run.config.seed
+    rows = some_of(len(drawer), run.config.eval.max_rows, seed)
+    return [drawer.draw(row, np.random.default_rng([seed, row])) for row in rows]
 
 
 def _kind(clip: Group, query: Query) -> str:
@@ -155,20 +167,19 @@ def _kind(clip: Group, query: Query) -> str:
 # --------------------------------------------------------------------------------------------- answering
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answerer:
-    """Greedy answers under a grammar to the questions of groups, `batch_size` at a time."""
+    """Greedy answers under a grammar to the questions of groups, a batch at a time."""
 
     loader: LoadGroup
     grammar: AnswerGrammar
-    batch_size: int
-    mesh: jax.sharding.Mesh
+    run: Run
 
-    def __call__(self, grounder, clips: Sequence[Group]) -> np.ndarray:
+    def __call__(self, grounder: Grounder, clips: Sequence[Group]) -> np.ndarray:
         """`[N, 2]` int: what each answer stands for, see `AnswerGrammar.answer`."""
         module, arrays = take_apart(grounder)
-        rows = (self._row(clip) for clip in clips)
+        rows = map(self._row, clips)
         answers = [
             np.asarray(self._answer(module, arrays, batch))[:count]
-            for batch, count in _batches(rows, self.batch_size, self.mesh)
+            for batch, count in batches_of(rows, self.run.config.train.batch_size, self.run.mesh)
         ]
         return np.concatenate(answers) if answers else np.empty((0, 2), np.int32)
 
@@ -181,14 +192,17 @@ class Answerer:
         return record | {"tokens": np.where(asked, record["tokens"], pad), "length": np.int32(length)}
 
     @functools.cached_property
-    def _answer(self):
-        return jax.jit(
-            functools.partial(answer_greedily, Grammar.of(self.grammar), self.loader.prompts, self.grammar.max_length),
-            static_argnums=0,
+    def _answer(self) -> Callable[[Module, Arrays, Mapping[str, jax.Array]], jax.Array]:
+        answer = functools.partial(
+            answer_greedily, Grammar.of(self.grammar), self.loader.prompts, self.grammar.max_length
         )
+        return jax.jit(answer, static_argnums=0)
 
 
-def answer_greedily(grammar: Grammar, prompts: PromptEncoder, max_length: int, module, arrays, batch) -> jax.Array:
+def answer_greedily(
+    grammar: Grammar, prompts: PromptEncoder, max_length: int, module: Module, arrays: Arrays,
+    batch: Mapping[str, jax.Array],
+) -> jax.Array:  # fmt: skip
     """Answers `[B, 2]` int32 to a batch of questions, the whole text read again for each token.
 
     Args:
@@ -209,9 +223,11 @@ def answer_greedily(grammar: Grammar, prompts: PromptEncoder, max_length: int, m
     return grammar.answer[jax.lax.fori_loop(0, max_length, step, start)[0].state]
 
 
-def _batches(rows, size: int, mesh) -> Iterator[tuple[dict[str, jax.Array], int]]:
+def batches_of(
+    rows: Iterable[Mapping[str, np.ndarray]], size: int, mesh: jax.sharding.Mesh
+) -> Iterator[tuple[dict[str, jax.Array], int]]:
     """Batches of equal shape on the mesh, the last filled up with its last row; with the number of its own rows."""
-    waiting = []
+    waiting: list[Mapping[str, np.ndarray]] = []
     for row in rows:
         waiting.append(row)
         if len(waiting) == size:
@@ -221,24 +237,6 @@ def _batches(rows, size: int, mesh) -> Iterator[tuple[dict[str, jax.Array], int]
         yield _stack(waiting + waiting[-1:] * (size - len(waiting)), mesh), len(waiting)
 
 
-def _stack(rows: Sequence[dict[str, np.ndarray]], mesh) -> dict[str, jax.Array]:
+def _stack(rows: Sequence[Mapping[str, np.ndarray]], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "record_id"}
     return jax.device_put(stacked, batch_sharding(mesh))
-
-
-# ---------------------------------------------------------------------------------------------- telling
-def print_table(metrics: Mapping) -> None:
-    """The scores in lines of text: one a split and, for groups, a size."""
-    for split, scores in metrics["scores"].items():
-        nested = metrics["stage"] in ("long", "unified")
-        for name, values in scores.items() if nested else [("", scores)]:
-            told = [_told(key, value) for key, value in values.items()]
-            print(f"{split}{', ' if name else ''}{name}: {', '.join(told)}")
-
-
-def _told(key: str, value) -> str:
-    if isinstance(value, Mapping):
-        if not value["windows"]:
-            return f"{key}: no windows"
-        return f"{key} {value['right']:.1f} % of {value['windows']}"
-    return f"{value} {key}" if isinstance(value, int) else f"{key.replace('_', ' ')} {value:.2f}"

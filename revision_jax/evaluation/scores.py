@@ -15,7 +15,7 @@ from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.grounding import auroc, best_iou, choose_threshold, grounding_scores, hits_at_k, rejection
 from revision_jax.metrics.recall import search_recall
 from revision_jax.metrics.sets import set_values
-from revision_jax.search.confidence import uncertainty
+from revision_jax.search.answers.confidence import uncertainty
 
 MAX_FALSE_ALARM = 15.0  # percent of val's absent queries that the chosen threshold may answer
 CALIBRATED = (0.1, 0.3, 0.5)  # IoU above which the first moment counts as right, as the paper's ECE
@@ -23,8 +23,8 @@ COMPARED = ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
 # What is compared with what, query by query: the difference of the first minus the second.
 PAIRS = (
     ("depth1", "clip"), ("depth2", "depth2_bottom_up"), ("depth3", "depth3_bottom_up"),
-    ("depth3_rescaled", "depth3_bottom_up"), ("depth3", "depth1"), ("fused", "depth3"),
-    ("fused", "retrieve_then_ground"), ("depth3", "retrieve_then_ground"),
+    ("depth3_top_down_rescaled", "depth3_bottom_up"), ("depth3", "depth1"), ("depth3_fused", "depth3"),
+    ("depth3_fused", "depth1_retrieve_then_ground"), ("depth3", "depth1_retrieve_then_ground"),
 )  # fmt: skip
 
 

@@ -67,6 +67,16 @@ def _join(cluster: Cluster, limit: int) -> None:
     jax.distributed.initialize(cluster.coordinator, cluster.processes, cluster.process, initialization_timeout=limit)
 
 
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process writes what belongs to all."""
+    return jax.process_index() == 0
+
+
 def exchange(what: str, value: Any) -> list[Any]:
     """What every process gives under a name, in their order. Each name serves once a run.
 

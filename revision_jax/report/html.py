@@ -13,11 +13,14 @@ from revision_jax.report.plots import Timeline
 from revision_jax.report.table import (
     DETAIL_NOTE,
     LEVEL_NOTE,
+    QUESTION_NOTE,
     clock,
     compared_rows,
     detail_rows,
     level_rows,
     method_name,
+    question_rows,
+    retrieval_rows,
     table_rows,
 )
 
@@ -41,6 +44,8 @@ def write_report(
     )
     headings, rows = table_rows(metrics)
     more = [
+        ("Questions of this stage", QUESTION_NOTE, *question_rows(metrics)),
+        ("Retrieval among short videos", "Percent, but for the rank.", *retrieval_rows(metrics)),
         ("Sets of moments, calibration, cost", DETAIL_NOTE, *detail_rows(metrics)),
         ("Where the search goes", LEVEL_NOTE, *level_rows(metrics)),
         ("Differences, query by query", "Percent, with 95 % intervals.", *compared_rows(metrics)),
@@ -51,7 +56,7 @@ def write_report(
         summary=_summary(metrics),
         headings=headings,
         rows=rows,
-        main=method_name("depth1"),
+        main=method_name(metrics["served"] or "depth1"),
         tables=[table for table in more if table[3]],
         figures=[(heading, _embedded(file), caption) for heading, file, caption in figures],
         queries=[_query(case) for case in cases],
@@ -64,12 +69,15 @@ def write_report(
 
 
 def _summary(metrics: Mapping) -> str:
-    device, protocol = metrics["measured"]["device"], metrics["protocol"]
-    return (
-        f"{metrics['videos']} videos, {metrics['present']} queries whose event is present and {metrics['absent']} "
-        f"whose event never happens; {metrics['measured']['seconds']:.0f} s on "
-        f"{device['count']} x {device['kind']}. Protocol {protocol['name']}: {protocol['says']}."
-    )
+    device, protocol, parts = metrics["measured"]["device"], metrics["protocol"], []
+    if metrics["queries"]:
+        parts.append(
+            f"{metrics['videos']} videos, {metrics['present']} queries whose event is present and {metrics['absent']} "
+            f"whose event never happens; protocol {protocol['name']}: {protocol['says']}"
+        )
+    parts.append(f"stage {metrics['stage']}, {metrics['train_steps']} steps")
+    parts.append(f"{metrics['measured']['seconds']:.0f} s on {device['count']} x {device['kind']}")
+    return "; ".join(parts) + "."
 
 
 def _embedded(file: Path) -> str:

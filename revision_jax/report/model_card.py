@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
-from revision_jax.report.table import table_rows
+from revision_jax.report.table import QUESTION_NOTE, question_rows, retrieval_rows, table_rows
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
@@ -28,20 +28,12 @@ def model_card(
 
 
 def score_tables(metrics: Mapping[str, Any] | None) -> list[Table]:
-    """(title, headings, rows) of a metrics.json, whichever stage wrote it."""
+    """(title, headings, rows) of a metrics.json: of what its stage was scored by."""
     if metrics is None:
         return []
-    if "methods" in metrics:
-        return [(f"Split {metrics['split']}; percent, a hit is IoU > theta.", *table_rows(metrics))]
-    rows = [[name, key, f"{value:.1f}"] for name, scores in metrics["scores"].items() for key, value in _flat(scores)]
-    return [("Held-out questions of this stage; percent.", ["on", "what", "score"], rows)]
-
-
-def _flat(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    leaves = []
-    for key, value in scores.items():
-        if isinstance(value, Mapping):
-            leaves += _flat(value, f"{prefix}{key}, ")
-        elif isinstance(value, int | float):
-            leaves.append((f"{prefix}{key}", value))
-    return leaves
+    tables = [
+        (f"Split {metrics['split']}; percent, a hit is IoU > theta.", *table_rows(metrics)),
+        (f"Split {metrics['split']}. {QUESTION_NOTE}", *question_rows(metrics)),
+        (f"Split {metrics['split']}, retrieval among short videos; percent, but for the rank.", *retrieval_rows(metrics)),
+    ]
+    return [table for table in tables if table[2]]

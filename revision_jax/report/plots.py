@@ -1,6 +1,7 @@
 """The pictures of a report: matplotlib figures, written as PNG files. Times are seconds, scores percent."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,9 +22,10 @@ STYLE = {
 }  # fmt: skip
 COLORS = {
     "clip": "#b8b8b8", "depth0": "#e9b872", "before": "#a9c4de", "depth1": "#1f5f99", "depth2": "#6a9f58",
-    "retrieve_then_ground": "#d0b93a", "fused": "#3a8f8f", "depth3": "#2f6b3a", "depth2_bottom_up": "#c98ba8",
-    "depth3_bottom_up": "#8f3f68", "depth2_rescaled": "#9bbf8a", "depth3_rescaled": "#55925f",
+    "depth1_retrieve_then_ground": "#d0b93a", "depth3_fused": "#3a8f8f", "depth3": "#2f6b3a",
+    "depth2_bottom_up": "#c98ba8", "depth3_bottom_up": "#8f3f68", "depth3_top_down_rescaled": "#55925f",
 }  # fmt: skip
+OTHERS = ("#7b6ba8", "#a86b6b", "#6b93a8", "#a8926b")  # for methods without a color of their own, in turn
 TRUTH, PREDICTION = "#2e8b57", "#1f5f99"
 ZOOM_S = 60.0  # what is shown on each side of a moment
 
@@ -47,12 +49,16 @@ class Timeline:
     threshold: float
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float], path: Path) -> None:
-    """The training loss of every step and its running mean."""
+def loss_curve(
+    steps: Sequence[int], losses: Sequence[float], path: Path, validations: Mapping[int, float] = {}
+) -> None:  # fmt: skip
+    """The training loss of every step and its running mean; validations, step -> loss, as points."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
         axes.plot(steps, losses, color="#c9d6e3", linewidth=0.8, label="each step")
         axes.plot(steps, _running_mean(losses), color=PREDICTION, linewidth=1.8, label="running mean")
+        if validations:
+            axes.plot(*zip(*sorted(validations.items())), color=TRUTH, marker="o", markersize=4, label="validation")
         axes.set(xlabel="step", ylabel="loss (nats a token)", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
         axes.set_ylim(0, None)
         axes.legend()
@@ -72,10 +78,13 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """R@1 and R@5 of several methods, a group of bars for each IoU threshold.
 
     Args:
-      recalls: method, a key of `COLORS` -> {"R1@0.3": percent, ...}.
+      recalls: method -> {"R1@0.3": percent, ...}.
     """
     thetas = ("0.1", "0.3", "0.5", "0.7")
     methods = [method for method in COLORS if method in recalls]
+    methods += [method for method in recalls if method not in COLORS and method != "before_depth0"]
+    others = itertools.cycle(OTHERS)
+    colors = {method: COLORS.get(method) or next(others) for method in methods}
     width = 0.8 / len(methods)
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.1), sharey=True, layout="constrained")
@@ -83,7 +92,7 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
             for i, method in enumerate(methods):
                 heights = [recalls[method][f"R{rank}@{theta}"] for theta in thetas]
                 places = [x + (i - (len(methods) - 1) / 2) * width for x in range(len(thetas))]
-                bars = axes.bar(places, heights, width * 0.92, color=COLORS[method], label=method_name(method))
+                bars = axes.bar(places, heights, width * 0.92, color=colors[method], label=method_name(method))
                 axes.bar_label(bars, fmt="%.0f", fontsize=6.5, padding=1, color="#444444")
             axes.set_xticks(range(len(thetas)), [f"IoU > {theta}" for theta in thetas])
             axes.set(title=f"R@{rank}", ylim=(0, 105))

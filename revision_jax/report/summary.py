@@ -27,9 +27,10 @@ def write_summary(
       cases: queries to show, see `choose_cases`.
     """
     figures = []
-    steps, losses = read_losses(folder.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    steps, losses, validations = read_losses(folder.parent)
     if len(steps) > 1:
-        plots.loss_curve(steps, losses, folder / "loss.png")
+        plots.loss_curve(steps, losses, folder / "loss.png", validations)
         figures.append(("Training", folder / "loss.png", "Loss of the answers' tokens."))
     recalls = {name: scores["recall"]["mad"] for name, scores in named_methods(metrics).items() if scores["recall"]}
     if recalls:
@@ -56,8 +57,11 @@ def _spread(cases: Sequence, count: int) -> list:
     return [cases[i * len(cases) // count] for i in range(count)]
 
 
-def read_losses(workdir: Path) -> tuple[list[int], list[float]]:
-    """Steps and losses of `metrics.jsonl`; empty where there is none."""
+def read_losses(workdir: Path) -> tuple[list[int], list[float], dict[int, float]]:
+    """Steps and losses of `metrics.jsonl`, and the losses of validations by step; empty where there is none."""
     path = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row["step"] for row in rows], [row["loss"] for row in rows]
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    rows = [json.loads(line) for line in text.split("\n") if line]
+    trained = [row for row in rows if "loss" in row]
+    validations = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+    return [row["step"] for row in trained], [row["loss"] for row in trained], validations

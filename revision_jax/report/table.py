@@ -12,17 +12,10 @@ NAMES = {
     "before_depth0": "before training, one pass",
     "depth2": "one upper level (depth 2)",
     "depth3": "two upper levels (depth 3)",
-    "depth2_bottom_up": "depth 2, bottom-up",
-    "depth3_bottom_up": "depth 3, bottom-up",
-    "depth2_rescaled": "depth 2, rescaled",
-    "depth3_rescaled": "depth 3, rescaled",
-    "retrieve_then_ground": "similar windows only",
-    "fused": "upper levels and similarity",
+    "depth1_retrieve_then_ground": "similar windows only",
 }
-CHOOSING = (
-    "retrieve_then_ground", "depth2", "depth2_rescaled", "depth2_bottom_up", "depth3", "depth3_rescaled",
-    "depth3_bottom_up", "fused",
-)  # fmt: skip
+POLICIES = {"bottom_up": "bottom-up", "top_down_rescaled": "rescaled", "fused": "fused with similarity"}
+FIRST = ("clip", "depth0", "depth1")  # rows that stand before the deeper searches
 # Column heading -> where its value stands in a method's scores.
 COLUMNS = {
     "R1@.1": ("recall", "mad", "R1@0.1"),
@@ -63,7 +56,10 @@ DETAIL_NOTE = (
 
 def method_name(method: str) -> str:
     """The printed name of a method of `metrics.json`."""
-    return NAMES.get(method, method)
+    if method in NAMES:
+        return NAMES[method]
+    depth, _, policy = method.removeprefix("depth").partition("_")
+    return f"depth {depth}, {POLICIES.get(policy, policy)}" if policy and depth.isdigit() else method
 
 
 def clock(seconds: float) -> str:
@@ -76,7 +72,7 @@ def named_methods(metrics: Mapping) -> dict[str, Mapping]:
     """All rows of the table: CLIP, before training, then this model, deeper and deeper. Method -> scores."""
     before, after = metrics.get("before") or {}, metrics["methods"]
     rows = {"clip": after.get("clip"), "before_depth0": before.get("depth0"), "before": before.get("depth1")}
-    rows |= {method: after.get(method) for method in ("depth0", "depth1", *CHOOSING)}
+    rows |= {method: after.get(method) for method in (*FIRST[1:], *(name for name in after if name not in FIRST))}
     return {name: scores for name, scores in rows.items() if scores}
 
 
@@ -120,30 +116,71 @@ def _cell(scores: Mapping, path: tuple[str, ...]) -> str:
 def level_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of what the upper levels sent down; no rows for a search without upper levels."""
     rows = []
-    for method in CHOOSING:
-        levels = metrics["methods"].get(method, {}).get("search", [])
+    for method, scores in metrics["methods"].items():
+        levels = scores.get("search", [])
         sizes = [f"groups of {size}" for size in metrics["levels"]][-len(levels) :]
-        if method == "retrieve_then_ground":
+        if method.startswith("depth1"):  # no upper level chose
             sizes = ["similarity"]
         for name, level in zip(sizes, levels):
             rows.append([method_name(method), name, f"{level['sent']:.1f}", f"{level['recall']:.1f}"])
     return ["method", "level", "windows sent down", "events among them"], rows
 
 
-def print_table(metrics: Mapping) -> None:
-    """Prints the tables to the terminal."""
+QUESTION_NOTE = "A stage's own questions about held-out rows; percent, but for losses and counts."
+RANKS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
+
+
+def question_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a stage's own questions: a row a score, with a column for the model before training."""
+    models = [name for name in ("trained", "before") if any(name in found for found in metrics["questions"].values())]
+    rows = []
+    for question, found in metrics["questions"].items():
+        values = {model: dict(_leaves(found.get(model, {}))) for model in models}
+        for score in dict.fromkeys(score for model in models for score in values[model]):
+            rows.append([f"{question}: {score}", *(_number(values[model].get(score)) for model in models)])
+    names = {"trained": "trained", "before": "before training"}
+    return ["question", *(names[model] for model in models)], rows
+
+
+def _leaves(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    leaves = []
+    for key, value in scores.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        leaves += _leaves(value, f"{name}, ") if isinstance(value, Mapping) else [(name, value)]
+    return leaves
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def retrieval_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of retrieval among short videos."""
+    methods = metrics["retrieval"].get("methods", {})
+    return ["method", *RANKS], [[method_name(name), *(f"{row[rank]:.1f}" for rank in RANKS)] for name, row in methods.items()]
+
+
+def print_table(metrics: Mapping[str, Any]) -> None:
+    """Prints the tables to the terminal: only those that hold something."""
+    main = method_name(metrics["served"] or "depth1")
+    protocol, split = metrics["protocol"], metrics["split"]
     counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
     note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
-    protocol = metrics["protocol"]
-    title = f"{metrics['split']}: {counts}; protocol {protocol['name']} ({protocol['says']})"
-    print_rows(title, note, *table_rows(metrics), method_name("depth1"))
-    print_rows("sets of moments, calibration, cost", DETAIL_NOTE, *detail_rows(metrics), method_name("depth1"))
-    for title, note, (headings, rows) in (
-        ("where the search goes", LEVEL_NOTE, level_rows(metrics)),
-        ("differences, query by query, with 95 % intervals", "Percent.", compared_rows(metrics)),
-    ):
+    title = f"{split}: {counts}; protocol {protocol['name']} ({protocol['says']})"
+    retrieval = metrics["retrieval"]
+    for title, note, (headings, rows), marked in (
+        (f"{split}: questions", QUESTION_NOTE, question_rows(metrics), ""),
+        (f"{split}: {retrieval.get('queries')} queries, {retrieval.get('clips')} clips", "Percent, but for the rank.",
+         retrieval_rows(metrics), ""),
+        (title, note, table_rows(metrics), main),
+        ("sets of moments, calibration, cost", DETAIL_NOTE, detail_rows(metrics), main),
+        ("where the search goes", LEVEL_NOTE, level_rows(metrics), ""),
+        ("differences, query by query, with 95 % intervals", "Percent.", compared_rows(metrics), ""),
+    ):  # fmt: skip
         if rows:
-            print_rows(title, note, headings, rows)
+            print_rows(title, note, headings, rows, marked)
 
 
 def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = "") -> None:

@@ -1,152 +1,100 @@
-"""A run in PyTorch's formats: each format written, and read back for the check.
+"""A run out: as PyTorch's formats, or as a bundle that needs nothing beside itself."""
 
-A writer fills a folder from a run's parts; a reader gives the grounder that the folder holds, `Held`.
-"""
-
-import math
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ml_collections import ConfigDict
-from safetensors.numpy import save_file
+import jax
+import jax.numpy as jnp
 
-from revision_jax.config import resolve_path
-from revision_jax.interop.adapter import (
-    load_dense_adapter,
-    load_sparse_adapter,
-    save_projector,
-    save_sparse_adapter,
-)
-from revision_jax.interop.check import Comparison, compare
-from revision_jax.interop.files import read_config
-from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits
-from revision_jax.interop.lora import LoRA, read_lora, write_lora
-from revision_jax.interop.merged import MergedLlama
-from revision_jax.interop.output import byte_progress, copy_tokenizer, write_json
-from revision_jax.interop.shards import write_shards
-from revision_jax.interop.stage import PROJECTOR, Adapter, Stage, read_stage, write_projector, write_stage
-from revision_jax.interop.unified import write_unified
-from revision_jax.interop.weights import Weights
-from revision_jax.models.adapter import DenseAdapter, SparseAdapter
-from revision_jax.runs.grounder import make_prompt_encoder
-from revision_jax.runs.parts import UNIFIED, RunParts
-from revision_jax.training.optimizer import trained_by
+from revision_jax import __version__
+from revision_jax.checkpoint import fingerprint_trained
+from revision_jax.config import ConfigError, resolve_path
+from revision_jax.files import read_json
+from revision_jax.interop.check import Comparison
+from revision_jax.interop.output import MANIFEST, check_free, output_folder, write_json
+from revision_jax.interop.weights import Weights, weights_dtype
+from revision_jax.report.model_card import model_card
+from revision_jax.runs.bundle import check_bundle, write_bundle
+from revision_jax.runs.formats import ADAPTER_FILES, WRITERS, check_folder
+from revision_jax.runs.parts import RunParts, restore_parts
+from revision_jax.runs.run import Run
+from revision_jax.units import GIB
 
-ADAPTER_FILES = {"dense": "mm_projector.safetensors", "sparse": "sparse_adapter.safetensors", "unified": UNIFIED}
-SECOND_ADAPTER = "sparse_adapter.bin"  # of variant U here, whose one LoRA serves both levels
-# Stage -> the levels at which its model answers; the first is the one whose adapter stands at `mm_projector`.
-LEVELS = {
-    "align": ("dense",),
-    "dense": ("dense",),
-    "sparse": ("sparse",),
-    "long": ("sparse",),
-    "unified": ("dense", "sparse"),
-}
+BUNDLE = "bundle"
+log = logging.getLogger(__name__)
 
 
-class Held(NamedTuple):
-    """What a folder holds: a Llama's state dict, the LoRA to add to it, an adapter a level."""
+def export(
+    workdir: str | Path, out: str | Path, form: str, *, dtype: str = "", shard_gib: float = 0.0, check: bool = True
+) -> dict[str, Any]:
+    """Writes a run's newest checkpoint into the new folder `out`; returns what its manifest.json holds.
 
-    tensors: Any
-    lora: LoRA | None
-    adapters: dict[str, Adapter]
-
-
-def sparse_options(config: ConfigDict) -> dict[str, float]:
-    """What a sparse adapter's files do not say."""
-    return {"num_heads": config.sparse.num_heads, "dropout": config.sparse.dropout}
-
-
-# ------------------------------------------------------------------------------------------------- revisionllm
-def write_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, shard_bytes: int) -> None:
-    level = LEVELS[config.stage][0]
-    adapter = getattr(parts, level)
-    if parts.lora is None:  # the align stage: a projector is all there is
-        write_projector(adapter, folder / PROJECTOR, dtype=dtype)
-        return
-    trained = trained_by(config.trainable, ["adapter/kernel" if level == "dense" else "sparse/global_rep_token"])
-    stage = Stage(parts.lora, adapter if trained else parts.unified, None if trained else adapter)
-    write_stage(stage, folder, base=config.base.llm, dtype=dtype)
-    if config.stage == "unified":
-        write_projector(parts.sparse, folder / SECOND_ADAPTER, dtype=dtype)
-
-
-def read_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    level = LEVELS[config.stage][0]
-    if parts.lora is None:
-        return Held(base, None, {level: load_dense_adapter(folder / PROJECTOR)})
-    stage = read_stage(folder, parts.llm, **sparse_options(config))
-    adapters = {level: adapter_of(stage, level)}
-    if config.stage == "unified":
-        adapters["sparse"] = load_sparse_adapter(folder / SECOND_ADAPTER, **sparse_options(config))
-    return Held(base, stage.lora, adapters)
-
-
-def adapter_of(stage: Stage, level: str) -> Adapter | None:
-    """A stage directory's own adapter of a level, None where it has none."""
-    kind = {"dense": DenseAdapter, "sparse": SparseAdapter}[level]
-    return next((adapter for adapter in (stage.trained, stage.frozen) if isinstance(adapter, kind)), None)
-
-
-# ------------------------------------------------------------------------------------------------- huggingface
-def write_merged(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, shard_bytes: int) -> None:
-    source = resolve_path(config.base.llm)
-    merged = MergedLlama(parts.llm, Weights(source), parts.lora, source=source)
-    total = sum(math.prod(merged[key].shape) for key in merged) * dtype.itemsize
-    with byte_progress("merges", total) as advance:
-        write_shards(merged, folder, dtype=dtype, shard_bytes=shard_bytes, on_bytes=advance)
-    raw = read_config(source, "llama")
-    raw.pop("torch_dtype", None)
-    write_json(folder / "config.json", raw | {"dtype": dtype.name})
-    copy_tokenizer(source, folder)
-    save_projector(parts.dense, folder / ADAPTER_FILES["dense"])
-    if parts.sparse is not None:
-        save_sparse_adapter(parts.sparse, folder / ADAPTER_FILES["sparse"])
-    if parts.unified is not None:
-        save_file(write_unified(parts.unified), folder / ADAPTER_FILES["unified"])
-
-
-def read_merged(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    adapters = {"dense": load_dense_adapter(folder / ADAPTER_FILES["dense"])}
-    if parts.sparse is not None:
-        adapters["sparse"] = load_sparse_adapter(folder / ADAPTER_FILES["sparse"], **sparse_options(config))
-    return Held(Weights(folder), None, adapters)
-
-
-# ------------------------------------------------------------------------------------------------- peft
-def write_peft(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, shard_bytes: int) -> None:
-    write_lora(parts.lora, folder, base=config.base.llm, dtype=dtype)
-
-
-def read_peft(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    return Held(base, read_lora(folder, parts.llm), {level: getattr(parts, level) for level in LEVELS[config.stage]})
-
-
-Writer = Callable[[ConfigDict, RunParts, Path, Any, int], None]
-Reader = Callable[[ConfigDict, RunParts, Path, Weights], Held]
-WRITERS: dict[str, Writer] = {
-    "revisionllm": write_stage_directory,
-    "huggingface": write_merged,
-    "peft": write_peft,
-}
-READERS: dict[str, Reader] = {"revisionllm": read_stage_directory, "huggingface": read_merged, "peft": read_peft}
-
-
-# ------------------------------------------------------------------------------------------------- the check
-def check_folder(config: ConfigDict, parts: RunParts, folder: Path, form: str, dtype: Any) -> dict[str, Comparison]:
-    """Reads a folder back and compares its logits with the run's, at each level that the run answers.
+    Args:
+      form: `bundle`, or a key of `formats.WRITERS`.
+      dtype: of the weights; default the base LLM's own for `huggingface`, float32 for the others.
+      shard_gib: largest weight file of `huggingface`, in GiB; 0 takes 1.
+      check: read back and compare; without it, the manifest says that nothing was checked.
 
     Raises:
-      CheckError: they differ by more than `dtype` explains.
+      ConfigError, CheckpointError: no such run, or its parts changed; an option that a format cannot honour.
+      CheckError: what was written computes something else.
     """
-    base, prompts = Weights(resolve_path(config.base.llm)), make_prompt_encoder(config)
-    held = READERS[form](config, parts, folder, base)
-    found = {}
-    for level in LEVELS[config.stage]:
-        run = Parts(base, parts.lora, getattr(parts, level))
-        given = fixed_input(prompts, run.adapter)
-        written = Parts(held.tensors, held.lora, held.adapters[level])
-        logits = [grounder_logits(side, parts.llm, given) for side in (run, written)]
-        found[level] = compare(*logits, dtype, given.answers)
+    check_free(out)
+    run = Run.load(workdir, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1}, devices=jax.devices()[:1])
+    if form == BUNDLE:
+        return _export_bundle(run, Path(out), dtype, shard_gib, check)
+    if shard_gib and form != "huggingface":
+        raise ConfigError(f"--shard-gib has no effect with --format {form}: only huggingface writes shards")
+    parts = restore_parts(run.config, run.workdir, run.mesh)
+    if form == "peft" and parts.lora is None:
+        raise ConfigError(f"{workdir} is a run of stage {run.stage.name!r}, which has no LoRA to export")
+    if not dtype:
+        base = Weights(resolve_path(run.config.base.llm))
+        dtype = weights_dtype(base).name if form == "huggingface" else "float32"
+    identity = _identity(run, form, parts.step) | {"dtype": dtype, "shard_gib": shard_gib or 1.0}
+    identity["lora"] = parts.lora is not None
+    with output_folder(out, identity) as folder:
+        WRITERS[form](run.config, parts, folder, jnp.dtype(dtype), int(identity["shard_gib"] * GIB))
+        found = _compare(run, parts, folder, form, jnp.dtype(dtype)) if check else {}
+        manifest = identity | {"check": {level: comparison.as_dict() for level, comparison in found.items()} or None}
+        if form == "huggingface":
+            adapters = [f"`{name}`" for name in ADAPTER_FILES.values() if (folder / name).is_file()]
+            card = model_card(run.config, manifest, read_json(run.workdir / "eval" / "metrics.json"), adapters)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _identity(run: Run, form: str, step: int) -> dict[str, Any]:
+    """What an export is of."""
+    log.info("hashes the sources")  # of 13 GB at 7B: a minute
+    return {
+        "made_by": f"revision_jax {__version__}",
+        "format": form,
+        "stage": run.stage.name,
+        "run": {"path": str(run.workdir), "step": step, "sha256": fingerprint_trained(run.workdir / "checkpoints", step)},
+        "base": run.fingerprints,
+    }
+
+
+def _compare(run: Run, parts: RunParts, folder: Path, form: str, dtype: Any) -> Mapping[str, Comparison]:
+    log.info("reads back what was written, and compares it")
+    found = check_folder(run.config, parts, folder, form, dtype)
+    for level, comparison in found.items():
+        log.info("check, %s level: %s", level, comparison)
     return found
+
+
+def _export_bundle(run: Run, out: Path, dtype: str, shard_gib: float, check: bool) -> dict[str, Any]:
+    given = {"--dtype": dtype, "--shard-gib": shard_gib, "--no-check": not check}
+    refused = [flag for flag, value in given.items() if value]
+    if refused:
+        raise ConfigError(f"{', '.join(refused)} has no effect with --format {BUNDLE}: its files are copies")
+    run.check_answers()
+    with output_folder(out, _identity(run, BUNDLE, run.steps)) as folder:
+        write_bundle(run.config, run.workdir, folder)
+        manifest = _identity(run, BUNDLE, run.steps) | {"check": check_bundle(run, folder)}
+        write_json(folder / MANIFEST, manifest)
+    return manifest

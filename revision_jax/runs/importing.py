@@ -15,13 +15,14 @@ from revision_jax.checkpoint import Checkpoints, Meta
 from revision_jax.config import ConfigError, resolve_path
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits
-from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.stage import PROJECTOR, Stage, adapter_arrays, read_stage, write_unified
 from revision_jax.interop.weights import Weights
-from revision_jax.runs.exporting import LEVELS, adapter_of, sparse_options
-from revision_jax.runs.grounder import fingerprints, make_prompt_encoder, trained_by_predecessors
-from revision_jax.runs.parts import UNIFIED, abstract_grounder, restore_parts
+from revision_jax.runs.exporting import adapter_of, sparse_options
+from revision_jax.runs.base import llama_config, make_prompts
+from revision_jax.runs.grounder import fingerprints, trained_by_predecessors
+from revision_jax.runs.parts import UNIFIED, restore_parts, shapes_and_fresh
 from revision_jax.runs.predecessors import check_lora
+from revision_jax.runs.stage import stage_of
 from revision_jax.training.state import split_by_table
 from revision_jax.training.workdir import open_workdir
 
@@ -38,8 +39,8 @@ def import_stage(config: ConfigDict, source: Path, workdir: Path, mesh: Mesh) ->
       ConfigError: parts that are missing there, or differ from those that the config names.
       ValueError: tensors that do not fit, listed.
     """
-    _, shapes, arrays = abstract_grounder(config, mesh)
-    stage = read_stage(source, read_llama_config(resolve_path(config.base.llm)), **sparse_options(config))
+    shapes, arrays = shapes_and_fresh(config, mesh)
+    stage = read_stage(source, llama_config(config), **sparse_options(config))
     check_lora(config, stage.lora.config, source)
     trainable, _, _ = split_by_table(shapes, config.trainable)
     found = stage_arrays(stage)
@@ -88,9 +89,9 @@ def check_import(config: ConfigDict, source: Path, workdir: Path, mesh: Mesh) ->
     """
     parts = restore_parts(config, workdir, mesh)
     stage = read_stage(source, parts.llm, **sparse_options(config))
-    base, prompts = Weights(resolve_path(config.base.llm)), make_prompt_encoder(config)
+    base, prompts = Weights(resolve_path(config.base.llm)), make_prompts(config)
     found = {}
-    for level in LEVELS[config.stage]:
+    for level in stage_of(config).adapters:
         adapter = getattr(parts, level)
         given = fixed_input(prompts, adapter)
         theirs = adapter_of(stage, level) or adapter

@@ -11,25 +11,24 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from revision_jax.config import ConfigError, resolve_path
+from revision_jax.config import ConfigError
 from revision_jax.interop.files import read_tensors
-from revision_jax.interop.llama import is_lora_path, read_llama_config
+from revision_jax.interop.llama import is_lora_path
 from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import flat_params
 from revision_jax.interop.unified import read_unified
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
-from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import Compute, Llama, LlamaConfig
+from revision_jax.models.llama import LlamaConfig
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.runs.base import llama_config
 from revision_jax.runs.grounder import (
+    abstract_grounder,
+    check_files,
     make_adapters,
-    missing_base,
-    report_missing,
     restore_trained,
     trained_by_predecessors,
 )
-from revision_jax.runs.predecessors import missing_predecessors
-from revision_jax.training.state import Arrays, Module, split_by_table, take_apart
+from revision_jax.training.state import Arrays, split_by_table, take_apart
 
 UNIFIED = "unified_adapter.safetensors"  # in the work folder of a run that was made of variant U's published layout
 
@@ -53,32 +52,33 @@ class RunParts(NamedTuple):
     unified: Mapping[str, np.ndarray] | None = None
 
 
-def abstract_grounder(config: ConfigDict, mesh: Mesh) -> tuple[Module, dict[str, jax.ShapeDtypeStruct], Arrays]:
-    """The grounder of a config: its structure, the shapes and places of all its arrays, and its fresh adapters' arrays.
+def shapes_and_fresh(config: ConfigDict, mesh: Mesh) -> tuple[Arrays, Arrays]:
+    """Of a config's grounder: path -> shape and place of every array, and the fresh arrays of its adapters.
 
     Raises:
       ConfigError: missing parts.
     """
-    report_missing(missing_base(config) + missing_predecessors(config))
-    sizes, lora = read_llama_config(resolve_path(config.base.llm)), LoRAConfig(**config.lora)
-    compute = Compute(jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype))
-    llm = nnx.eval_shape(lambda: Llama(sizes, lora=lora, rngs=nnx.Rngs(0), compute=compute))
-    module, arrays = take_apart(Grounder(llm, *make_adapters(config, sizes.hidden_size)))
+    check_files(config)
+    module, arrays = take_apart(abstract_grounder(config))
     where = module.shardings(mesh)
     shapes = {
         path: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where[path]) for path, array in arrays.items()
     }
-    return module, shapes, {path: array for path, array in arrays.items() if isinstance(array, jax.Array)}
+    fresh: Arrays = {}
+    for name, adapter in zip(("adapter", "sparse"), make_adapters(config, llama_config(config).hidden_size)):
+        if adapter is not None:
+            fresh |= {f"{name}/{path}": param.get_value() for path, param in flat_params(adapter).items()}
+    return shapes, fresh
 
 
-def restore_parts(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> RunParts:
+def restore_parts(config: ConfigDict, workdir: Path, mesh: Mesh) -> RunParts:
     """The parts as a run's newest checkpoint has them.
 
     Raises:
       ConfigError: missing parts; a run that trained weights of the LLM itself.
       CheckpointError: no checkpoint, or one that stands on other files.
     """
-    _, shapes, arrays = abstract_grounder(config, mesh)
+    shapes, arrays = shapes_and_fresh(config, mesh)
     trainable, _, _ = split_by_table(shapes, config.trainable)
     inside = [path for path in trainable if path.startswith("llm/") and not is_lora_path(path)]
     if inside:
@@ -86,13 +86,13 @@ def restore_parts(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> RunPar
     arrays |= trained_by_predecessors(config, shapes)
     step, trained = restore_trained(config, workdir, trainable)
     arrays |= trained
-    sizes = read_llama_config(resolve_path(config.base.llm))
+    sizes = llama_config(config)
     lora = {path.removeprefix("llm/"): np.asarray(array) for path, array in arrays.items() if is_lora_path(path)}
     dense, sparse = make_adapters(config, sizes.hidden_size)
     fill(dense, arrays, "adapter")
     if sparse is not None:
         fill(sparse, arrays, "sparse")
-    carried = Path(workdir) / UNIFIED
+    carried = workdir / UNIFIED
     unified = read_unified(read_tensors(carried), str(carried)) if carried.is_file() else None
     return RunParts(sizes, LoRA(LoRAConfig(**config.lora), lora) if lora else None, dense, sparse, step, unified)
 

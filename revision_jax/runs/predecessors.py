@@ -13,18 +13,15 @@ from ml_collections import ConfigDict
 from revision_jax import config as configs
 from revision_jax.checkpoint import Checkpoints, Meta, fingerprint, fingerprint_trained
 from revision_jax.config import ConfigError, differences, resolve_path
-from revision_jax.config_rules import STAGE_MAY, STAGE_NEEDS
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.lora import CONFIG, is_lora
 from revision_jax.interop.stage import NON_LORA, adapter_arrays, read_stage
 from revision_jax.models.adapter import SparseAdapter
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.runs.stage import makers, stage_of
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
 
-# What trains each, and the stages that may have done so.
-CONFIGS = {"dense": "configs/stage1.py", "sparse": "configs/stage1_sparse.py"}
-STAGES = {"dense": ("dense", "unified"), "sparse": ("sparse",)}
 # Fields in which a stage must agree with its predecessor, or its parameters mean something else. Dropout may differ.
 SHARED = {
     "dense": ("base.", "lora.", "hierarchy.window_s", "hierarchy.num_frames", "prompt.system"),
@@ -38,8 +35,8 @@ FREE = ("lora.dropout", "sparse.dropout")
 
 def predecessors(config: ConfigDict) -> tuple[str, ...]:
     """Names in `init` of what a stage starts from: what it needs, and what it was given beside."""
-    needs = STAGE_NEEDS[config.stage]
-    return needs + tuple(name for name in STAGE_MAY[config.stage] if config.init[name])
+    stage = stage_of(config)
+    return stage.needs + tuple(name for name in stage.may if config.init[name])
 
 
 def missing_predecessors(config: ConfigDict) -> list[str]:
@@ -50,7 +47,7 @@ def missing_predecessors(config: ConfigDict) -> list[str]:
         folder = resolve_path(workdir)
         if workdir and is_lora(folder):
             continue
-        if not workdir or not (folder / "config.json").is_file() or not any((folder / "checkpoints").glob("[0-9]*")):
+        if not workdir or not is_run(folder):
             found = f"no trained run at {folder}" if workdir else "not given"
             missing.append(f"init.{before}: {found}; make it with\n    {command(config, before)}")
     return missing
@@ -58,20 +55,41 @@ def missing_predecessors(config: ConfigDict) -> list[str]:
 
 def command(config: ConfigDict, before: str) -> str:
     """The command that trains what `init.<before>` names."""
-    preset = "" if config.data.name not in configs.presets(CONFIGS[before]) else f":{config.data.name}"
-    words = ["python -m revision_jax.train --config", f"{CONFIGS[before]}{preset}"]
-    for earlier in STAGE_NEEDS[before]:
+    maker = makers(before)[0]
+    preset = "" if config.data.name not in configs.presets(maker.config) else f":{config.data.name}"
+    words = ["python -m revision_jax.train --config", f"{maker.config}{preset}"]
+    for earlier in maker.needs:
         words.append(f"--config.init.{earlier}={config.init[earlier] or 'RUN'}")
     return " ".join([*words, f"--workdir {config.init[before] or 'RUN'}"])
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is the work folder of a run that was trained."""
+    return (folder / "config.json").is_file() and any((folder / "checkpoints").glob("[0-9]*"))
+
+
+def served_step(config: ConfigDict, workdir: Path) -> int:
+    """The step whose parameters a run is used with: the newest, or with `train.keep_best` the best on val."""
+    with Checkpoints(workdir / "checkpoints", Meta(config.to_dict(), {}), read_only=True) as checkpoints:
+        step = checkpoints.best_step() if config.train.keep_best else checkpoints.latest_step
+    if step is None:
+        raise ConfigError(f"{workdir} holds no checkpoint to be used; train it first.")
+    return step
 
 
 def predecessor_prints(config: ConfigDict) -> dict[str, dict[str, str]]:
     """Role -> work folder and content hash of each run that a stage starts from, for its own checkpoints."""
     folders = {before: resolve_path(config.init[before]) for before in predecessors(config)}
-    sha256 = lambda folder: fingerprint(folder) if is_lora(folder) else fingerprint_trained(folder / "checkpoints")
+    sha256 = lambda folder: fingerprint(folder) if is_lora(folder) else _trained_sha256(folder)
     return {
         f"init.{before}": {"path": config.init[before], "sha256": sha256(folder)} for before, folder in folders.items()
     }
+
+
+def _trained_sha256(workdir: Path) -> str:
+    """Of the parameters that a run is used with."""
+    step = served_step(configs.load_json(workdir / "config.json"), workdir)
+    return fingerprint_trained(workdir / "checkpoints", step)
 
 
 def trained_before(
@@ -91,9 +109,10 @@ def trained_before(
     if is_lora(workdir):
         return published_before(config, before, workdir, arrays)
     earlier = configs.load_json(workdir / "config.json")
-    if earlier.stage not in STAGES[before]:
+    if stage_of(earlier) not in makers(before):
+        expected = " or ".join(stage.name for stage in makers(before))
         raise ConfigError(
-            f"init.{before} is {workdir}, a run of stage {earlier.stage!r}; expected {' or '.join(STAGES[before])}, "
+            f"init.{before} is {workdir}, a run of stage {earlier.stage!r}; expected {expected}, "
             f"made with\n    {command(config, before)}"
         )
     shared = lambda key: key.startswith(SHARED[before]) and key not in FREE
@@ -107,7 +126,7 @@ def trained_before(
     expected = {path: arrays[path] for path in trained_by(earlier.trainable, arrays)}
     parts = {role: base[role] for role in earlier.base if role in base}
     with Checkpoints(workdir / "checkpoints", Meta(earlier.to_dict(), parts), read_only=True) as checkpoints:
-        return checkpoints.restore_params(expected)[1]
+        return checkpoints.restore_params(expected, best=earlier.train.keep_best)[1]
 
 
 def published_before(config: ConfigDict, before: str, directory: Path, arrays: Mapping[str, jax.Array]) -> Arrays:

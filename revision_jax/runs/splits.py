@@ -1,7 +1,8 @@
 """From a config to its data: where the splits are, made when they can be, checked against the run."""
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -17,18 +18,42 @@ from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.builders.shapes import prepare_shapes
 from revision_jax.data.check import known_gaps, sound_queries
 from revision_jax.data.store.features import MANIFEST, FeatureStore
-from revision_jax.data.video.extraction import Encoder, Extractor, identify
-from revision_jax.runs.grounder import check_base, make_hierarchy, missing_base, report_missing
-from revision_jax.runs.predecessors import missing_predecessors
+from revision_jax.data.video.extraction import Encoder, identify
+from revision_jax.runs.base import make_extractor, make_hierarchy, report_missing
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split's features, and its queries by video (videos without any are left out)."""
+
+    name: str
+    store: FeatureStore
+    queries: Mapping[str, Sequence[Query]]
+
+    @classmethod
+    def of(cls, name: str, store: FeatureStore, queries: Iterable[Query]) -> "Split":
+        """Raises ValueError where there are no queries."""
+        by_video: dict[str, list[Query]] = {}
+        for query in queries:
+            by_video.setdefault(query.video_id, []).append(query)
+        if not by_video:
+            raise ValueError(f"the {name} split in {store.path} has no queries; expected some to score.")
+        return cls(name, store, by_video)
+
+    @property
+    def all_queries(self) -> list[Query]:
+        """In the order in which they are answered."""
+        return [query for queries in self.queries.values() for query in queries]
+
+
 log = logging.getLogger(__name__)
 
 
-def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
-    """`base.clip` at the data's frame rate: what made the features also reads a user's own video."""
-    check_base(config)
-    return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)
+def splits_of(config: ConfigDict) -> tuple[str, ...]:
+    """The splits that a config's data set has."""
+    return ("train",) if config.data.name == "lcs" else SPLITS
 
 
 def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[str]:
@@ -51,11 +76,6 @@ def missing_data(config: ConfigDict, splits: tuple[str, ...] = SPLITS) -> list[s
         f"data.name {config.data.name!r}: {MANIFEST}, {QUERIES}, features at {config.data.fps} frames a second as "
         f"ArrayRecord, made by `python -m revision_jax.prepare {config.data.name}` (--help has examples)"
     ]
-
-
-def check_files(config: ConfigDict) -> None:
-    """Raises ConfigError that lists all files a run needs and does not find, and how they are made."""
-    report_missing(missing_base(config) + missing_predecessors(config) + missing_data(config))
 
 
 def prepare_data(

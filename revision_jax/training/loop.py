@@ -29,9 +29,9 @@ from revision_jax.training.state import (
     split_by_table,
     take_apart,
 )
-from revision_jax.training.step import compile_step, make_program
+from revision_jax.training.step import compile_step, compile_validation, make_program
 from revision_jax.training.task import Task
-from revision_jax.training.workdir import MetricsLog, open_workdir
+from revision_jax.training.workdir import FREE, MetricsLog, open_workdir
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +41,34 @@ class NonFiniteLoss(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a run keeps from start to end: the model's structure, its frozen arrays, the jitted step, the mesh, and
-    what a step costs."""
+class Setup:
+    """What a run keeps from start to end.
+
+    Attributes:
+      module: the model's structure; frozen: its arrays that are not trained.
+      step_fn, validate_fn: the jitted steps.
+      mesh: the devices.
+      flops: what a step costs.
+    """
 
     module: Module
     frozen: Arrays
     step_fn: Callable
+    validate_fn: Callable
     mesh: jax.sharding.Mesh
     flops: FlopCount
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One start of a run: what it trains, and where it reads and writes."""
+
+    config: ConfigDict
+    workdir: Path
+    task: Task
+    setup: Setup
+    iterator: Iterator
+    checkpoints: Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +76,7 @@ class Result:
     """What a run leaves.
 
     Attributes:
-      model: with its trained parameters, on the mesh.
+      model: with its trained parameters, on the mesh; with `train.keep_best` those of the best step.
       mesh: the devices.
       first_step, last_step: updates done before and after this start.
       compilations: of the train step: one a kind of batch that was met, 0 when there was nothing left to do.
@@ -80,7 +99,7 @@ def run(config: ConfigDict, workdir: str | Path, task: Task, *, profile: bool = 
 
     Raises:
       ConfigError: the work folder belongs to another config.
-      CheckpointError: a checkpoint cannot be written, or stands on other frozen files.
+      CheckpointError: a checkpoint cannot be written, or was trained on other frozen files.
       NonFiniteLoss: names the step and the batch's records.
       Preempted: the machine is being taken away; everything is saved, the same command goes on.
       HungHost: another host did not come to a log line in time; names it.
@@ -92,24 +111,35 @@ def run(config: ConfigDict, workdir: str | Path, task: Task, *, profile: bool = 
 
     with jax.set_mesh(mesh):
         # --------------------------------------------------------------------- model, optimizer
-        parts, state = build(config, task, mesh)
+        setup, state = build(config, task, mesh)
 
         # --------------------------------------------------------------------- resume
         iterator = iter(task.batches)
-        meta = Meta(config.to_dict(), task.base)
-        with Checkpoints(workdir / "checkpoints", meta, keep=config.train.keep_checkpoints) as checkpoints:
+        with open_checkpoints(config, workdir, task) as checkpoints:
             state = resume(state, iterator, checkpoints)
             first = int(state.step)
+            session = Session(config, workdir, task, setup, iterator, checkpoints)
 
             # ----------------------------------------------------------------- train
             with Preemption() as preemption, Profile(workdir / "profile", first, enabled=profile) as tracing:
-                state, shapes = train(
-                    config, workdir, task, parts, state, iterator, checkpoints, preemption=preemption, tracing=tracing
-                )
+                state, shapes = train(session, state, preemption, tracing)
 
-        # --------------------------------------------------------------------- done
-        model = parts.module.merge(state.trainable, parts.frozen)
-    return Result(model, mesh, first, int(state.step), parts.step_fn._cache_size(), len(shapes))
+            # ----------------------------------------------------------------- done
+            last, trained = int(state.step), state.trainable
+            if config.train.keep_best:
+                best, trained = checkpoints.restore_params(trained, best=True)
+                log.info("the weights of step %d have the lowest validation loss", best)
+        model = setup.module.merge(trained, setup.frozen)
+    return Result(model, mesh, first, last, setup.step_fn._cache_size(), len(shapes))
+
+
+def open_checkpoints(config: ConfigDict, workdir: Path, task: Task) -> Checkpoints:
+    """The checkpoints of a run, to go on from and to write."""
+    every = config.train
+    return Checkpoints(
+        workdir / "checkpoints", Meta(config.to_dict(), task.base), keep=every.keep_checkpoints,
+        keep_best=every.keep_best, free=FREE,
+    )  # fmt: skip
 
 
 def total_steps(config: ConfigDict, task: Task) -> int:
@@ -117,8 +147,8 @@ def total_steps(config: ConfigDict, task: Task) -> int:
     return config.train.steps or config.train.epochs * task.epoch_batches
 
 
-def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Parts, TrainState]:
-    """The parts of a run and its fresh state, everything in its place on the mesh."""
+def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Setup, TrainState]:
+    """What a run keeps, and its fresh state, everything in its place on the mesh."""
     module, arrays = take_apart(task.model)
     shardings = module.shardings(mesh)
     trainable, frozen, multipliers = split_by_table(arrays, config.trainable)
@@ -129,7 +159,7 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Part
     parts = {"frozen weights": held(frozen), "trained": held(state.trainable), "optimizer": held(state.opt_state)}
     memory = check_memory(parts, mesh.shape, device_limit())
     log.info("%s\nmesh %s\n%s", describe_table(arrays, config.trainable), dict(mesh.shape), memory)
-    return Parts(module, frozen, compile_step(program, where), mesh, flops), state
+    return Setup(module, frozen, compile_step(program, where), compile_validation(program), mesh, flops), state
 
 
 def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> TrainState:
@@ -143,39 +173,31 @@ def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> T
 
 
 def train(
-    config: ConfigDict,
-    workdir: Path,
-    task: Task,
-    parts: Parts,
-    state: TrainState,
-    iterator: Iterator,
-    checkpoints: Checkpoints,
-    *,
-    preemption: Preemption,
-    tracing: Profile,
+    session: Session, state: TrainState, preemption: Preemption, tracing: Profile
 ) -> tuple[TrainState, set[tuple]]:
     """Steps until all are done; also the shapes of the batches met.
 
     The host waits for the device only where it logs.
     """
-    first, last, every = int(state.step), total_steps(config, task), config.train
+    task, setup, every = session.task, session.setup, session.config.train
+    first, last = int(state.step), total_steps(session.config, task)
     peak = peak_flops(jax.devices()[0].device_kind)
-    metrics_log = MetricsLog(workdir, first)
-    progress = Progress(first, last, peak=peak and peak * parts.mesh.size)
-    shapes, hosts = set(), host_shard(parts.mesh, every.batch_size)[1]
+    metrics_log = MetricsLog(session.workdir, first)
+    progress = Progress(first, last, peak=peak and peak * setup.mesh.size)
+    shapes, hosts = set(), host_shard(setup.mesh, every.batch_size)[1]
     pending = []  # (step, record ids, metrics still on the device) since the last log
     try:
         for step in range(first + 1, last + 1):
             with progress.waiting_for_data():
-                batch = next_batch(iterator, step)
+                batch = next_batch(session.iterator, step)
             records = batch.pop("record_id")
             shapes.add(tuple(sorted((name, array.shape) for name, array in batch.items())))
-            progress.count(*batch_size(batch, len(task.prefix)), parts.flops.step(batch), times=hosts)
+            progress.count(*batch_size(batch, len(task.prefix)), setup.flops.step(batch), times=hosts)
             with tracing.step(step):
-                batch = put_batch(batch, parts.mesh, every.batch_size)
-                state, metrics = parts.step_fn(state, batch, parts.frozen)
+                batch = put_batch(batch, setup.mesh, every.batch_size)
+                state, metrics = setup.step_fn(state, batch, setup.frozen)
             pending.append((step, records, metrics))
-            taken = preemption.reached(step)
+            taken, validation = preemption.reached(step), None
             if step % every.log_every == 0 or step == last or taken:
                 multihost.meet(f"step {step}")
                 logged, failure = fetch(pending, task.describe_record)
@@ -183,16 +205,40 @@ def train(
                 if failure:
                     raise NonFiniteLoss(failure)
                 pending = []
+            if task.validation and (step % every.eval_every == 0 or step == last):
+                validation = validate(session, state.trainable)
+                metrics_log.write_validation(step, validation)
+                progress.tell_validation(step, validation)
             if step % every.checkpoint_every == 0 or step == last or taken:
-                checkpoints.save(step, state.trainable, (state.opt_state, state.step), iterator)
+                save(session, state, validation)
             if taken and step < last:
-                checkpoints.wait()
+                session.checkpoints.wait()
                 multihost.meet(f"leaving after step {step}")  # launchers kill all once one has left
                 raise Preempted(step)
     finally:
         progress.close()
         metrics_log.close()
     return state, shapes
+
+
+def save(session: Session, state: TrainState, validation: dict[str, float] | None) -> None:
+    """Starts to write a checkpoint, with its validation loss if there is one."""
+    loss = None if validation is None else validation["val_loss"]
+    session.checkpoints.save(
+        int(state.step), state.trainable, (state.opt_state, state.step), session.iterator, val_loss=loss
+    )
+
+
+def validate(session: Session, trainable: Arrays) -> dict[str, float]:
+    """`val_loss` (nats a token) and `val_accuracy` of the answers' tokens of at most `eval.max_rows` held-out rows."""
+    config, setup = session.config, session.setup
+    size, sums = config.train.batch_size, []
+    for batches in session.task.validation:
+        for number in range(min(len(batches), max(config.eval.max_rows // size, 1))):
+            batch = {name: array for name, array in batches[number].items() if name != "record_id"}
+            sums.append(setup.validate_fn(trainable, put_batch(batch, setup.mesh, size), setup.frozen))
+    total = {name: sum(float(each[name]) for each in jax.device_get(sums)) for name in ("loss", "right", "tokens")}
+    return {"val_loss": total["loss"] / total["tokens"], "val_accuracy": total["right"] / total["tokens"]}
 
 
 def batch_size(batch: dict[str, np.ndarray], prefix: int) -> tuple[int, int]:

@@ -81,6 +81,13 @@ class Progress:
         line += f"  {timings['device_gib']:.1f} GiB a device" if "device_gib" in timings else ""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def tell_validation(self, step: int, values: dict[str, float]) -> None:
+        """A line of its own for a validation."""
+        line = f"step {step:{len(str(self.last))}d}/{self.last}  validation loss {values['val_loss']:.4f}  "
+        line += f"accuracy {values['val_accuracy']:.3f}"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._since = time.perf_counter()  # a validation is no step: the next speeds do not count it
+
     def close(self) -> None:
         self._bar.stop()
 

@@ -155,7 +155,20 @@ def _gradients(program: Program, trainable: Arrays, batch, frozen: Arrays, dropo
     return jax.lax.scan(add, zeros, (jnp.arange(program.accumulate), jax.tree.map(split, batch)))[0]
 
 
-def _loss(program: Program, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array, count):
+def validation_step(
+    trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program
+) -> dict[str, jax.Array]:
+    """Sums over the answer tokens of a held-out batch, without dropout: `loss`, `right` and `tokens`, float32 scalars.
+
+    Args:
+      batch, frozen: as in `train_step`.
+    """
+    tokens = batch["loss_mask"].sum().astype(jnp.float32)
+    loss, accuracy = _loss(program, frozen, trainable, batch, None, None)
+    return {"loss": loss * tokens, "right": accuracy * tokens, "tokens": tokens}
+
+
+def _loss(program: Program, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array | None, count):
     model = program.module.merge(trainable, frozen)
     seen = {name: array for name, array in batch.items() if name != "loss_mask"}
     hidden = model.hidden(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, H]
@@ -166,3 +179,8 @@ def compile_step(program: Program, shardings: TrainState) -> Callable:
     """The jitted step `(state, batch, frozen)`; `state` is donated and comes back where it was."""
     step = functools.partial(train_step, program=program)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+
+
+def compile_validation(program: Program) -> Callable:
+    """The jitted `validation_step(trainable, batch, frozen)`."""
+    return jax.jit(functools.partial(validation_step, program=program))

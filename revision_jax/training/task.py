@@ -1,7 +1,7 @@
 """What a stage trains: a model, its data and the files it stands on. The loop knows nothing else of it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -20,6 +20,7 @@ class Task:
       epoch_batches: batches in one pass over the data.
       describe_record: record id -> what it is (query, video, seconds), for errors.
       base: role ("llm") -> {"path", "sha256"} of each file the training stands on, for checkpoints.
+      validation: data sets of held-out batches of the same form, one for each kind; none where nothing is validated.
     """
 
     model: nnx.Module
@@ -28,3 +29,4 @@ class Task:
     epoch_batches: int
     describe_record: Callable[[int], str]
     base: Mapping[str, Mapping[str, str]]
+    validation: Sequence[grain.MapDataset] = ()

@@ -1,25 +1,48 @@
 """The work folder of a run: `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`, `eval/`."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
 
-from revision_jax.config import ConfigError, differences, load_json, save_json
+from revision_jax.checkpoint import config_changes
+from revision_jax.config import ConfigError, load_json, save_json
+
+# What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
+# not what it learns. A name that ends with a dot stands for all fields that begin with it.
+FREE = (
+    "mesh.", "search.", "eval.", "model.remat", "model.attention", "model.window_chunk", "data.read_threads",
+    "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.eval_every", "train.keep_best",
+)  # fmt: skip
+log = logging.getLogger(__name__)
 
 
-def check_workdir(path: str | os.PathLike, config: ConfigDict) -> None:
-    """Raises ConfigError if a work folder belongs to another config: every differing key with both values."""
-    saved = Path(path) / "config.json"
-    changed = differences(load_json(saved), config) if saved.exists() else {}
-    if changed:
-        listed = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())
+def check_workdir(path: Path, config: ConfigDict) -> None:
+    """Whether a run of this config may go on in a work folder; anything may where nothing was saved yet.
+
+    Raises:
+      ConfigError: it belongs to a config that differs in more than `FREE`; names every such key with both values.
+    """
+    _, refused = _changes(path, config)
+    if refused:
+        listed = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in refused.items())
         raise ConfigError(
             f"the work folder {path} belongs to another config:\n{listed}\n"
             "Give the same config to resume, or another --workdir."
         )
+
+
+def _changes(path: Path, config: ConfigDict) -> tuple[dict, dict]:
+    """What differs from the config of a work folder: (what may, what may not), key -> (there, now)."""
+    saved = path / "config.json"
+    if not saved.exists() or not any((path / "checkpoints").glob("[0-9]*")):
+        return {}, {}
+    return config_changes(load_json(saved).to_dict(), config.to_dict(), FREE)
 
 
 def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
@@ -28,17 +51,19 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
     Raises:
       ConfigError: the folder belongs to another config, or cannot be written.
     """
-    check_workdir(path, config)
     path = Path(path)
+    check_workdir(path, config)
+    allowed, _ = _changes(path, config)
     if jax.process_index() > 0:
         return path  # on a shared disk: the first host makes it
+    if allowed:
+        told = ", ".join(f"{key} {new!r} (was {old!r})" for key, (old, new) in allowed.items())
+        log.info("goes on with %s", told)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        saved = path / "config.json"
-        if not saved.exists():
-            # Whole or not at all: a kill here must not leave half a config.
-            save_json(config, path / "config.json.tmp")
-            os.replace(path / "config.json.tmp", saved)
+        # Whole or not at all: a kill here must not leave half a config.
+        save_json(config, path / "config.json.tmp")
+        os.replace(path / "config.json.tmp", path / "config.json")
     except OSError as error:
         raise ConfigError(f"cannot write the work folder {path}: {error}; give another --workdir.") from error
     return path
@@ -56,8 +81,6 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter  # slow to import
-
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
@@ -81,6 +104,16 @@ class MetricsLog:
         for key, value in timings.items() if rows else ():
             self._events.add_scalar(f"time/{key}", value, rows[-1]["step"])
         self._file.flush()
+        self._events.flush()
+
+    def write_validation(self, step: int, values: dict[str, float]) -> None:
+        """Appends the line of a validation, `{"step": 100, "val_loss": ..., "val_accuracy": ...}`."""
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            self._events.add_scalar(f"val/{key.removeprefix('val_')}", value, step)
         self._events.flush()
 
     def close(self) -> None:

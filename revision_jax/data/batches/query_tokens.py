@@ -3,7 +3,7 @@
 Letters: Q query tokens kept of a sentence, D feature width.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -73,3 +73,10 @@ class StoredQueryTokens:
         padded = np.zeros((self.length, self.width), np.float16)
         padded[:count] = self.store.read(query_id, np.arange(count))
         return {"query": padded, "query_mask": np.arange(self.length) < count}
+
+
+def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the sparse adapter sees of sentences: features `[Q, length, D]` float16, and their mask `[Q, length]`."""
+    tokens = QueryTokens(extractor, sentences, length)
+    rows = [tokens(sentence) for sentence in sentences]
+    return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])

@@ -1,0 +1,101 @@
+"""The programs of a config, to be lowered for devices that are described: train steps, searches, CLIP."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from revision_jax.ahead.abstract import abstract_clip, abstract_step, prompts_or_stand_in
+from revision_jax.data.video.extraction import CLIP_MEAN, CLIP_STD, encode_images
+from revision_jax.parallel.memory import held
+from revision_jax.parallel.mesh import batch_sharding, replicated
+from revision_jax.runs.base import clip_config
+from revision_jax.runs.run import Run
+from revision_jax.search.abstract import abstract_search
+from revision_jax.training.flops import FlopCount
+
+Facts = Mapping[str, Any]  # `parts`: name -> bytes a chip; `largest_matrix`: bytes; of a step also FLOPs and weights
+Program = tuple[str, Callable[[], jax.stages.Lowered], Facts]
+
+
+def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
+    """The train step for every kind of batch of the stage."""
+    config, mesh = run.config, run.mesh
+    program, state, frozen, step = abstract_step(config, mesh)
+    shapes = {path: array.shape for path, array in (frozen | state.trainable).items()}
+    count = FlopCount(shapes, set(state.trainable), len(program.prefix))
+    width = clip_config(config).projection_dim
+    batches = [kind.shapes(config, mesh, width) for kind in run.stage.batches]
+    for name, batch in [item for kind in batches for item in kind.items()]:
+        answers = 8 * config.train.batch_size * config.data.questions_per_window  # `From 07 to 113.` and `</s>`
+        flops = count.step(batch, answers=answers)
+        facts = {
+            "parts": {
+                "frozen weights": held(frozen),
+                "trained": held(state.trainable),
+                "optimizer": held(state.opt_state),
+                "batch": held(batch),
+            },
+            "flops": flops,
+            "executed": flops + recomputed(config.model.remat, count, batch),
+            "weight_bytes": sum(array.size * array.dtype.itemsize for array in frozen.values()) / mesh.shape["tensor"],
+            "largest_matrix": largest_matrix(frozen | state.trainable),
+        }
+        yield f"train, {name}", functools.partial(step.lower, state, batch, frozen), facts
+
+
+def recomputed(remat: str, count: FlopCount, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+    """FLOPs of the forward pass that a remat policy repeats: of the layer's big products those that are not kept."""
+    again = {
+        "none": (),
+        "mlp": ("o_proj",),
+        "names": ("o_proj", "gate_proj", "up_proj"),
+        "full": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
+    }[remat]
+    rows, length = batch["video"].shape[:2]
+    tokens = rows * (count.prefix + length) + batch["tokens"].size
+    sizes = [shape for path, shape in count.shapes.items() if path.split("/")[-2] in again and len(shape) == 3]
+    return sum(2.0 * tokens * a * b * c for a, b, c in sizes)
+
+
+def search_programs(run: Run, memory_gib: float) -> Iterator[Program]:
+    """The search of a two-hour video for 64 queries: dense windows; of a stage that answers upper levels, all levels.
+
+    Its blocks are chosen as where it runs: the largest that `memory_gib` a chip allows.
+    """
+    models, depth = run.models("abstract"), 1
+    if models.upper is not None:
+        depth += len(run.config.hierarchy.levels)
+    lower, weights = abstract_search(run.config, models, prompts_or_stand_in(run.config), run.mesh, depth, memory_gib)
+    facts = {"parts": {"weights": held(weights)}, "largest_matrix": largest_matrix(weights)}
+    yield f"search, depth {depth}", lower, facts
+
+
+def extract_programs(run: Run, memory_gib: float) -> Iterator[Program]:
+    """CLIP over a batch of frames."""
+    config, mesh = run.config, run.mesh
+    graphdef, weights = nnx.split(abstract_clip(config))
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+    weights = jax.tree.map(place, weights)
+    size = clip_config(config).vision.image_size
+    rows = 128 * mesh.shape["data"] * mesh.shape["fsdp"]
+    frames = jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8, sharding=batch_sharding(mesh))
+    encode = jax.jit(functools.partial(encode_images, graphdef, CLIP_MEAN, CLIP_STD))
+    facts = {"parts": {"weights": held(weights), "batch": held(frames)}, "largest_matrix": largest_matrix(weights)}
+    yield "extract, 128 frames a chip", functools.partial(encode.lower, weights, frames), facts
+
+
+def largest_matrix(tree: Any) -> float:
+    """Bytes of the largest matrix in a pytree, of stacked ones that of a layer."""
+    return max(math.prod(x.shape[-2:]) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+PROGRAMS: dict[str, Callable[[Run, float], Iterator[Program]]] = {
+    "train": train_programs,
+    "search": search_programs,
+    "extract": extract_programs,
+}

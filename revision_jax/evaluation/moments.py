@@ -1,0 +1,150 @@
+"""The search of long videos, scored: all methods that a run has answer the queries of a split.
+
+What counts as absent, the temperature of confidences and the variant of CLIP retrieval are chosen on val.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from revision_jax.data.annotations.queries import Query
+from revision_jax.evaluation import methods as m
+from revision_jax.evaluation.evaluator import Evaluation, Scored
+from revision_jax.evaluation.identity import digest, file_digest, parameters, trained_parameters
+from revision_jax.evaluation.predictions import Prediction
+from revision_jax.evaluation.protocols import PROTOCOLS
+from revision_jax.evaluation.scores import calibrate, compare, score
+from revision_jax.files import write_json
+from revision_jax.parallel import multihost
+from revision_jax.report.plots import Timeline
+from revision_jax.report.summary import choose_cases
+from revision_jax.runs.calibration import FILE
+from revision_jax.runs.splits import Split
+from revision_jax.search.answers.confidence import COSINE
+from revision_jax.search.method import method_name, uses_upper
+from revision_jax.search.models import Models
+from revision_jax.search.searcher import Searcher
+
+FORMAT = 4  # of the predictions; another one starts the files anew
+ALONE = ("depth1", "depth0")  # methods that need the dense level's model alone, and are asked of the one before training
+
+
+class MomentSearch:
+    """The evaluator `search`: see the module."""
+
+    honours = frozenset(("split", "data", "out", "protocol", "search", "methods", "memory_gib"))
+    chooses_on_val = True
+
+    def __call__(self, evaluation: Evaluation) -> Scored:
+        session = _Session(evaluation)
+        answers = session.answer(session.names, session.searcher)
+        earlier = session.answer_before()
+        return _score(session, answers, earlier)
+
+
+class _Session:
+    """The searcher, splits and methods of one evaluation."""
+
+    def __init__(self, evaluation: Evaluation):
+        self.evaluation, run, options = evaluation, evaluation.run, evaluation.options
+        self.protocol = PROTOCOLS[options.protocol]
+        self.models = run.models()
+        names = sorted({"val", evaluation.split})
+        self.splits: Mapping[str, Split] = {name: run.split(name, evaluation.directories[name]) for name in names}
+        changes = {**self.protocol.search, **options.search}
+        searcher = run.searcher(self.models, changes=changes, memory_gib=options.memory_gib)
+        every_query = [query for split in self.splits.values() for query in split.all_queries]
+        self.searcher = m.with_fitted_questions(searcher, every_query)
+        settings = self.searcher.settings
+        self.served = method_name(settings.depth, settings.policy)
+        self.names = m.chosen_methods(options.methods, self.searcher.max_depth, self.served)
+        self.retrieval = None
+        if "clip" in self.names:
+            self.retrieval = m.choose_retrieval(
+                self.splits["val"], run.extractor, top_k=settings.top_k, nms_iou=settings.nms_iou
+            )
+
+    def answer(
+        self, names: Sequence[str], searcher: Searcher, tag: str = "", models: Models | None = None
+    ) -> dict[str, dict[str, m.Answers]]:
+        """Split -> method -> answers. What the logs hold is not asked again; a log belongs to what was trained."""
+        models = models or self.models
+        asking = m.Asking(self.evaluation.run, searcher, self.retrieval, m.SharedVectors(searcher))
+        asks = {name: asking.method(name) for name in names}
+        alone = {name: ask for name, ask in asks.items() if not uses_upper(name, searcher.max_depth)}
+        deeper = {name: ask for name, ask in asks.items() if name not in alone}
+        groups = [(tag, alone, [models.dense])]
+        if deeper:
+            groups.append((f"{tag}_upper", deeper, [models.dense, models.upper]))
+        answers: dict[str, dict[str, m.Answers]] = {name: {} for name in self.splits}
+        for log_tag, some, which in groups:
+            trained = [parameters(model, self.evaluation.run.config.trainable) for model in which]
+            for name, split in self.splits.items():
+                # Of this split alone: scoring another one between does not throw its answers away.
+                identity = digest(FORMAT, searcher.settings.results(), *self._about(), file_digest(split), trained)
+                path = self.evaluation.path(f"predictions{log_tag}.jsonl", name)
+                answers[name] |= m.answer(split, some, path, identity)
+        return {name: {method: found[method] for method in names} for name, found in answers.items()}
+
+    def _about(self) -> tuple[Any, ...]:
+        """What else the answers depend on: windows, prompt, and the pretrained parts."""
+        run = self.evaluation.run
+        base = {role: part["sha256"] for role, part in run.fingerprints.items()}
+        return run.config.hierarchy, run.config.prompt, run.config.model.dtype, run.config.model.param_dtype, base
+
+    def answer_before(self) -> dict[str, dict[str, m.Answers]] | None:
+        """The answers of the dense level's model as it was before training, where that was another one."""
+        run, names = self.evaluation.run, [name for name in self.names if name in ALONE]
+        if not (run.config.eval.before and names and "dense" in run.stage.answers):
+            return None
+        models = run.models("fresh")
+        return self.answer(names, self.searcher.with_model(models.dense), "_before", models)
+
+
+def _score(session: _Session, answers: Mapping, earlier: Mapping | None) -> Scored:
+    """From answers to the metrics; writes calibration.json."""
+    evaluation, settings, protocol = session.evaluation, session.searcher.settings, session.protocol
+    split, val = session.splits[evaluation.split], session.splits["val"]
+    queries, kinds = split.all_queries, {}
+    for name in session.names:
+        kinds[name] = COSINE if name == "clip" else settings.confidence
+    calibration = calibrate(val.all_queries, answers["val"], kinds)
+    if session.retrieval is not None:
+        calibration["clip"] |= {"variant": session.retrieval.variant, "length_s": session.retrieval.length_s}
+    metrics = {
+        "protocol": {"name": protocol.name, "says": protocol.says, "search": settings.results()},
+        "videos": len(split.queries),
+        "queries": len(queries),
+        "present": sum(query.present for query in queries),
+        "absent": sum(not query.present for query in queries),
+        "served": session.served,
+        "trained_parameters": trained_parameters([model for model in session.models.both if model is not None]),
+        "methods": score(queries, answers[evaluation.split], calibration, protocol),
+        "compared": compare(queries, answers[evaluation.split], protocol),
+        "calibration": calibration,
+        "compilations": {
+            "search": {"programs": session.searcher.compile_count, "shapes": len(session.searcher.shapes)},
+            "encoder": evaluation.run.extractor.compile_count,
+        },
+        "before": evaluation.old.get("before") or {},
+    }
+    if earlier is not None:
+        chosen = calibrate(val.all_queries, earlier["val"], dict.fromkeys(earlier["val"], settings.confidence))
+        metrics["before"] = score(queries, earlier[evaluation.split], chosen, protocol)
+    if multihost.is_first():
+        # What `ground` uses of it: the thresholds, and the search that they were chosen with.
+        write_json(evaluation.folder / FILE.name, {"search": settings.results(), "methods": calibration})
+    shown = session.served if session.served in session.names else session.names[0]
+    cases = choose_cases(_timelines(split, answers[evaluation.split][shown][0], calibration[shown]["threshold"]))
+    return Scored(metrics, cases)
+
+
+def _timelines(split: Split, predictions: Sequence[Prediction], threshold: float) -> list[Timeline]:
+    """Truth and answer of every query."""
+    duration: Any = lambda query: split.store.manifest.videos[query.video_id].duration_s
+    pairs: Sequence[tuple[Query, Prediction]] = list(zip(split.all_queries, predictions, strict=True))
+    return [
+        Timeline(query.sentence, duration(query), query.moments, np.asarray(found.moments).tolist(), threshold)
+        for query, found in pairs
+    ]

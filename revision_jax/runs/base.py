@@ -1,0 +1,102 @@
+"""The pretrained parts that a config names (`base.*`): found or told how to make, sized, hashed, opened.
+
+Where a config names no file, the published sizes stand in, for compiling ahead: Vicuna-7B v1.5 and CLIP ViT-L/14
+(arXiv 2411.14901).
+"""
+
+from collections.abc import Sequence
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from revision_jax.checkpoint import fingerprint
+from revision_jax.config import ConfigError, resolve_path
+from revision_jax.data.video.extraction import Extractor
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.interop.clip import read_clip_config
+from revision_jax.interop.llama import read_llama_config
+from revision_jax.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from revision_jax.models.llama import LlamaConfig
+from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
+
+HOW_TO_MAKE = {
+    "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "lmsys/vicuna-7b-v1.5",
+    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt (docs/recipes.md)",
+    "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
+    "VTimeLLM's mm_projector.bin of its first stage",
+}
+VICUNA_7B = LlamaConfig(32000, 4096, 11008, num_layers=32, num_heads=32, num_kv_heads=32, head_dim=128)
+CLIP_L14 = CLIPConfig(
+    CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_layers=24, num_heads=16, image_size=224, patch_size=14
+    ),
+    CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_layers=12, num_heads=12, vocab_size=49408),
+    projection_dim=768,
+)
+
+
+def missing_base(config: ConfigDict, drawn: Sequence[str] = ()) -> list[str]:
+    """A line for every pretrained part that is missing, with how it is made.
+
+    Args:
+      drawn: parts that start at random where no file is given (`Stage.draws`).
+    """
+    missing = []
+    for role, path in config.base.items():
+        if not path and role in drawn:
+            continue
+        if not path or not resolve_path(path).exists():
+            found = f"no file at {resolve_path(path)}" if path else "not given"
+            missing.append(f"base.{role}: {found}; expected {HOW_TO_MAKE[role]}")
+    return missing
+
+
+def report_missing(missing: Sequence[str]) -> None:
+    """Raises ConfigError that lists what is missing, if anything is."""
+    if missing:
+        listed = "\n".join(f"  {line}" for line in missing)
+        raise ConfigError(f"files are missing; make them, or give each as --config.KEY=PATH:\n{listed}")
+
+
+def base_fingerprints(config: ConfigDict) -> dict[str, dict[str, str]]:
+    """Role -> path and content hash of each pretrained part that is given."""
+    given = {role: path for role, path in config.base.items() if path}
+    return {role: {"path": path, "sha256": fingerprint(resolve_path(path))} for role, path in given.items()}
+
+
+def llama_config(config: ConfigDict) -> LlamaConfig:
+    """Sizes of `base.llm`, or of the published LLM."""
+    return read_llama_config(resolve_path(config.base.llm)) if config.base.llm else VICUNA_7B
+
+
+def clip_config(config: ConfigDict) -> CLIPConfig:
+    """Sizes of `base.clip`, or of the published CLIP."""
+    return read_clip_config(resolve_path(config.base.clip)) if config.base.clip else CLIP_L14
+
+
+def make_hierarchy(config: ConfigDict) -> Hierarchy:
+    """The windows of a config."""
+    return Hierarchy(**config.hierarchy)
+
+
+def make_prompts(config: ConfigDict) -> PromptEncoder:
+    """The prompt in the tokens of `base.llm`'s tokenizer.
+
+    Raises:
+      ConfigError: there is no LLM.
+    """
+    report_missing([line for line in missing_base(config) if line.startswith("base.llm")])
+    tokenizer = load_tokenizer(str(resolve_path(config.base.llm)))
+    return PromptEncoder(tokenizer, PromptTemplate(config.prompt.system), config.prompt.max_text_tokens)
+
+
+def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
+    """`base.clip` at the data's frame rate: what made the features also reads a user's own video.
+
+    Raises:
+      ConfigError: there is no CLIP.
+    """
+    report_missing([line for line in missing_base(config) if line.startswith("base.clip")])
+    return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)

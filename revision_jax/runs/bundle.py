@@ -1,0 +1,102 @@
+"""A bundle: one folder that a run can be used from on another machine, by `ground`, `evaluate` and `load_run`.
+
+It is a work folder whose config names everything by a place within it (`bundle:llm`): the pretrained parts, the
+parameters of the newest checkpoint without the optimizer, the predecessors that it starts from, and the calibration.
+A bundle is read like any run; it cannot be trained further, but a later stage can start from it (`init.*`).
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from revision_jax import config as configs
+from revision_jax.config import BUNDLED, resolve_path
+from revision_jax.interop.check import CheckError
+from revision_jax.interop.lora import is_lora
+from revision_jax.runs.calibration import FILE as CALIBRATION
+from revision_jax.runs.grounder import fingerprints
+from revision_jax.runs.parts import UNIFIED
+from revision_jax.runs.predecessors import predecessors, served_step
+from revision_jax.runs.run import Run
+
+
+def write_bundle(config: ConfigDict, workdir: Path, folder: Path) -> None:
+    """Fills `folder` with copies of all that a run needs.
+
+    Args:
+      config, workdir: of the run.
+    """
+    _Bundle(folder).add(config, workdir, folder)
+
+
+class _Bundle:
+    """The copies so far: what two runs share is copied once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.places: dict[Path, Path] = {}
+
+    def add(self, config: ConfigDict, workdir: Path, folder: Path) -> None:
+        """Copies a run into a folder of the bundle, and what it names beside it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        inside = {}
+        for role, path in config.base.items():
+            if path:
+                inside[f"base.{role}"] = self._part(role, resolve_path(path))
+        for name in predecessors(config):
+            inside[f"init.{name}"] = self._run(name, resolve_path(config.init[name]))
+        named = {key: f"{BUNDLED}{os.path.relpath(place, folder)}" for key, place in inside.items()}
+        bundled = ConfigDict(config.to_dict())
+        bundled.update_from_flattened_dict(named)
+        configs.save_json(bundled, folder / "config.json")
+        step = served_step(config, workdir)
+        shutil.copytree(
+            workdir / "checkpoints" / str(step), folder / "checkpoints" / str(step), dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("optimizer", "iterator"),
+        )  # fmt: skip
+        for extra in (CALIBRATION, Path(UNIFIED)):
+            if (workdir / extra).is_file():
+                (folder / extra).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(workdir / extra, folder / extra)
+
+    def _part(self, role: str, source: Path) -> Path:
+        """A pretrained part; a file keeps its name, which its hash is made with."""
+        source = source.resolve()
+        if source not in self.places:
+            place = self.folder / role if source.is_dir() else self.folder / role / source.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, place, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, place)
+            self.places[source] = place
+        return self.places[source]
+
+    def _run(self, name: str, source: Path) -> Path:
+        """A predecessor: another run, or a published LoRA."""
+        source = source.resolve()
+        if source not in self.places:
+            taken = {path.name for path in self.places.values()}
+            place = self.folder / (name if name not in taken else f"{name}{len(taken)}")
+            self.places[source] = place
+            if is_lora(source):
+                shutil.copytree(source, place, dirs_exist_ok=True)
+            else:
+                self.add(configs.load_json(source / "config.json"), source, place)
+        return self.places[source]
+
+
+def check_bundle(run: Run, folder: Path) -> dict[str, str]:
+    """The hashes of a bundle's parts, which must be those of the run.
+
+    Raises:
+      CheckError: a copy differs.
+    """
+    sha256 = lambda config: {role: part["sha256"] for role, part in fingerprints(config).items()}
+    there, here = sha256(configs.load_json(folder / "config.json")), sha256(run.config)
+    differing = [role for role in here if there.get(role) != here[role]]
+    if differing:
+        raise CheckError(f"the copies of {', '.join(differing)} in {folder} differ from the run's; is a file changing?")
+    return there

@@ -1,0 +1,46 @@
+"""`RUN/eval/calibration.json`: what an evaluation chose on val for each method of search, and `ground` uses."""
+
+import logging
+import math
+from pathlib import Path
+
+from revision_jax.config import ConfigError
+from revision_jax.files import read_json
+from revision_jax.search.method import method_name
+from revision_jax.search.settings import SearchSettings
+
+FILE = Path("eval") / "calibration.json"
+# Fields of a search that change what its confidence means: a threshold chosen with other values says nothing.
+MEANING = ("confidence", "beam", "sampling", "rescale", "readings")
+log = logging.getLogger(__name__)
+
+
+def threshold(workdir: Path | None, settings: SearchSettings, depth: int, policy: str) -> float:
+    """The least confidence that counts as present, chosen on val for this method; 0, with a warning, without one.
+
+    Raises:
+      ConfigError: the file holds no calibration.
+    """
+    method, command = method_name(depth, policy), f"python -m revision_jax.evaluate --workdir {workdir}"
+    found = None if workdir is None else read_json(workdir / FILE)
+    if found is None:
+        log.warning("%s was not evaluated, so that every answer counts; run `%s` for a threshold", workdir, command)
+        return 0.0
+    try:
+        searched, methods = found["search"], found["methods"]
+        chosen = methods[method]["threshold"] if method in methods else None
+    except (KeyError, TypeError):
+        raise ConfigError(f"{workdir / FILE} is no calibration; make it again with `{command}`.") from None
+    if chosen is None:
+        log.warning("%s was not evaluated with %s, so that every answer counts; run `%s`", workdir, method, command)
+        return 0.0
+    differing = [name for name in MEANING if searched.get(name) != getattr(settings, name)]
+    if differing:
+        log.warning(
+            "%s was evaluated with other values of %s, so that every answer counts; run `%s` with these",
+            workdir, ", ".join(f"search.{name}" for name in differing), command,
+        )  # fmt: skip
+        return 0.0
+    if not isinstance(chosen, int | float) or not math.isfinite(chosen):
+        raise ConfigError(f"{workdir / FILE}: the threshold of {method} is {chosen!r}; expected a number.")
+    return float(chosen)

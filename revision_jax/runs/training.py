@@ -1,0 +1,113 @@
+"""A run's training: its task put together from the stage's row, checks before anything is read, the loop."""
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from revision_jax.checkpoint import fingerprint
+from revision_jax.config import flatten
+from revision_jax.data.batches.streams import join
+from revision_jax.interop.adapter import save_projector
+from revision_jax.parallel import multihost
+from revision_jax.parallel.mesh import host_shard, local_mesh
+from revision_jax.runs.base import missing_base, report_missing
+from revision_jax.runs.batches import Source, streams_of
+from revision_jax.runs.grounder import check_weights
+from revision_jax.runs.predecessors import missing_predecessors
+from revision_jax.runs.run import Run
+from revision_jax.runs.splits import missing_data, prepare_data, splits_of
+from revision_jax.runs.stage import stage_of
+from revision_jax.training import loop
+from revision_jax.training.task import Task
+from revision_jax.training.workdir import check_workdir
+
+PROJECTOR = "projector.safetensors"  # what a stage that trains the dense adapter leaves in its work folder
+log = logging.getLogger(__name__)
+
+
+def wanted_splits(run: Run) -> tuple[str, ...]:
+    """The splits that a training reads, and the evaluation behind it, of those that its data set has."""
+    wanted = {"train"}
+    if run.config.train.eval_every:
+        wanted.add("val")
+    if run.config.eval.after_training:
+        wanted |= {run.config.eval.split} | ({"val"} if run.stage.answers else set())
+    return tuple(split for split in splits_of(run.config) if split in wanted)
+
+
+def check_files(config: ConfigDict, splits: Sequence[str]) -> None:
+    """Raises ConfigError that lists all files a run needs and does not find, and how they are made."""
+    stage_files = missing_base(config, stage_of(config).draws) + missing_predecessors(config)
+    report_missing(stage_files + missing_data(config, tuple(splits)))
+
+
+def can_be_scored(run: Run) -> bool:
+    """Whether its data set has the split that an evaluation scores."""
+    return run.config.eval.split in splits_of(run.config)
+
+
+def check_equal_hosts(config: ConfigDict) -> None:
+    """Raises Disagreement unless all hosts have one config, one version of the code and of jax."""
+    multihost.check_equal("config", flatten(config))
+    multihost.check_equal("code", {"revision_jax": multihost.source_sha256(), "jax": jax.__version__})
+
+
+def check_early(run: Run) -> None:
+    """What can go wrong before data is made for hours: the work folder, missing and damaged files."""
+    check_workdir(run.workdir, run.config)
+    check_files(run.config, wanted_splits(run))
+    check_weights(run.config)
+
+
+def prepare(run: Run) -> Mapping[str, Path]:
+    """Split -> data set directory, made by one host after another where they are made."""
+    make = functools.partial(
+        prepare_data, run.config, local_mesh(run.mesh), splits=wanted_splits(run), on_video=_report_video
+    )
+    return multihost.one_after_another("data", make)
+
+
+def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
+    """The stage's model, batches and files; of `val` the batches of a validation, where the config wants one."""
+    config, kinds, model = run.config, run.stage.batches, run.grounder("fresh")
+    open_source = lambda split: Source(
+        config, run.prompts, run.mesh, directories[split], model.visual_width, split
+    )  # fmt: skip
+    source = open_source("train")
+    pipeline = join(streams_of(kinds, source), read_threads=config.data.read_threads, prefetch=config.data.prefetch)
+    data: dict[str, dict[str, str]] = {}
+    for path in source.files(kinds):  # of a mixture, the first split goes by its files' names
+        role = str(path) if path.name in data else path.name
+        data[role] = {"path": str(path), "sha256": fingerprint(path)}
+    validation = ()
+    if config.train.eval_every:
+        validation = [stream.batches for streams in streams_of(kinds, open_source("val")) for stream in streams]
+    return Task(
+        model=model,
+        prefix=run.prompts.prefix,
+        batches=pipeline.batches,
+        epoch_batches=pipeline.epoch_batches,
+        describe_record=pipeline.describe_record,
+        base=run.fingerprints | data,
+        validation=validation,
+    )
+
+
+def train(run: Run, directories: Mapping[str, Path], *, profile: bool = False) -> loop.Result:
+    """Trains a run to its end; see `loop.run`."""
+    task = make_task(run, directories)
+    multihost.check_equal("files", {role: part["sha256"] for role, part in task.base.items()})
+    multihost.check_shards(host_shard(run.mesh, run.config.train.batch_size))
+    result = loop.run(run.config, run.workdir, task, profile=profile)
+    if "projector" in run.stage.draws and multihost.is_first():
+        save_projector(result.model.adapter, run.workdir / PROJECTOR)
+        log.info("give it to the next stage: --config.base.projector=%s", run.workdir / PROJECTOR)
+    return result
+
+
+def _report_video(split: str, done: int, total: int) -> None:
+    log.info("prepares %s: %d of %d videos", split, done, total)

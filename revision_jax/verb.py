@@ -1,0 +1,147 @@
+"""The skeleton of all verbs: flags parsed, logging, errors that a person can mend, exit codes.
+
+A verb's file holds its flags and one function that does the work, `act(args)`. Its imports stand at the top like
+anywhere else, but `--help` waits for none of them: the modules named in `LAZY` are loaded when they are first used.
+"""
+
+import argparse
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+# What verbs call: each costs seconds to load (JAX, transformers), and a person who asks for help needs none of them.
+LAZY = (
+    "revision_jax.ahead.compiling",
+    "revision_jax.checkpoint",
+    "revision_jax.data.video.frames",
+    "revision_jax.evaluation.evaluate",
+    "revision_jax.interop.conversion",
+    "revision_jax.parallel.multihost",
+    "revision_jax.preparation.commands",
+    "revision_jax.report.answers",
+    "revision_jax.report.table",
+    "revision_jax.runs.exporting",
+    "revision_jax.runs.converting",
+    "revision_jax.runs.run",
+    "revision_jax.runs.training",
+    "revision_jax.training.loop",
+    "revision_jax.training.preemption",
+)
+
+
+def _load_when_used(name: str) -> None:
+    """Puts a module into `sys.modules` that runs its file at the first look into it."""
+    if name in sys.modules:
+        return
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    package, _, leaf = name.rpartition(".")
+    setattr(sys.modules[package], leaf, module)
+
+
+for _name in LAZY:
+    _load_when_used(_name)
+
+from revision_jax import checkpoint
+from revision_jax.parallel import multihost
+from revision_jax.training import loop, preemption
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+FLAGS = {"config": "", "search": "search.", "mesh": "mesh.", "model": "model."}  # `--search.beam 4` sets search.beam
+log = logging.getLogger(__name__)
+Act = Callable[[argparse.Namespace], int | None]
+
+
+def make_parser(name: str, doc: str, epilog: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a verb, with the flags that all verbs have.
+
+    Args:
+      doc: the verb's docstring; its text before the colon is the description.
+      epilog: examples, and what one must know.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m revision_jax.{name}", usage=usage, description=doc.partition(":")[0] + ".", epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add_debug(parser)
+    return parser
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug`."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_config(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--config`, whose fields are set by `--config.KEY=VALUE`."""
+    help_text = "config file and preset (default: %(default)s); --config.KEY=VALUE sets a field, see below"
+    parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=help_text)
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, fields: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Parses flags; `args.fields` holds the fields of the config that were set, dotted key -> text.
+
+    Args:
+      fields: which of `FLAGS` this verb has: "config" for `--config.train.steps=50`, "search" for `--search.beam 4`.
+    """
+    args, rest = parser.parse_known_args(argv)
+    args.fields, rest = {}, list(rest)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        section, dot, key = flag.removeprefix("--").partition(".")
+        if not flag.startswith("--") or not dot or section not in fields:
+            known = "".join(f", --{name}.KEY" for name in fields)
+            parser.error(f"unknown argument {flag!r}; see --help{known}")
+        if not equals:
+            if not rest:
+                parser.error(f"{flag} has no value; expected {flag}=VALUE")
+            value = rest.pop(0)
+        args.fields[FLAGS[section] + key] = value
+    return args
+
+
+def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
+    """Does the work of a verb; returns its exit code.
+
+    0, or what `act` returns; 2 after one clear error line; 75 where the same command should be started again; 130 after
+    Ctrl-C.
+
+    Args:
+      quiet: warnings and errors only, for verbs whose output is their answer.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    logging.getLogger("revision_jax").setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        return act(args) or 0
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return _explain(error, args.debug)
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Tells an error that a person can mend in one message; raises any other."""
+    if isinstance(error, preemption.Preempted):
+        print(error, file=sys.stderr)
+        return preemption.RESTART_CODE
+    if isinstance(error, multihost.HungHost):
+        print(f"error: {error}", file=sys.stderr)
+        multihost.leave_at_once(preemption.RESTART_CODE)
+    # ImportError: PyTorch is optional, and a base in .bin files needs it.
+    mendable = (
+        ValueError, OSError, ImportError, NotImplementedError, MemoryError, checkpoint.CheckpointError,
+        loop.NonFiniteLoss, multihost.Disagreement, multihost.JoinError,
+    )  # fmt: skip
+    if debug or not isinstance(error, mendable):
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return 2
