@@ -16,7 +16,9 @@ from revision_jax.evaluation.predictions import read_json
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs.grounder import restore_grounder
 from revision_jax.runs.splits import make_extractor
-from revision_jax.search.searcher import Result, Searcher
+from revision_jax.search.result import Result
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
 
 log = logging.getLogger(__name__)
 HOW_TO_TRAIN = "make one with `python -m revision_jax.train --config configs/stage1.py`"
@@ -53,9 +55,7 @@ class Run:
         self.check(sentences)
         features = video if isinstance(video, VideoFeatures) else self.encode(video)
         with jax.set_mesh(self.searcher.mesh):
-            return self.searcher.search(
-                features.features, features.fps, features.duration_s, sentences, threshold=self.threshold
-            )
+            return self.searcher.search(features, Sentences(sentences), threshold=self.threshold).results
 
     def encode(self, video: str | Path) -> VideoFeatures:
         """The features of a video file, to be searched several times."""
@@ -65,7 +65,7 @@ class Run:
         """Raises ValueError for a sentence that cannot be asked; warns of words that the model does not know."""
         if not sentences:
             raise ValueError("there is no query; expected at least one sentence.")
-        unknown = self.searcher.prompt_encoder.tokenizer.unk_token_id
+        unknown = self.searcher.prompts.tokenizer.unk_token_id
         for sentence in sentences:
             if unknown is not None and unknown in self.searcher.question(sentence):
                 log.warning("%r holds words that this run's language model does not know", sentence)

@@ -218,10 +218,11 @@ def search_programs(config, mesh, memory_gib: float):
     from revision_jax.runs.abstract import abstract_grounder, abstract_prompts
     from revision_jax.runs.grounder import sees_groups
     from revision_jax.search.abstract import abstract_search
+    from revision_jax.search.models import Models
 
-    grounders = abstract_grounder(config), abstract_grounder(config) if sees_groups(config) else None
+    models = Models(abstract_grounder(config), abstract_grounder(config) if sees_groups(config) else None)
     depth = 1 + len(config.hierarchy.levels) if sees_groups(config) else 1
-    lower, weights = abstract_search(config, grounders, abstract_prompts(config), mesh, depth, memory_gib)
+    lower, weights = abstract_search(config, models, abstract_prompts(config), mesh, depth, memory_gib)
     facts = {"parts": {"weights": held(weights)}, "largest_matrix": largest_matrix(weights)}
     yield f"search, depth {depth}", lower, facts
 

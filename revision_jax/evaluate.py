@@ -73,7 +73,7 @@ def evaluate(
     from revision_jax.report.summary import read_losses, write_summary
     from revision_jax.report.table import print_table
     from revision_jax.runs.splits import make_extractor
-    from revision_jax.search.confidence import COSINE
+    from revision_jax.search.answers.confidence import COSINE
 
     started = time.perf_counter()
     split, protocol = split or config.eval.split, PROTOCOLS[options.protocol]

@@ -20,9 +20,11 @@ import jax
 import numpy as np
 
 from revision_jax.benchmarks import search as random_weights
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.metrics.grounding import best_iou
 from revision_jax.metrics.recall import holds_event
-from revision_jax.search.settings import SearchSettings
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
 
 HOURS = (0.5, 1.0, 2.0, 5.0, 10.0)
 MARGIN_S = 4.0
@@ -66,29 +68,30 @@ def _clear(start: float, end: float, moments) -> bool:
     return all(end < s - MARGIN_S or start > e + MARGIN_S for s, e in moments)
 
 
-def measure(searcher, depth: int, hours: float, cases: list) -> dict:
+def measure(searcher: Searcher, depth: int, hours: float, cases: list) -> dict:
     """One length.
 
     Args:
-      cases: (sentence, (token features, mask) or None, `make(seconds) -> (features, fps, moments)`).
+      cases: (one sentence, `make(seconds) -> (video, moments)`).
     """
     seconds, rows, memory = hours * 3600.0, [], None
-    for i, (sentence, tokens, make) in enumerate(cases):
-        features, fps, moments = make(seconds)
-        ask = dict(depth=depth, policy="top_down", query_tokens=tokens)
+    for i, (sentence, make) in enumerate(cases):
+        video, moments = make(seconds)
+        ask = dict(depth=depth, policy="top_down")
         with jax.set_mesh(searcher.mesh):
             if memory is None:
-                lowered, _ = searcher.lower(features, fps, seconds, [sentence], **ask)
+                lowered, _ = searcher.lower(video, sentence, **ask)
                 memory = lowered.compile().memory_analysis()
-                searcher.search(features, fps, seconds, [sentence], **ask)  # the first one is slow
+                searcher.search(video, sentence, **ask)  # the first one is slow
             started = time.perf_counter()
-            (result,) = searcher.search(features, fps, seconds, [sentence], **ask)
+            searched = searcher.search(video, sentence, **ask)
+        (result,), cost = searched.results, searched.cost
         rows.append({
             "seconds": time.perf_counter() - started,
-            "llm_tokens": searcher.cost.llm_tokens,
-            "dense_windows": searcher.cost.pairs,
-            "sparse_vectors": searcher.cost.levels[0].windows if searcher.cost.levels else 0,
-            "gflop": searcher.cost.flops / 1e9,
+            "llm_tokens": cost.llm_tokens,
+            "dense_windows": cost.pairs,
+            "sparse_vectors": cost.levels[0].windows if cost.levels else 0,
+            "gflop": cost.flops / 1e9,
             "hit": bool(moments) and len(result.moments) > 0 and best_iou(result.moments[:1], moments)[0] > 0.3,
             "sent_down": bool(moments) and holds_event(result.sent[-1], moments),
         })  # fmt: skip
@@ -134,24 +137,25 @@ def cases_of_runs(workdir: Path, upper: Path, queries: int, changes: dict, seed:
     def make(query, i) -> Callable:
         def build(seconds):
             longer, moments = repeated(features, fps, query.moments, seconds, seed + i)
-            return longer, fps, moments
+            return VideoFeatures(longer, seconds, fps), moments
 
         return build
 
     tokens = [m.query_tokens(extractor, [query.sentence], config.prompt.query_tokens) for query in asked]
-    cases = [(q.sentence, t, make(q, i)) for i, (q, t) in enumerate(zip(asked, tokens))]
+    cases = [(Sentences([q.sentence], *t), make(q, i)) for i, (q, t) in enumerate(zip(asked, tokens))]
     return searcher, searcher.max_depth, cases
 
 
 def cases_of_shape(shape: str, queries: int, changes: dict, upper_scale: float):
     """A searcher with random weights, its depth, and cases of random features; nothing can be found there."""
     prompts = random_weights.make_prompts()
-    settings = SearchSettings(depth=3, query_batch=1, window_block=64, decode_block=16, **changes)
-    searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings, 0.0, upper_scale)
-    sentences, (tokens, mask), _ = random_weights.make_queries(shape, queries)
-    searcher.fit_questions(sentences)
-    make = lambda seconds: (random_weights.make_features(shape, seconds), random_weights.FPS, [])
-    cases = [(sentence, (tokens[i : i + 1], mask[i : i + 1]), make) for i, sentence in enumerate(sentences)]
+    settings = random_weights.make_settings(depth=3, query_batch=1, window_block=64, decode_block=16, **changes)
+    searcher = random_weights.make_searcher(random_weights.make_models(shape), prompts, settings, 0.0, upper_scale)
+    asked = random_weights.make_queries(shape, queries)
+    searcher = searcher.fitted_to(asked.texts)
+    make = lambda seconds: (random_weights.make_video(shape, seconds), [])
+    one = lambda i: Sentences([asked.texts[i]], asked.tokens[i : i + 1], asked.mask[i : i + 1])
+    cases = [(one(i), make) for i in range(queries)]
     return searcher, 3, cases
 
 

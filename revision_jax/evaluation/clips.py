@@ -14,7 +14,8 @@ from revision_jax.evaluation.predictions import write_json
 from revision_jax.metrics.retrieval import retrieval_scores
 from revision_jax.report.table import print_rows
 from revision_jax.runs.splits import make_extractor
-from revision_jax.search.retrieval import clip_windows, score_clips
+from revision_jax.search.retrieval import join_clips, score_clips
+from revision_jax.search.sentences import Sentences
 
 COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
 
@@ -43,17 +44,14 @@ def evaluate_clips(
     names = list(videos)
     clips = [data.store.read_all(name) for name in names]
     queries = [query for query in data.all_queries if query.present]
-    sentences = [query.sentence for query in queries]
+    texts = [query.sentence for query in queries]
     truth = np.array([names.index(query.video_id) for query in queries])
     searcher, extractor = m.make_searcher(config, grounder, mesh, queries, upper), make_extractor(config, mesh)
-    tokens = m.query_tokens(extractor, sentences, config.prompt.query_tokens)
-    ratings = {"clip": best_frame(clips, extractor.encode_queries(sentences))}
-    windows = clip_windows([len(clip) for clip in clips], searcher.hierarchy.window_s, searcher.hierarchy.num_frames)
-    shared = m.shared_vectors(searcher, windows, np.concatenate(clips), sentences, tokens)
+    sentences = Sentences(texts, *m.query_tokens(extractor, texts, config.prompt.query_tokens))
+    ratings = {"clip": best_frame(clips, extractor.encode_queries(texts))}
+    shared = m.shared_vectors(searcher, *join_clips(searcher, clips), sentences)
     for depth in range(1, searcher.max_depth + 1):
-        ratings[f"depth{depth}"] = score_clips(
-            searcher, clips, sentences, depth=depth, query_tokens=tokens, vectors=shared
-        )
+        ratings[f"depth{depth}"] = score_clips(searcher, clips, sentences, depth=depth, vectors=shared)
     scores = {name: retrieval_scores(rating, truth) for name, rating in ratings.items()}
     metrics = {"split": split, "clips": len(clips), "queries": len(queries), "methods": scores}
     write_json(Path(workdir) / "eval" / "retrieval.json", metrics)

@@ -16,20 +16,23 @@ from revision_jax.config import ConfigError
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches.query_tokens import QueryTokens
 from revision_jax.data.store.features import FeatureStore
-from revision_jax.data.video.extraction import Extractor
+from revision_jax.data.video.extraction import Extractor, VideoFeatures
 from revision_jax.evaluation import hosts
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
 from revision_jax.parallel import multihost
-from revision_jax.prompts import AnswerGrammar, dense_answers
+from revision_jax.parallel.memory import GIB
 from revision_jax.runs.grounder import make_hierarchy, make_prompt_encoder
 from revision_jax.runs.splits import open_split
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
-from revision_jax.search.layout import VideoWindows, check_features
-from revision_jax.search.memory import GIB
+from revision_jax.search.models import Models
+from revision_jax.search.packing.packer import SparseVectors
+from revision_jax.search.packing.windows import VideoWindows, check_features
+from revision_jax.search.policies import find_policy
 from revision_jax.search.result import Result
-from revision_jax.search.searcher import Searcher, SparseVectors
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
 
 Answers = tuple[list[Prediction], Cost]
@@ -80,15 +83,10 @@ def make_searcher(
     """
     hierarchy, prompts = make_hierarchy(config), make_prompt_encoder(config)
     level = "retrieval" if config.data.groups == "videos" else "group"
-    grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    settings = SearchSettings(**config.search.to_dict() | dict(changes))
-    searcher = Searcher(
-        grounder, prompts, grammar, hierarchy, settings, mesh, upper=upper, upper_question=level, memory_gib=memory_gib
-    )
+    settings = SearchSettings.of(config.search, **changes)
+    searcher = Searcher(Models(grounder, upper, level), prompts, hierarchy, settings, mesh, memory_gib)
     sound = [query.sentence for query in queries if _fault(searcher, query) is None]
-    if sound:
-        searcher.fit_questions(sound)
-    return searcher
+    return searcher.fitted_to(sound) if sound else searcher
 
 
 def _fault(searcher: Searcher, query: Query) -> str | None:
@@ -107,11 +105,13 @@ def query_tokens(extractor: Extractor, sentences: Sequence[str], length: int) ->
     return np.stack([row["query"] for row in rows]), np.stack([row["query_mask"] for row in rows])
 
 
-def shared_vectors(searcher: Searcher, windows: VideoWindows, features, sentences, tokens) -> SparseVectors | None:
+def shared_vectors(
+    searcher: Searcher, video: VideoFeatures, windows: VideoWindows, sentences: Sentences
+) -> SparseVectors | None:
     """The sparse vectors of sentences in a video; None where they are many: then each search makes its own."""
     if searcher.vector_bytes * len(sentences) * len(windows.upper) > SHARED_BYTES:
         return None
-    return searcher.sparse_vectors(windows, features, sentences, tokens)
+    return searcher.sparse_vectors(video, windows, sentences)
 
 
 class SharedVectors:
@@ -121,13 +121,12 @@ class SharedVectors:
         self.searcher = searcher
         self._key, self._last = None, None
 
-    def __call__(self, store, video_id: str, features, sentences: Sequence[str], tokens) -> SparseVectors | None:
-        """Those of some sentences in a video."""
-        key = str(store.path), video_id, tuple(sentences)
+    def __call__(self, name: str, video: VideoFeatures, sentences: Sentences) -> SparseVectors | None:
+        """Those of some sentences in the video of this name, which must not be another video's."""
+        key = name, tuple(sentences.texts)
         if key != self._key:
-            info = store.manifest.videos[video_id]
-            windows = self.searcher.windows(features, store.manifest.fps, info.duration_s, self.searcher.max_depth)
-            self._key, self._last = key, shared_vectors(self.searcher, windows, features, sentences, tokens)
+            windows = self.searcher.windows(video, self.searcher.max_depth)
+            self._key, self._last = key, shared_vectors(self.searcher, video, windows, sentences)
         return self._last
 
 
@@ -142,30 +141,28 @@ def search_at(
       query_length: token features of a sentence, for depths from 2 on.
       shared: what methods share at depths from 2 on; None: nothing.
     """
-    compares = searcher.settings.ranking == "cosine" or policy in ("fused", "retrieve_then_ground")
+    compares = searcher.settings.ranking == "cosine" or find_policy(policy).needs_similarity
 
     def ask(store, video_id, queries):
-        info, features = store.manifest.videos[video_id], store.read_all(video_id)
+        video = VideoFeatures(store.read_all(video_id), store.manifest.videos[video_id].duration_s, store.manifest.fps)
         faults = [_fault(searcher, query) for query in queries]
         try:
-            check_features(features)
+            check_features(video.features)
         except ValueError as error:
             faults = [f"video {video_id}: {error}"] * len(queries)
-        sentences = [query.sentence for query, fault in zip(queries, faults) if fault is None]
-        if not sentences:
+        texts = [query.sentence for query, fault in zip(queries, faults) if fault is None]
+        if not texts:
             return [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)], Cost(videos=1)
-        tokens = query_tokens(extractor, sentences, query_length) if depth > 1 else None
-        results = searcher.search(
-            features, store.manifest.fps, info.duration_s, sentences, depth=depth, policy=policy, query_tokens=tokens,
-            vectors=shared(store, video_id, features, sentences, tokens) if shared and depth > 1 else None,
-            similar=extractor.encode_queries(sentences) if compares else None,
-        )  # fmt: skip
-        results = iter(results)
+        tokens, mask = query_tokens(extractor, texts, query_length) if depth > 1 else (None, None)
+        sentences = Sentences(texts, tokens, mask, extractor.encode_queries(texts) if compares else None)
+        vectors = shared(f"{store.path} {video_id}", video, sentences) if shared and depth > 1 else None
+        searched = searcher.search(video, sentences, depth=depth, policy=policy, vectors=vectors)
+        results = iter(searched.results)
         predictions = [
             Prediction(query.query_id, NOTHING, fault) if fault else _prediction(query, next(results))
             for query, fault in zip(queries, faults)
         ]
-        return predictions, searcher.cost
+        return predictions, searched.cost
 
     return ask
 
@@ -213,9 +210,9 @@ def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
     def ask(store, video_id, queries):
         started = time.perf_counter()
         features, info = store.read_all(video_id), store.manifest.videos[video_id]
-        sentences = [query.sentence for query in queries]
-        asked = extractor.encode_queries(sentences)
-        results = retrieval.search(features, store.manifest.fps, info.duration_s, sentences, asked)
+        texts = [query.sentence for query in queries]
+        sentences = Sentences(texts, similar=extractor.encode_queries(texts))
+        results = retrieval.search(VideoFeatures(features, info.duration_s, store.manifest.fps), sentences)
         cost = Cost(
             videos=1, queries=len(queries), seconds=time.perf_counter() - started, video_s=info.duration_s,
             stored_frames=len(features),
@@ -230,7 +227,7 @@ def choose_retrieval(val: Split, extractor: Extractor, *, top_k: int, nms_iou: f
     manifest = val.store.manifest
     cases = [
         Case(
-            val.store.read_all(video_id), manifest.fps, manifest.videos[video_id].duration_s,
+            VideoFeatures(val.store.read_all(video_id), manifest.videos[video_id].duration_s, manifest.fps),
             extractor.encode_queries([q.sentence for q in queries]), [q.moments for q in queries],
         )
         for video_id, queries in val.queries.items()

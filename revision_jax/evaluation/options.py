@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from revision_jax import config as configs
 from revision_jax.config import ConfigError
 
 
@@ -50,11 +51,8 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: another argument, an unknown field, or a value of another type.
     """
-    from revision_jax.search.settings import SearchSettings  # slow to import
-
-    fields = dataclasses.fields(SearchSettings)
     # Depth and policy are what methods differ in: --methods.
-    defaults = {field.name: field.default for field in fields if field.name not in ("depth", "policy")}
+    defaults = {name: value for name, value in configs.load().search.items() if name not in ("depth", "policy")}
     values, rest = {}, [part for argument in arguments for part in argument.split("=", 1)]
     while rest:
         flag, *rest = rest

@@ -31,7 +31,7 @@ from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, pr
 from revision_jax.runs.grounder import make_prompt_encoder
 from revision_jax.runs.splits import open_captions, open_split
 from revision_jax.runs.tasks import make_loader
-from revision_jax.search.decoding import DecodeState, Grammar, decode_step
+from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
 from revision_jax.training.state import take_apart
 from revision_jax.training.step import answer_loss
 

@@ -15,7 +15,7 @@ from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.grounding import auroc, best_iou, choose_threshold, grounding_scores, hits_at_k, rejection
 from revision_jax.metrics.recall import search_recall
 from revision_jax.metrics.sets import set_values
-from revision_jax.search.confidence import uncertainty
+from revision_jax.search.answers.confidence import uncertainty
 
 MAX_FALSE_ALARM = 15.0  # percent of val's absent queries that the chosen threshold may answer
 CALIBRATED = (0.1, 0.3, 0.5)  # IoU above which the first moment counts as right, as the paper's ECE
