@@ -95,7 +95,7 @@ def defaults() -> ConfigDict:
                 log_every=10,  # steps between syncs with the device; losses of all steps are logged
                 checkpoint_every=100,  # steps, a multiple of `log_every`
                 keep_checkpoints=2,
-                eval_every=0,  # steps between validations on held-out rows of `val`, a multiple of `log_every`; 0 = none
+                eval_every=0,  # steps between validations on rows of `val`, a multiple of `log_every`; 0 = none
                 keep_best=False,  # the run's weights are those of the lowest validation loss, not the last ones
             ),
             trainable=(  # (path pattern, learning-rate multiplier or "frozen"); first match
@@ -106,10 +106,16 @@ def defaults() -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),  # devices an axis; -1 = the rest
             search=dict(
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
-                policy="top_down",  # of the upper levels: top_down | top_down_rescaled | bottom_up
+                policy="top_down",  # what chooses windows: a file of revision_jax/search/policies
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
                 readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # bottom_up, top_down_rescaled: power of the upper levels' likelihood in the confidence
+                confidence="inverse_mean_entropy",  # or inverse_max_entropy | sequence_likelihood
+                beam=1,  # answers kept of a pair of query and window; 1 = greedy
+                sampling=0.0,  # temperature at which answers are sampled; 0 = greedy
+                drop_last_frame=False,  # answers that name the last frame alone do not count
+                windows="whole",  # dense windows: whole | released, one fewer (the released program's)
+                ranking="confidence",  # of the moments: confidence | cosine (the released program's)
                 top_k=50,  # moments kept a query
                 nms_iou=0.5,  # a moment that overlaps a better one more than this is dropped
                 query_batch=1,  # queries asked together of a block of windows

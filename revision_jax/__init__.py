@@ -3,14 +3,17 @@
 The public API is `load_run(workdir)`, whose `ground(video, sentences)` gives ranked moments.
 """
 
+from revision_jax import lazy
+
 __version__ = "0.1.0"
 __all__ = ["load_run"]
+lazy.install()
 
 
 def __getattr__(name: str):
-    # Lazy: a verb's `--help` must not wait for JAX.
+    # Not imported above: a verb's `--help` must not wait for JAX.
     if name == "load_run":
-        from revision_jax.api import load_run
+        from revision_jax.runs.run import load_run
 
         return load_run
     raise AttributeError(f"module 'revision_jax' has no attribute {name!r}; its public API is {__all__}")

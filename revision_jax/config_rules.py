@@ -6,7 +6,7 @@ A field without a rule raises, so that no knob can exist that nothing reads.
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from revision_jax.data.batches.negatives import find_strategy, strategy_names
 from revision_jax.data.builders.datasets import DATA_SETS
 from revision_jax.models.names import ATTENTION_BACKENDS, LORA_TARGETS, REMAT_POLICIES
+from revision_jax.search.policies import policy_names  # the names of files; imports nothing
 
 
 class ConfigError(ValueError):
@@ -37,6 +38,7 @@ _anything = (lambda v: True, "anything")
 _fraction = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
 _dtype = _one_of("float32", "bfloat16")
 _axis = (lambda v: v == -1 or v >= 1, "a number of devices, or -1 for the rest")
+CONFIDENCES = ("inverse_mean_entropy", "inverse_max_entropy", "sequence_likelihood")
 
 
 def _whole_numbers(low: int) -> Callable[[Any], bool]:
@@ -143,10 +145,16 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.fsdp": _axis,
     "mesh.tensor": _axis,
     "search.depth": _at_least(0),
-    "search.policy": _one_of("top_down", "top_down_rescaled", "bottom_up"),
+    "search.policy": _one_of(*policy_names()),
     "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
     "search.readings": _at_least(1),
     "search.rescale": _at_least(0.0),
+    "search.confidence": _one_of(*CONFIDENCES),
+    "search.beam": _at_least(1),
+    "search.sampling": _at_least(0.0),
+    "search.drop_last_frame": _anything,
+    "search.windows": _one_of("whole", "released"),
+    "search.ranking": _one_of("confidence", "cosine"),
     "search.top_k": _at_least(1),
     "search.nms_iou": _between(0.0, 1.0),
     "search.query_batch": _at_least(1),
@@ -162,18 +170,45 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def validate(config: ConfigDict) -> None:
     """Raises `ConfigError` with every value that breaks its rule, or a rule between fields."""
-    values = flatten(config)
-    faults = [unknown_key(key, RULES) for key in values if key not in RULES]
-    faults += [f"{key} is missing; expected {RULES[key][1]}." for key in RULES if key not in values]
-    if not faults:
-        for key, value in values.items():
-            check, expected = RULES[key]
-            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
-                faults.append(f"{key} is {value!r}; expected {expected}.")
-    if not faults:
-        faults = _conflicts(config)
+    faults = _broken_rules(flatten(config), RULES) or _conflicts(config)
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def check_fields(group: str, values: Mapping[str, Any]) -> None:
+    """Checks the fields of one group, such as `search`, apart from the rest of a config.
+
+    Args:
+      values: field -> value, without the group's name.
+
+    Raises:
+      ConfigError: a field is unknown, missing, or breaks its rule or a rule between fields of the group.
+    """
+    rules = {key: rule for key, rule in RULES.items() if key.startswith(f"{group}.")}
+    faults = _broken_rules({f"{group}.{name}": value for name, value in values.items()}, rules)
+    if not faults and group == "search":
+        faults = _search_conflicts(values)
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _broken_rules(values: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]]) -> list[str]:
+    """Unknown and missing keys; without any, the values that break their rules."""
+    faults = [unknown_key(key, rules) for key in values if key not in rules]
+    faults += [f"{key} is missing; expected {rules[key][1]}." for key in rules if key not in values]
+    if not faults:
+        for key, value in values.items():
+            check, expected = rules[key]
+            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
+                faults.append(f"{key} is {value!r}; expected {expected}.")
+    return faults
+
+
+def _search_conflicts(search: Mapping[str, Any]) -> list[str]:
+    """Rules between the fields of `search`."""
+    if search["beam"] > 1 and search["sampling"]:
+        return [f"search.beam is {search['beam']} and search.sampling {search['sampling']}; expected one of them."]
+    return []
 
 
 def _conflicts(config: ConfigDict) -> list[str]:
@@ -202,7 +237,7 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"train.keep_best is true and train.eval_every {train.eval_every}; expected a multiple of "
             f"train.checkpoint_every ({train.checkpoint_every}): the best checkpoint is one that was validated."
         )
-    faults += _data_conflicts(config)
+    faults += _data_conflicts(config) + _search_conflicts(config.search)
     if len(config.search.keep) != len(config.hierarchy.levels):
         faults.append(
             f"search.keep is {config.search.keep}, hierarchy.levels {config.hierarchy.levels}; expected a share for "

@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def act(args: argparse.Namespace) -> None:
-    options = {"dtype": args.dtype, "shard_gib": args.shard_gib, "tokenizer": args.tokenizer, "check": not args.no_check}
+    options = {"dtype": args.dtype, "shard_gib": args.shard_gib, "tokenizer": args.tokenizer}
+    options["check"] = not args.no_check
     converting.convert(args.format, args.source, args.out, options=options, spec=args.config, fields=args.fields)
     table.print_files(Path(args.out))
     if args.format == "stage":

@@ -14,11 +14,11 @@ from revision_jax.runs import run as runs
 USAGE = """
 A run is scored by what its stage learned. A run that answers a search (stages dense, long, unified) answers the queries
 of a split by several methods: all windows (depth 1), one pass over the whole video (depth 0), CLIP frame retrieval; a
-run of configs/stage2.py also through its upper levels (depths 2 and 3), by every policy: top-down, bottom-up, top-down
-with confidences rescaled by the upper levels, fused with CLIP similarity, and similarity alone. A second table says what
-each level sent down. Stages align, sparse and long are asked their own questions about held-out frames, windows and
-groups; a run that chooses among short videos (stage2.py:retrieval) ranks them. What counts as absent, the temperature of
-confidences and the variant of CLIP retrieval are chosen on the validation split.
+run of configs/stage2.py also through its upper levels (depths 2 and 3), by every policy: top-down, bottom-up,
+top-down with confidences rescaled by the upper levels, fused with CLIP similarity, and similarity alone. A second table
+says what each level sent down. Stages align, sparse and long are asked their own questions about held-out frames,
+windows and groups; a run that chooses among short videos (stage2.py:retrieval) ranks them. What counts as absent, the
+temperature of confidences and the variant of CLIP retrieval are chosen on the validation split.
 
 Examples:
   python -m revision_jax.evaluate --workdir runs/stage1-tiny               the config's split (test)
@@ -30,10 +30,10 @@ Examples:
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
   python -m revision_jax.evaluate --workdir RUN --mesh.data 2 --mesh.tensor 2 --model.attention xla
 
-RUN/eval holds metrics.json, predictions.jsonl, questions.jsonl, calibration.json (which `ground` uses), report.html and
-its pictures; for another split than test with its name (metrics_val.json). The same command continues a stopped
-evaluation, video by video. Another protocol or search goes to another folder, --out. An option that a run's stage cannot
-honour is refused. All devices of this machine are used; several hosts (processes of jax.distributed,
+RUN/eval holds metrics.json, predictions.jsonl, questions.jsonl, calibration.json (which `ground` uses), report.html
+and its pictures; for another split than test with its name (metrics_val.json). The same command continues a stopped
+evaluation, video by video. Another protocol or search goes to another folder, --out. An option that a run's stage
+cannot honour is refused. All devices of this machine are used; several hosts (processes of jax.distributed,
 JAX_COORDINATOR_ADDRESS set) share the videos, and the work folder must be one that all of them see.
 """
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import rich.console
 
-from revision_jax import verb
+from revision_jax import prompts, verb
 from revision_jax.data.video import frames
-from revision_jax.prompts import normalize_event
-from revision_jax.report import answers
+from revision_jax.runs import answers
 from revision_jax.runs import run as runs
 
 USAGE = """
@@ -40,10 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="*", help="an event, in quotes")
     parser.add_argument("--queries", metavar="FILE", help="a text file with one sentence a line")
-    parser.add_argument("--workdir", metavar="RUN", help="work folder of a trained run, or a bundle (default: see below)")
+    parser.add_argument("--workdir", metavar="RUN", help="a trained run, or a bundle (default: see below)")
     parser.add_argument("--depth", type=int, metavar="N", help="levels of the search (default: the run's search.depth)")
     parser.add_argument("--policy", metavar="NAME", help="what chooses windows (default: the run's search.policy)")
-    parser.add_argument("--keep", metavar="SHARE,SHARE", help="what each level sends down (default: the run's search.keep)")
+    parser.add_argument("--keep", metavar="SHARE,..", help="what each level sends down (default: the run's own)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="moments printed a query (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -87,7 +86,7 @@ def read_sentences(given: Sequence[str], file: str | None) -> list[str]:
     if not sentences:
         raise ValueError(f"no sentence given{f' and none in {file}' if file else ''}; expected an event in quotes.")
     for sentence in sentences:
-        normalize_event(sentence)
+        prompts.normalize_event(sentence)
     return sentences
 
 

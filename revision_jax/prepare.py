@@ -1,10 +1,11 @@
 """Make data sets for training and evaluation: `python -m revision_jax.prepare --help`."""
 
 import argparse
-import logging
 import sys
 
+from revision_jax import verb
 from revision_jax.data.builders.datasets import DATA_SETS, DataSet
+from revision_jax.preparation import commands
 
 USAGE = """
 Examples:
@@ -28,12 +29,9 @@ Exit code 0; 1 if there are gaps (what could be used is there); 2 after an error
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m revision_jax.prepare", description=__doc__.partition(":")[0] + ".", epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = lambda name, text: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser = verb.make_parser("prepare", __doc__, USAGE)
+    subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = lambda name, text: subcommands.add_parser(name, help=text, description=text, allow_abbrev=False)
     for name, data_set in DATA_SETS.items():
         if data_set.read is not None:
             _add_data(add(name, data_set.help), data_set)
@@ -47,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     report = add("report", "a page with histograms, samples and similarity strips")
     report.add_argument("directory", metavar="DIR", help="a split, or the folder of its splits")
     report.add_argument("--seed", type=int, default=0, help="which samples are shown")
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    for command in subcommands.choices.values():
+        verb.add_debug(command)
     return parser
 
 
@@ -86,20 +84,12 @@ def shard(text: str) -> tuple[int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 if the data has gaps, or 2 after one clear error line."""
-    args = make_parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("revision_jax").setLevel(logging.INFO)
-    # Slow to import, and `--help` must be quick.
-    from revision_jax.preparation import commands
+    return verb.run(act, verb.parse(make_parser(), argv))
 
+
+def act(args: argparse.Namespace) -> int:
     verbs = {"merge": commands.merge, "check": commands.run_check, "report": commands.run_report}
-    try:
-        return (commands.make if args.command in DATA_SETS else verbs[args.command])(args)
-    except (ValueError, OSError) as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return (commands.make if args.command in DATA_SETS else verbs[args.command])(args)
 
 
 if __name__ == "__main__":

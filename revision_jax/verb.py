@@ -1,50 +1,13 @@
 """The skeleton of all verbs: flags parsed, logging, errors that a person can mend, exit codes.
 
 A verb's file holds its flags and one function that does the work, `act(args)`. Its imports stand at the top like
-anywhere else, but `--help` waits for none of them: the modules named in `LAZY` are loaded when they are first used.
+anywhere else; `--help` waits for none of them, see `lazy.py`.
 """
 
 import argparse
-import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Sequence
-
-# What verbs call: each costs seconds to load (JAX, transformers), and a person who asks for help needs none of them.
-LAZY = (
-    "revision_jax.ahead.compiling",
-    "revision_jax.checkpoint",
-    "revision_jax.data.video.frames",
-    "revision_jax.evaluation.evaluate",
-    "revision_jax.interop.conversion",
-    "revision_jax.parallel.multihost",
-    "revision_jax.preparation.commands",
-    "revision_jax.report.answers",
-    "revision_jax.report.table",
-    "revision_jax.runs.exporting",
-    "revision_jax.runs.converting",
-    "revision_jax.runs.run",
-    "revision_jax.runs.training",
-    "revision_jax.training.loop",
-    "revision_jax.training.preemption",
-)
-
-
-def _load_when_used(name: str) -> None:
-    """Puts a module into `sys.modules` that runs its file at the first look into it."""
-    if name in sys.modules:
-        return
-    spec = importlib.util.find_spec(name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    package, _, leaf = name.rpartition(".")
-    setattr(sys.modules[package], leaf, module)
-
-
-for _name in LAZY:
-    _load_when_used(_name)
 
 from revision_jax import checkpoint
 from revision_jax.parallel import multihost

@@ -99,7 +99,8 @@ def advise(config: ConfigDict, report: dict[str, Any], what: str) -> str:
     if what == "extract":
         return "lower the batch of the extractor"
     if config.model.remat != "full":
-        return f"set model.remat to {REMAT_POLICIES[REMAT_POLICIES.index(config.model.remat) + 1]!r} (now {config.model.remat!r})"
+        less = REMAT_POLICIES[REMAT_POLICIES.index(config.model.remat) + 1]
+        return f"set model.remat to {less!r} (now {config.model.remat!r})"
     return f"raise train.accumulate (now {config.train.accumulate}) or lower train.batch_size"
 
 

@@ -13,17 +13,17 @@ import json
 import tempfile
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import jax
 import numpy as np
 
-from revision_jax.api import load_run
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.metrics.grounding import best_iou
-from revision_jax.runs.splits import prepare_data
+from revision_jax.runs.run import load_run
 
 # (suffix, codec, width, height, frames a second)
 FORMATS = ((".mkv", "libx264", 160, 120, 12.5), (".avi", "mpeg4", 96, 96, 4.0), (".webm", "libvpx", 128, 96, 10.0))
@@ -54,26 +54,33 @@ def convert(source: Path, target: Path, codec: str, width: int, height: int, fps
         out.mux(stream.encode())
 
 
-def measure(workdir: Path, present: int, absent: int, seed: int) -> dict:
-    run = load_run(workdir)
-    directory = prepare_data(run.config, run.searcher.mesh, splits=("test",))["test"]
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Asks the run about its held-out videos in other formats; see `main` for the arguments."""
+    changes = {} if args.depth is None else {"search.depth": args.depth}
+    run, present, absent = load_run(args.workdir, changes), args.present, args.absent
+    directory = run.directories(["test"])["test"]
     queries = load_queries(directory / QUERIES, FeatureStore(directory).durations)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(args.seed)
     kinds = {True: [q for q in queries if q.present], False: [q for q in queries if not q.present]}
     chosen = [q for is_present, n in ((True, present), (False, absent)) for q in rng.permutation(kinds[is_present])[:n]]
     videos = sorted({query.video_id for query in chosen})
-    outcomes = {True: [], False: []}
+    outcomes: dict[bool, list[bool]] = {True: [], False: []}
+    shares: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for video_id, (suffix, *form) in zip(videos, itertools.cycle(FORMATS)):
             target = Path(folder) / f"{video_id}{suffix}"
             convert(directory / "videos" / f"{video_id}.mp4", target, *form)
             asked = [query for query in chosen if query.video_id == video_id]
-            for query, result in zip(asked, run.ground(target, [query.sentence for query in asked])):
+            searched = run.search(run.encode(target), [query.sentence for query in asked])
+            shares.append(searched.cost.frame_share)
+            for query, result in zip(asked, searched.results):
                 hit = not query.present or bool((best_iou(result.moments[:1], query.moments) > 0.3).any())
                 outcomes[query.present].append(result.present and hit)
     return {
         "benchmark": "ground_files",
-        "workdir": str(workdir),
+        "workdir": str(args.workdir),
+        "depth": run.config.search.depth,
+        "dense_frames_percent": float(np.mean(shares)),
         "formats": [f"{codec} {width}x{height} at {fps} fps in {s[1:]}" for s, codec, width, height, fps in FORMATS],
         "present": len(outcomes[True]),
         "found_percent": 100 * float(np.mean(outcomes[True])),
@@ -88,9 +95,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="an evaluated run on Shapes")
     parser.add_argument("--present", type=int, default=20, help="queries that happen (default: %(default)s)")
     parser.add_argument("--absent", type=int, default=20, help="queries that never do (default: %(default)s)")
+    parser.add_argument("--depth", type=int, help="levels of the search (default: the run's search.depth)")
     parser.add_argument("--seed", type=int, default=0, help="which queries are drawn")
-    args = parser.parse_args(argv)
-    print(json.dumps(measure(args.workdir, args.present, args.absent, args.seed)))
+    print(json.dumps(measure(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

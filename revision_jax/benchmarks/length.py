@@ -1,7 +1,7 @@
 """What a search costs, and whether it still finds the event, as videos grow from half an hour to ten hours.
 
-    python -m revision_jax.benchmarks.length --workdir runs/stage1-tiny --upper runs/stage2-tiny   # with recall
-    python -m revision_jax.benchmarks.length --shape small                                          # random weights
+    python -m revision_jax.benchmarks.length --workdir runs/stage2-tiny   # with recall
+    python -m revision_jax.benchmarks.length --shape small                # random weights
 
 Longer videos repeat the footage of a test video, as the paper's Figure 5 does, but the event is there once: in the
 other copies the frames around it are replaced by others of the same video. Every query is searched alone, top-down, and
@@ -13,22 +13,33 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from revision_jax.benchmarks import search as random_weights
+from revision_jax.data.annotations.queries import Query
+from revision_jax.data.video.extraction import VideoFeatures
+from revision_jax.evaluation.methods import with_fitted_questions
 from revision_jax.metrics.grounding import best_iou
 from revision_jax.metrics.recall import holds_event
-from revision_jax.search.settings import SearchSettings
+from revision_jax.runs.run import Run
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
 
+Moments = Sequence[tuple[float, float]]
+Footage = tuple[VideoFeatures, Moments]
+Case = tuple[Sentences, Callable[[float], Footage]]
 HOURS = (0.5, 1.0, 2.0, 5.0, 10.0)
 MARGIN_S = 4.0
 
 
-def repeated(features: np.ndarray, fps: float, moments, seconds: float, seed: int) -> tuple[np.ndarray, list]:
+def repeated(
+    features: np.ndarray, fps: float, moments: Moments, seconds: float, seed: int
+) -> tuple[np.ndarray, Moments]:  # fmt: skip
     """Footage repeated to a length, with the events of one copy only.
 
     Args:
@@ -62,33 +73,34 @@ def repeated(features: np.ndarray, fps: float, moments, seconds: float, seed: in
     return tiled, [(start + shift, end + shift) for start, end in moments]
 
 
-def _clear(start: float, end: float, moments) -> bool:
+def _clear(start: float, end: float, moments: Moments) -> bool:
     return all(end < s - MARGIN_S or start > e + MARGIN_S for s, e in moments)
 
 
-def measure(searcher, depth: int, hours: float, cases: list) -> dict:
+def measure(searcher: Searcher, depth: int, hours: float, cases: Sequence[Case]) -> dict[str, Any]:
     """One length.
 
     Args:
-      cases: (sentence, (token features, mask) or None, `make(seconds) -> (features, fps, moments)`).
+      cases: (one sentence, `make(seconds) -> (video, moments)`).
     """
     seconds, rows, memory = hours * 3600.0, [], None
-    for i, (sentence, tokens, make) in enumerate(cases):
-        features, fps, moments = make(seconds)
-        ask = dict(depth=depth, policy="top_down", query_tokens=tokens)
+    for i, (sentence, make) in enumerate(cases):
+        video, moments = make(seconds)
+        ask = dict(depth=depth, policy="top_down")
         with jax.set_mesh(searcher.mesh):
             if memory is None:
-                lowered, _ = searcher.lower(features, fps, seconds, [sentence], **ask)
+                lowered, _ = searcher.lower(video, sentence, **ask)
                 memory = lowered.compile().memory_analysis()
-                searcher.search(features, fps, seconds, [sentence], **ask)  # the first one is slow
+                searcher.search(video, sentence, **ask)  # the first one is slow
             started = time.perf_counter()
-            (result,) = searcher.search(features, fps, seconds, [sentence], **ask)
+            searched = searcher.search(video, sentence, **ask)
+        (result,), cost = searched.results, searched.cost
         rows.append({
             "seconds": time.perf_counter() - started,
-            "llm_tokens": searcher.cost.llm_tokens,
-            "dense_windows": searcher.cost.pairs,
-            "sparse_vectors": searcher.cost.levels[0].windows if searcher.cost.levels else 0,
-            "gflop": searcher.cost.flops / 1e9,
+            "llm_tokens": cost.llm_tokens,
+            "dense_windows": cost.pairs,
+            "sparse_vectors": cost.levels[0].windows if cost.levels else 0,
+            "gflop": cost.flops / 1e9,
             "hit": bool(moments) and len(result.moments) > 0 and best_iou(result.moments[:1], moments)[0] > 0.3,
             "sent_down": bool(moments) and holds_event(result.sent[-1], moments),
         })  # fmt: skip
@@ -110,55 +122,47 @@ def measure(searcher, depth: int, hours: float, cases: list) -> dict:
     }
 
 
-def cases_of_runs(workdir: Path, upper: Path, queries: int, changes: dict, seed: int):
-    """A searcher of two runs, its depth, and cases of the first test video."""
-    from revision_jax import config as configs
-    from revision_jax.evaluation import methods as m
-    from revision_jax.parallel.mesh import make_mesh
-    from revision_jax.runs.grounder import restore_grounder
-    from revision_jax.runs.splits import make_extractor, prepare_data
-
-    config, upper_config = (configs.load_json(Path(folder) / "config.json") for folder in (workdir, upper))
-    mesh = make_mesh(**config.mesh)
-    grounder, chooser = (
-        restore_grounder(c, folder, mesh)[0] for c, folder in ((config, workdir), (upper_config, upper))
-    )
-    directory = prepare_data(config, mesh, splits=("test",))["test"]
-    split = m.Split.open(config, directory, "test", grounder.visual_width)
+def cases_of_run(
+    workdir: Path, queries: int, changes: Mapping[str, Any], seed: int
+) -> tuple[Searcher, int, list[Case]]:  # fmt: skip
+    """The searcher of a run with upper levels, its depth, and cases of the first test video."""
+    run = Run.load(workdir)
+    split = run.split("test")
     video_id = next(iter(split.queries))
     features, fps = split.store.read_all(video_id), split.store.manifest.fps
     asked = [query for query in split.queries[video_id] if query.present][:queries]
-    searcher = m.make_searcher(config, grounder, mesh, asked, chooser, changes=changes)
-    extractor = make_extractor(config, mesh)
+    searcher = with_fitted_questions(run.searcher(changes=changes), asked)
 
-    def make(query, i) -> Callable:
-        def build(seconds):
+    def make(query: Query, i: int) -> Callable[[float], Footage]:
+        def build(seconds: float) -> Footage:
             longer, moments = repeated(features, fps, query.moments, seconds, seed + i)
-            return longer, fps, moments
+            return VideoFeatures(longer, seconds, fps), moments
 
         return build
 
-    tokens = [m.query_tokens(extractor, [query.sentence], config.prompt.query_tokens) for query in asked]
-    cases = [(q.sentence, t, make(q, i)) for i, (q, t) in enumerate(zip(asked, tokens))]
-    return searcher, searcher.max_depth, cases
+    depth = searcher.max_depth
+    cases = [(run.sentences([query.sentence], depth, "top_down"), make(query, i)) for i, query in enumerate(asked)]
+    return searcher, depth, cases
 
 
-def cases_of_shape(shape: str, queries: int, changes: dict, upper_scale: float):
+def cases_of_shape(
+    shape: str, queries: int, changes: Mapping[str, Any], upper_scale: float
+) -> tuple[Searcher, int, list[Case]]:  # fmt: skip
     """A searcher with random weights, its depth, and cases of random features; nothing can be found there."""
     prompts = random_weights.make_prompts()
-    settings = SearchSettings(depth=3, query_batch=1, window_block=64, decode_block=16, **changes)
-    searcher = random_weights.make_searcher(random_weights.make_grounders(shape), prompts, settings, 0.0, upper_scale)
-    sentences, (tokens, mask), _ = random_weights.make_queries(shape, queries)
-    searcher.fit_questions(sentences)
-    make = lambda seconds: (random_weights.make_features(shape, seconds), random_weights.FPS, [])
-    cases = [(sentence, (tokens[i : i + 1], mask[i : i + 1]), make) for i, sentence in enumerate(sentences)]
+    settings = random_weights.make_settings(depth=3, query_batch=1, window_block=64, decode_block=16, **changes)
+    searcher = random_weights.make_searcher(random_weights.make_models(shape), prompts, settings, 0.0, upper_scale)
+    asked = random_weights.make_queries(shape, queries)
+    searcher = searcher.fitted_to(asked.texts)
+    make = lambda seconds: (random_weights.make_video(shape, seconds), [])
+    one = lambda i: Sentences([asked.texts[i]], asked.tokens[i : i + 1], asked.mask[i : i + 1])
+    cases = [(one(i), make) for i in range(queries)]
     return searcher, 3, cases
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, help="a trained run of the dense level")
-    parser.add_argument("--upper", type=Path, help="a trained run of the upper levels")
+    parser.add_argument("--workdir", type=Path, help="a trained run with upper levels (configs/stage2.py)")
     parser.add_argument("--shape", choices=random_weights.SHAPES, default="small", help="random weights, without runs")
     parser.add_argument(
         "--queries", type=int, default=20, help="present queries of a test video (default: %(default)s)"
@@ -171,14 +175,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="in which copy the event is")
     args = parser.parse_args(argv)
-    if (args.workdir is None) != (args.upper is None):
-        parser.error("--workdir and --upper go together; give both, or none for random weights")
     if args.workdir and args.upper_scale != 1.0:
         parser.error("--upper_scale is for random weights: a run was trained on windows of one length")
     keep = tuple(float(part) for part in args.keep.split(","))
     changes = {"keep": keep, "readings": args.readings}
     if args.workdir:
-        searcher, depth, cases = cases_of_runs(args.workdir, args.upper, args.queries, changes, args.seed)
+        searcher, depth, cases = cases_of_run(args.workdir, args.queries, changes, args.seed)
     else:
         searcher, depth, cases = cases_of_shape(args.shape, args.queries, changes, args.upper_scale)
     rows = [measure(searcher, depth, float(hours), cases) for hours in args.hours.split(",")]
@@ -189,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
         "upper_scale": args.upper_scale,
         "device": jax.devices()[0].device_kind,
     }
-    result["weights"] = f"{args.workdir}, {args.upper}" if args.workdir else f"random, {args.shape}"
+    result["weights"] = str(args.workdir) if args.workdir else f"random, {args.shape}"
     print(json.dumps(result | {"rows": rows}))
 
 

@@ -21,18 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from revision_jax import config as configs
 from revision_jax.benchmarks import plain
 from revision_jax.benchmarks.words import make_prompts
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.evaluation.peak import peak_memory
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Compute, Llama, LlamaConfig
+from revision_jax.parallel.memory import GIB
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.prompts import AnswerGrammar, dense_answers
-from revision_jax.search.layout import VideoWindows
-from revision_jax.search.memory import GIB
+from revision_jax.prompts import PromptEncoder
+from revision_jax.search.counting import Flops
+from revision_jax.search.models import Models
+from revision_jax.search.packing.windows import VideoWindows
+from revision_jax.search.policies import find_policy, policy_names
 from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
 
 FPS, QUERY_TOKENS = 5.0, 16
@@ -52,7 +58,12 @@ def make_hierarchy(upper_scale: float = 1.0) -> Hierarchy:
     return Hierarchy(125.0, 250, 0.5, 0.2, (100, 33), upper_scale)
 
 
-def make_grounders(shape: str, seed: int = 0) -> tuple[Grounder, Grounder]:
+def make_settings(**changes) -> SearchSettings:
+    """The settings of the MAD preset with some fields changed."""
+    return SearchSettings.of(configs.load("configs/stage1.py:mad").search, **changes)
+
+
+def make_models(shape: str, seed: int = 0) -> Models:
     """Random grounders of the dense and the upper levels; they share the language model's size, not its weights."""
     config, dtype, width, mlp = SHAPES[shape]
 
@@ -64,48 +75,40 @@ def make_grounders(shape: str, seed: int = 0) -> tuple[Grounder, Grounder]:
             return Grounder(llm, sparse=adapter, window_chunk=16)
         return Grounder(llm, DenseAdapter(width, config.hidden_size, rngs=rngs))
 
-    return build(seed, False), build(seed + 1, True)
+    return Models(build(seed, False), build(seed + 1, True))
 
 
-def make_features(shape: str, seconds: float, seed: int = 0) -> np.ndarray:
-    """Random features of a video, `[N, D]` float16."""
-    return np.random.default_rng(seed).normal(size=(int(seconds * FPS), SHAPES[shape][2])).astype(np.float16)
+def make_video(shape: str, seconds: float, seed: int = 0) -> VideoFeatures:
+    """A video of random features, `[N, D]` float16."""
+    features = np.random.default_rng(seed).normal(size=(int(seconds * FPS), SHAPES[shape][2])).astype(np.float16)
+    return VideoFeatures(features, seconds, FPS)
 
 
-def make_queries(shape: str, count: int, seed: int = 1) -> tuple[list[str], tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Sentences, their token features and mask, and their holistic features."""
+def make_queries(shape: str, count: int, seed: int = 1) -> Sentences:
+    """Sentences with random token features and holistic features."""
     rng = np.random.default_rng(seed)
-    sentences = [f"a person opens the door of car {i} and looks around" for i in range(count)]
+    texts = [f"a person opens the door of car {i} and looks around" for i in range(count)]
     tokens = rng.normal(size=(count, QUERY_TOKENS, SHAPES[shape][2])).astype(np.float32)
-    return sentences, (tokens, np.ones((count, QUERY_TOKENS), bool)), tokens.mean(axis=1)
+    return Sentences(texts, tokens, np.ones((count, QUERY_TOKENS), bool), tokens.mean(axis=1))
 
 
 def make_searcher(
-    grounders, prompts, settings: SearchSettings, memory_gib: float = 0.0, upper_scale: float = 1.0
+    models: Models, prompts: PromptEncoder, settings: SearchSettings, memory_gib: float = 0.0, upper_scale: float = 1.0
 ) -> Searcher:
-    hierarchy = make_hierarchy(upper_scale)
-    grammar = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
-    mesh = make_mesh()
-    return Searcher(
-        grounders[0], prompts, grammar, hierarchy, settings, mesh, upper=grounders[1], memory_gib=memory_gib
-    )
+    return Searcher(models, prompts, make_hierarchy(upper_scale), settings, make_mesh(), memory_gib)
 
 
-def time_ours(searcher: Searcher, policy: str, features, seconds: float, sentences, query_tokens, similar) -> dict:
-    """One search by a policy, compiled before on the same shapes."""
-    searcher.fit_questions(sentences)
+def time_ours(searcher: Searcher, policy: str, video: VideoFeatures, sentences: Sentences) -> dict:
+    """One search by a policy, as deep as it searches, compiled before on the same shapes."""
+    searcher, most = searcher.fitted_to(sentences.texts), find_policy(policy).most_depth
+    depth = 3 if most is None else min(most, 3)
     with jax.set_mesh(searcher.mesh):
         started = time.perf_counter()
-        lowered, need = searcher.lower(
-            features, FPS, seconds, sentences, depth=3, policy=policy, query_tokens=query_tokens, similar=similar
-        )
+        lowered, need = searcher.lower(video, sentences, depth=depth, policy=policy)
         temporary = lowered.compile().memory_analysis().temp_size_in_bytes  # into the cache that `main` turned on
         compiled = time.perf_counter() - started
-        searcher.search(
-            features, FPS, seconds, sentences, depth=3, policy=policy, query_tokens=query_tokens, similar=similar
-        )
+        cost = searcher.search(video, sentences, depth=depth, policy=policy).cost
     check_compiled(searcher)
-    cost = searcher.cost
     return {
         "policy": policy,
         "seconds": cost.seconds,
@@ -127,15 +130,16 @@ def check_compiled(searcher: Searcher) -> None:
         raise RuntimeError(f"{searcher.compile_count} programs were compiled for {len(searcher.shapes)} shapes.")
 
 
-def time_plain(grounders, prompts, features, seconds: float, sentences, query_tokens, count: int) -> dict:
+def time_plain(
+    models: Models, prompts: PromptEncoder, footage: VideoFeatures, sentences: Sentences, count: int
+) -> dict:  # fmt: skip
     """The plain program on the first `count` queries; its shapes are compiled before."""
-    hierarchy = make_hierarchy()
-    windows = VideoWindows.of(hierarchy, seconds, FPS, len(features), 3)
-    parts = [nnx.split(grounder) for grounder in grounders]
+    windows = VideoWindows.of(make_hierarchy(), footage, 3)
+    parts = [nnx.split(grounder) for grounder in models.both]
     prefix, steps = jnp.asarray(prompts.prefix), plain.ANSWER_TOKENS
     dense = jax.jit(lambda state, q, v: plain.dense_answers(nnx.merge(parts[0][0], state), prefix, q, v, steps))
     group = jax.jit(lambda state, q, v: plain.group_answer(nnx.merge(parts[1][0], state), prefix, q, v, steps))
-    video, runs, compiled = jnp.asarray(features), [], {}
+    video, runs, compiled = jnp.asarray(footage.features), [], {}
 
     def call(program, *arguments):
         key = program, arguments[-1].shape
@@ -146,8 +150,8 @@ def time_plain(grounders, prompts, features, seconds: float, sentences, query_to
         return compiled[key](*arguments)
 
     for i in range(count):
-        question = jnp.asarray(prompts.encode_question(sentences[i]))
-        tokens, mask = (jnp.asarray(x[i]) for x in query_tokens)
+        question = jnp.asarray(prompts.encode_question(sentences.texts[i]))
+        tokens, mask = jnp.asarray(sentences.tokens[i]), jnp.asarray(sentences.mask[i])
         call.compile_s = 0.0
         started = time.perf_counter()
         counted = plain.search_query(
@@ -174,10 +178,8 @@ def time_plain(grounders, prompts, features, seconds: float, sentences, query_to
     }
 
 
-def prefill_rate(grounder, prompts, rows: int = 8, repeats: int = 3) -> dict:
+def prefill_rate(grounder: Grounder, prompts: PromptEncoder, rows: int = 8, repeats: int = 3) -> dict:
     """TFLOP/s of prefilling dense windows, and the share of the device's bf16 peak where it is known."""
-    from revision_jax.search.counting import Flops
-
     graphdef, state = nnx.split(grounder)
     prefix = jnp.asarray(prompts.prefix)
     program = jax.jit(lambda state, video: nnx.merge(graphdef, state).encode_windows(prefix, video)[0])
@@ -199,7 +201,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="length of the video (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=64, help="queries on it (default: %(default)s)")
     parser.add_argument("--plain_queries", type=int, default=1, help="that the plain program is timed on")
-    parser.add_argument("--policies", default="top_down,bottom_up", help="default: %(default)s")
+    policies = f"some of {', '.join(policy_names())} (default: %(default)s)"
+    parser.add_argument("--policies", default="top_down,bottom_up", help=policies)
     parser.add_argument("--keep", default="0.8,0.55", help="what each upper level sends down (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use")
     args = parser.parse_args(argv)
@@ -208,22 +211,20 @@ def main(argv: list[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="revision_jax_benchmark_"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     seconds, prompts = args.hours * 3600.0, make_prompts()
-    grounders, features = make_grounders(args.shape), make_features(args.shape, seconds)
-    sentences, query_tokens, similar = make_queries(args.shape, args.queries)
+    models, video = make_models(args.shape), make_video(args.shape, seconds)
+    sentences = make_queries(args.shape, args.queries)
     keep = tuple(float(part) for part in args.keep.split(","))
-    settings = SearchSettings(depth=3, keep=keep, query_batch=4, window_block=64, decode_block=64)
+    settings = make_settings(depth=3, keep=keep, query_batch=4, window_block=64, decode_block=64)
     result = {
         "benchmark": "search", "shape": args.shape, "hours": args.hours, "queries": args.queries,
         "device": jax.devices()[0].device_kind, "devices": jax.device_count(), "prefill": None, "runs": [],
     }  # fmt: skip
-    result["prefill"] = prefill_rate(grounders[0], prompts)
+    result["prefill"] = prefill_rate(models.dense, prompts)
     if args.compare:
-        result["runs"].append(
-            time_plain(grounders, prompts, features, seconds, sentences, query_tokens, args.plain_queries)
-        )
+        result["runs"].append(time_plain(models, prompts, video, sentences, args.plain_queries))
     for policy in args.policies.split(","):
-        searcher = make_searcher(grounders, prompts, settings, args.memory_gib)
-        ours = time_ours(searcher, policy, features, seconds, sentences, query_tokens, similar)
+        searcher = make_searcher(models, prompts, settings, args.memory_gib)
+        ours = time_ours(searcher, policy, video, sentences)
         if args.compare:
             ours["times_as_fast"] = result["runs"][0]["seconds_per_query"] / ours["seconds_per_query"]
         result["runs"].append(ours)

@@ -20,16 +20,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
+from revision_jax.ahead.abstract import PREFIX_TOKENS, abstract_step
 from revision_jax.benchmarks.torch_step import measure_torch
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.runs import abstract
+from revision_jax.runs.base import VICUNA_7B, clip_config
+from revision_jax.runs.batches import WINDOWS
 from revision_jax.training.flops import FlopCount, peak_flops
 from revision_jax.training.progress import device_memory
 
 # As many calls as 7B makes, in widths that cost nothing: what is left is Python and dispatch.
 TOY = LlamaConfig(64, 16, 16, num_layers=32, num_heads=2, num_kv_heads=2, head_dim=8)
-SHAPES = {"toy": TOY, "7b": abstract.VICUNA_7B}
+SHAPES = {"toy": TOY, "7b": VICUNA_7B}
 WARM_UP = 2  # steps before the clock: the first compiles
 ANSWER = 8  # tokens under the loss a window
 
@@ -87,10 +89,11 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any
     """
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
-        program, state, frozen, step = abstract.abstract_step(config, mesh, sizes)
+        program, state, frozen, step = abstract_step(config, mesh, sizes)
         shapes = {path: array.shape for path, array in (frozen | state.trainable).items()}
         count = FlopCount(shapes, set(state.trainable), len(program.prefix))
-        batch = make_batch(abstract.abstract_batches(config, mesh)["windows"], sizes.vocab_size)
+        width = clip_config(config).projection_dim
+        batch = make_batch(WINDOWS.shapes(config, mesh, width)["windows"], sizes.vocab_size)
         state, frozen = fill(state, jax.random.key(0)), fill(frozen, jax.random.key(1))
         losses = []
         for _ in range(WARM_UP):
@@ -161,13 +164,13 @@ def main(argv: list[str] | None = None) -> int:
         "benchmark": "train_step",
         "shape": arguments.shape,
         "batch": arguments.batch,
-        "tokens_a_window": abstract.PREFIX_TOKENS + frames + text,
+        "tokens_a_window": PREFIX_TOKENS + frames + text,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "variants": variants,
     }
     if arguments.torch:
-        report["torch"] = beside_torch(arguments, sizes, abstract.PREFIX_TOKENS + frames + text)
+        report["torch"] = beside_torch(arguments, sizes, PREFIX_TOKENS + frames + text)
     print(json.dumps(report))
     return 0
 

@@ -104,7 +104,8 @@ def _directories(run: Run, options: Options, chooses: bool) -> tuple[str, dict[s
     wanted = ({"val"} if chooses else set()) | (set() if options.data else {split})
     lacking = sorted(wanted - set(splits_of(run.config)))
     if lacking:
-        raise ConfigError(f"data.name {run.config.data.name!r} has no split {', '.join(lacking)}; nothing can be scored.")
+        missing = ", ".join(lacking)
+        raise ConfigError(f"data.name {run.config.data.name!r} has no split {missing}; nothing can be scored.")
     prepare = functools.partial(run.directories, sorted(wanted))
     directories = dict(multihost.one_after_another("data", prepare)) if wanted else {}
     if options.data:
@@ -139,9 +140,12 @@ def _empty(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _compilations(evaluation: Evaluation, counted: Mapping[str, Any], train: Mapping[str, int] | None) -> dict[str, Any]:
+def _compilations(
+    evaluation: Evaluation, counted: Mapping[str, Any], train: Mapping[str, int] | None
+) -> dict[str, Any]:  # fmt: skip
     """Programs compiled; where nothing had to be computed again, what was counted when it was stands."""
     old = evaluation.old.get("compilations", {})
     fresh = {"train_step": train if train and train["programs"] else None, **counted}
-    known = {name: value for name, value in fresh.items() if value and (not isinstance(value, dict) or value["programs"])}
+    used = lambda value: value["programs"] if isinstance(value, Mapping) else value
+    known = {name: value for name, value in fresh.items() if value and used(value)}
     return {"train_step": None, "search": None, "encoder": None, "questions": None} | old | known

@@ -27,7 +27,7 @@ from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
 
 FORMAT = 4  # of the predictions; another one starts the files anew
-ALONE = ("depth1", "depth0")  # methods that need the dense level's model alone, and are asked of the one before training
+ALONE = ("depth1", "depth0")  # methods that are asked of the model before training, too
 
 
 class MomentSearch:

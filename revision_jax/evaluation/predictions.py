@@ -63,7 +63,8 @@ class PredictionLog:
         """Takes in what other hosts wrote, into this file, and removes theirs."""
         for other in others:
             groups = self._read(other)
-            append_lines(self.path, [line for key, group in groups.items() if key not in self._in_file for line in group])
+            new = [group for key, group in groups.items() if key not in self._in_file]
+            append_lines(self.path, [line for group in new for line in group])
             self._in_file |= set(groups)
             other.unlink()
 

@@ -33,7 +33,7 @@ from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, pr
 from revision_jax.runs.batches import make_loader
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
-from revision_jax.search.decoding import DecodeState, Grammar, decode_step
+from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
 from revision_jax.training.state import Arrays, Module, take_apart
 
 HONOURS = frozenset(("split", "data", "out"))  # options that mean something where nothing is searched
@@ -64,7 +64,8 @@ def ask_all(evaluation: Evaluation, questions: Sequence[Question], data: str) ->
     """
     config, run, found = evaluation.run.config, evaluation.run, {}
     if multihost.is_first():
-        models = {"trained": run.grounder("trained")} | ({"before": run.grounder("fresh")} if config.eval.before else {})
+        models = {"trained": run.grounder("trained")}
+        models |= {"before": run.grounder("fresh")} if config.eval.before else {}
         trained = [parameters(model, config.trainable) for model in models.values()]
         identity = digest(config.seed, config.eval.max_rows, config.hierarchy, config.prompt, data, trained)
         log = RowLog(evaluation.path("questions.jsonl"), identity)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 NAMES = {
     "depth1": "all windows (depth 1)",
@@ -159,7 +160,8 @@ def _number(value: float | None) -> str:
 def retrieval_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of retrieval among short videos."""
     methods = metrics["retrieval"].get("methods", {})
-    return ["method", *RANKS], [[method_name(name), *(f"{row[rank]:.1f}" for rank in RANKS)] for name, row in methods.items()]
+    rows = [[method_name(name), *(f"{row[rank]:.1f}" for rank in RANKS)] for name, row in methods.items()]
+    return ["method", *RANKS], rows
 
 
 def print_table(metrics: Mapping[str, Any]) -> None:
@@ -170,7 +172,7 @@ def print_table(metrics: Mapping[str, Any]) -> None:
     note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
     title = f"{split}: {counts}; protocol {protocol['name']} ({protocol['says']})"
     retrieval = metrics["retrieval"]
-    for title, note, (headings, rows), marked in (
+    for heading, caption, (headings, rows), marked in (
         (f"{split}: questions", QUESTION_NOTE, question_rows(metrics), ""),
         (f"{split}: {retrieval.get('queries')} queries, {retrieval.get('clips')} clips", "Percent, but for the rank.",
          retrieval_rows(metrics), ""),
@@ -180,7 +182,7 @@ def print_table(metrics: Mapping[str, Any]) -> None:
         ("differences, query by query, with 95 % intervals", "Percent.", compared_rows(metrics), ""),
     ):  # fmt: skip
         if rows:
-            print_rows(title, note, headings, rows, marked)
+            print_rows(heading, caption, headings, rows, marked)
 
 
 def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = "") -> None:

@@ -31,7 +31,9 @@ class Answered:
 
 
 def as_json(found: Answered) -> str:
-    """`{"video", "duration_s", "search", "cost", "queries": [{"sentence", "present", "threshold", "moments", "levels"}]}`.
+    """An object with "video", "duration_s", "search", "cost" and "queries".
+
+    A query has "sentence", "present", "threshold", "moments" and "levels".
 
     Moments are those at or above the threshold. A level is the share of the video's seconds that it sent down, and its
     windows in seconds.
@@ -68,7 +70,8 @@ def describe(found: Answered) -> str:
 
 
 def _describe_one(found: Answered, result: Result) -> str:
-    looked = [f"  looked at: {', then '.join(_told(level) for level in _levels(found, result))}"] if result.sent else []
+    told = ", then ".join(map(_told, _levels(found, result)))
+    looked = [f"  looked at: {told}"] if result.sent else []
     if not result.present:
         best = f" (surest answer: {result.score:.2f}, needed: {result.threshold:.2f})" if len(result.moments) else ""
         return "\n".join([result.sentence, f"  not in this video{best}", *looked])
@@ -105,6 +108,6 @@ def _cost(found: Answered) -> str:
     how = f"depth {search.depth}" + (f", {search.policy}" if search.depth > 1 else "")
     tokens = cost.rates()["llm_tokens_per_query"]
     return (
-        f"{how}: {cost.frame_share:.0f} % of the dense windows asked, {tokens:,.0f} tokens a query through the language "
-        f"model, {cost.seconds:.1f} s"
+        f"{how}: {cost.frame_share:.0f} % of the dense windows asked, {tokens:,.0f} tokens a query through the "
+        f"language model, {cost.seconds:.1f} s"
     )

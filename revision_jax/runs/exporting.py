@@ -74,7 +74,11 @@ def _identity(run: Run, form: str, step: int) -> dict[str, Any]:
         "made_by": f"revision_jax {__version__}",
         "format": form,
         "stage": run.stage.name,
-        "run": {"path": str(run.workdir), "step": step, "sha256": fingerprint_trained(run.workdir / "checkpoints", step)},
+        "run": {
+            "path": str(run.workdir),
+            "step": step,
+            "sha256": fingerprint_trained(run.workdir / "checkpoints", step),
+        },
         "base": run.fingerprints,
     }
 

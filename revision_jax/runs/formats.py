@@ -112,7 +112,8 @@ def write_peft(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, sh
 
 
 def read_peft(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    return Held(base, read_lora(folder, parts.llm), {level: getattr(parts, level) for level in stage_of(config).adapters})
+    adapters = {level: getattr(parts, level) for level in stage_of(config).adapters}
+    return Held(base, read_lora(folder, parts.llm), adapters)
 
 
 Writer = Callable[[ConfigDict, RunParts, Path, Any, int], None]

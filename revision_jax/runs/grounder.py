@@ -34,7 +34,7 @@ from revision_jax.runs.base import (
 )
 from revision_jax.runs.predecessors import missing_predecessors, predecessor_prints, predecessors, trained_before
 from revision_jax.runs.stage import stage_of
-from revision_jax.training.state import Arrays, place, split_by_table, take_apart
+from revision_jax.training.state import Arrays, place, take_apart
 
 
 # ------------------------------------------------------------------------------------------------- fresh

@@ -17,8 +17,8 @@ from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits
 from revision_jax.interop.stage import PROJECTOR, Stage, adapter_arrays, read_stage, write_unified
 from revision_jax.interop.weights import Weights
-from revision_jax.runs.exporting import adapter_of, sparse_options
 from revision_jax.runs.base import llama_config, make_prompts
+from revision_jax.runs.formats import adapter_of, sparse_options
 from revision_jax.runs.grounder import fingerprints, trained_by_predecessors
 from revision_jax.runs.parts import UNIFIED, restore_parts, shapes_and_fresh
 from revision_jax.runs.predecessors import check_lora

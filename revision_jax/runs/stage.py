@@ -100,7 +100,8 @@ def check_stage(config: ConfigDict) -> None:
     stage, data, faults = stage_of(config), config.data, []
     for before, workdir in config.init.items():
         if workdir and before not in stage.needs + stage.may:
-            faults.append(f"init.{before} is {workdir!r}; expected nothing: stage {stage.name!r} does not start from it.")
+            expected = f"expected nothing: stage {stage.name!r} does not start from it"
+            faults.append(f"init.{before} is {workdir!r}; {expected}.")
     if WINDOWS not in stage.batches and data.questions_per_window > 1:
         faults.append(
             f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage.name!r} a video "

@@ -10,15 +10,19 @@ how long, is chosen on the validation split. Confidence is the similarity itself
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.metrics.grounding import mean_iou, recall_at_k
-from revision_jax.search.layout import pad_frames
+from revision_jax.search.packing.packer import required
+from revision_jax.search.packing.padding import pad_frames
 from revision_jax.search.ranking import rank_moments
-from revision_jax.search.searcher import Result
+from revision_jax.search.result import Result
+from revision_jax.search.sentences import Sentences
 
 # What scores a stretch: its best frame, the mean of its best three, or the mean of them all.
 BEST_FRAMES = {"max_frame": 1, "top3_mean": 3, "sliding_window": 0}
@@ -30,15 +34,11 @@ class Case:
     """A video with queries, for choosing a variant.
 
     Attributes:
-      features: `[N, D]` frames.
-      fps, duration_s: their rate, and the video's length in seconds.
       queries: `[Q, D]` sentence features.
       truths: true moments of each query, empty for an absent one.
     """
 
-    features: np.ndarray
-    fps: float
-    duration_s: float
+    video: VideoFeatures
     queries: np.ndarray
     truths: Sequence[Sequence[tuple[float, float]]]
 
@@ -66,18 +66,21 @@ class ClipRetrieval:
             raise ValueError(f"a CLIP moment of {self.length_s} s; expected seconds > 0.")
 
     def search(
-        self, features: np.ndarray, fps: float, duration_s: float, sentences: Sequence[str], queries: np.ndarray, *,
-        threshold: float = float("-inf"),
+        self, video: VideoFeatures, sentences: Sentences, *, threshold: float = float("-inf")
     ) -> list[Result]:  # fmt: skip
-        """Ranked moments of every sentence; see `Searcher.search`. `queries [Q, D]` are the sentences' features."""
-        moments = _retrieve(
-            jnp.asarray(pad_frames(features)), jnp.asarray(queries), np.int32(len(features)),
-            np.int32(max(round(self.length_s * fps), 1)), np.float32(fps), np.float32(duration_s),
-            best=BEST_FRAMES[self.variant], top_k=self.top_k, nms_iou=self.nms_iou,
-        )  # fmt: skip
+        """Ranked moments of every sentence, by its holistic features (`similar`); see `Searcher.search`.
+
+        Raises:
+          ValueError: the sentences have no holistic features.
+        """
+        queries = required(sentences.similar, "the CLIP baseline needs the sentences' features (similar)")
+        length = np.int32(max(round(self.length_s * video.fps), 1))
+        timing = _Timing(np.int32(len(video.features)), length, np.float32(video.fps), np.float32(video.duration_s))
+        kept = _Kept(BEST_FRAMES[self.variant], self.top_k, self.nms_iou)
+        moments = _retrieve(kept, jnp.asarray(pad_frames(video.features)), jnp.asarray(queries), timing)
         return [
-            Result(sentence, found[np.isfinite(found[:, 2])].astype(np.float64), threshold, 0, 0)
-            for sentence, found in zip(sentences, jax.device_get(moments))
+            Result(text, found[np.isfinite(found[:, 2])].astype(np.float64), threshold, 0, 0)
+            for text, found in zip(sentences.texts, jax.device_get(moments))
         ]
 
 
@@ -96,8 +99,7 @@ def choose_variant(cases: Iterable[Case], *, top_k: int = 50, nms_iou: float = 0
         predictions, truths = [], []
         for case in cases:
             present = [i for i, truth in enumerate(case.truths) if len(truth)]
-            names = [""] * len(case.queries)
-            results = retrieval.search(case.features, case.fps, case.duration_s, names, case.queries)
+            results = retrieval.search(case.video, Sentences([""] * len(case.queries), similar=case.queries))
             predictions += [results[i].moments for i in present]
             truths += [case.truths[i] for i in present]
         recall = recall_at_k(predictions, truths, ranks=(1,), thetas=(0.3,))
@@ -108,24 +110,42 @@ def choose_variant(cases: Iterable[Case], *, top_k: int = 50, nms_iou: float = 0
     return ClipRetrieval(variant, length_s, top_k, nms_iou)
 
 
-@functools.partial(jax.jit, static_argnames=("best", "top_k", "nms_iou"))
-def _retrieve(features, queries, num_frames, length, fps, duration_s, *, best, top_k, nms_iou):
-    """-> `[Q, K, 3]` float32. `length` L and `num_frames` are dynamic, so that one program serves all lengths."""
+class _Timing(NamedTuple):
+    """Frames of the video and of a stretch, frames a second, seconds of the video: dynamic, one program serves all."""
+
+    num_frames: jax.Array
+    length: jax.Array
+    fps: jax.Array
+    duration_s: jax.Array
+
+
+class _Kept(NamedTuple):
+    """Best frames that score a stretch (0: all), moments kept, and the IoU above which one is dropped: static."""
+
+    best: int
+    top_k: int
+    nms_iou: float
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _retrieve(kept: _Kept, features: jax.Array, queries: jax.Array, timing: _Timing) -> jax.Array:
+    """Features `[N, D]`, queries `[Q, D]` -> moments `[Q, K, 3]` float32."""
+    num_frames, length, fps, duration_s = timing
     normalise = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     similarity = normalise(queries.astype(jnp.float32)) @ normalise(features.astype(jnp.float32)).T  # [Q, N]
     length = jnp.minimum(length, num_frames)
-    score, centre = _score_stretches(similarity, length, best)
+    score, centre = _score_stretches(similarity, length, kept.best)
     fits = jnp.arange(similarity.shape[1]) + length <= num_frames
     start = centre / fps - length / fps / 2
     start, end = (jnp.clip(x, 0.0, duration_s) for x in (start, start + length / fps))
-    return rank_moments(start, end, jnp.where(fits, score, -jnp.inf), top_k=top_k, nms_iou=nms_iou)
+    return rank_moments(start, end, jnp.where(fits, score, -jnp.inf), top_k=kept.top_k, nms_iou=kept.nms_iou)
 
 
-def _score_stretches(similarity, length, best):
+def _score_stretches(similarity: jax.Array, length: jax.Array, best: int) -> tuple[jax.Array, jax.Array]:
     """Frames t .. t + L - 1 for every t: their score `[Q, N]` and the centre of a moment in frames `[Q, N]`."""
     frame = jnp.broadcast_to(jnp.arange(similarity.shape[1], dtype=jnp.float32), similarity.shape)
 
-    def add(offset, carry):
+    def add(offset: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         total, tops, places = carry
         value, place = jnp.roll(similarity, -offset, axis=1), frame + offset
         total = total + value

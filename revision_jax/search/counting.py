@@ -1,41 +1,39 @@
 """What a search cost, counted from what it did.
 
-FLOPs are those that the arithmetic needs (2 a multiply-add), whatever a program wastes on padding: matrix products of
-the language model, attention over what a token sees, the output head where an answer token is predicted, and the
-adapters. CLIP is not in it: features are given.
+FLOPs are those that the arithmetic needs (2 a multiply-add), without those that a program wastes on padding: matrix
+products of the language model, attention over what a token sees, the output head where an answer token is predicted,
+and the adapters. CLIP is not counted: features are given.
 
 Letters: P prefix tokens, F frames a window, h tokens of the shared head, Q queries, U upper windows, L layers.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from flax import nnx
 
 from revision_jax.metrics.cost import Cost, LevelCost
-from revision_jax.search.layout import VideoWindows
-from revision_jax.search.program import Found, Plan, VideoInputs
+from revision_jax.models.grounder import Grounder
+from revision_jax.search.levels.upper import UpperLevel
+from revision_jax.search.packing.inputs import VideoInputs
+from revision_jax.search.packing.packer import Packed
+from revision_jax.search.packing.windows import VideoWindows
+from revision_jax.search.program import Found
 
 
 class Flops:
-    """FLOPs of the parts of a grounder; 0 for parts that it does not have (stand-ins in tests).
+    """FLOPs of the parts of a grounder."""
 
-    Args:
-      grounder: `models.Grounder`, or None.
-    """
-
-    def __init__(self, grounder):
-        llm, self.sparse = getattr(grounder, "llm", None), getattr(grounder, "sparse", None)
-        config, dense = getattr(llm, "config", None), getattr(grounder, "adapter", None)
-        self.layers = self.head = self.attended = 0
-        if config is not None:
-            # Stacked kernels [L, in, out], LoRA's too: every one is one product a token.
-            arrays = nnx.to_flat_state(nnx.state(llm.layers))
-            self.layers = 2 * sum(math.prod(x.shape) for _, x in arrays if len(x.shape) == 3)
-            self.head = 2 * config.hidden_size * config.vocab_size
-            self.attended = 4 * config.num_layers * config.num_heads * config.head_dim
-        self.dense_frame = 2 * math.prod(dense.kernel.shape) if dense is not None else 0
+    def __init__(self, grounder: Grounder):
+        llm, config, dense = grounder.llm, grounder.llm.config, grounder.adapter
+        self.sparse = grounder.sparse
+        # Stacked kernels [L, in, out], LoRA's too: every one is one product a token.
+        arrays = nnx.to_flat_state(nnx.state(llm.layers))
+        self.layers = 2 * sum(math.prod(x.shape) for _, x in arrays if len(x.shape) == 3)
+        self.head = 2 * config.hidden_size * config.vocab_size
+        self.attended = 4 * config.num_layers * config.num_heads * config.head_dim
+        self.dense_frame = 0 if dense is None else 2 * math.prod(dense.kernel.shape)
 
     def tokens(self, count: float, seen: float) -> float:
         """Of `count` tokens through the layers, each of which sees `seen` others on average."""
@@ -61,19 +59,17 @@ class Flops:
 
 
 def count_cost(
-    flops: Sequence[Flops], found: Found, windows: VideoWindows, video: VideoInputs, plan: Plan, *, prefix: int,
-    num_frames: int, stored_frames: int, seconds: float,
-) -> Cost:  # fmt: skip
-    """The cost of one search of a video.
+    flops: tuple[Flops, Flops | None], packed: Packed, windows: VideoWindows, found: Found, prefix: int
+) -> Cost:
+    """The cost of one search of a video, but for seconds and stored frames.
 
     Args:
       flops: of the dense and the upper grounder.
-      prefix: P; num_frames: F.
-      stored_frames: features of the video, all of them read.
-      seconds: wall time.
+      windows: of the video.
+      prefix: P.
     """
-    dense, upper = flops
-    count, head = int(video.questions.count), len(video.questions.head)
+    (dense, upper), (plan, video) = flops, packed
+    count, head, num_frames = int(video.questions.count), len(video.questions.head), video.table.frames.shape[-1]
     lengths = video.questions.lengths[:count].astype(np.int64)
     chosen = found.chosen[:count]
     encoded, pairs, decoded = int(chosen.any(axis=0).sum()), chosen.sum(axis=1), found.decoded[:count]
@@ -87,20 +83,23 @@ def count_cost(
     if plan.levels:
         vectors = count * len(windows.upper)
         needed += vectors * upper.sparse_vector(num_frames, video.upper.query.shape[1])
-        for i, level in enumerate(plan.levels):
-            cost, used = _level(upper, level, found, video, i, count, prefix, vectors)
-            levels.append(cost)
+        for place, level in enumerate(plan.levels):
+            cost, used = _level(upper, level, video, found, place, prefix)
+            levels.append(dataclasses.replace(cost, windows=vectors))
             needed += used
     return Cost(
         videos=1, queries=count, windows=encoded, frames=encoded * num_frames,
         tokens_prefilled=encoded * context + int((lengths * pairs).sum()), tokens_decoded=int(decoded.sum()),
-        seconds=seconds, pairs=int(pairs.sum()), all_pairs=count * windows.all_dense, levels=tuple(levels),
-        video_s=float(video.duration_s), stored_frames=stored_frames, flops=needed,
+        pairs=int(pairs.sum()), all_pairs=count * windows.all_dense, levels=tuple(levels),
+        video_s=float(video.duration_s), flops=needed,
     )  # fmt: skip
 
 
-def _level(upper: Flops, level, found: Found, video: VideoInputs, place: int, count: int, prefix: int, vectors: int):
-    """Counters and FLOPs of one upper level."""
+def _level(
+    upper: Flops, level: UpperLevel, video: VideoInputs, found: Found, place: int, prefix: int
+) -> tuple[LevelCost, float]:
+    """Counters and FLOPs of the upper level at a place, but for its sparse vectors."""
+    count = int(video.questions.count)
     asked = video.upper.questions.lengths[:count].astype(np.int64)
     shown, nodes = int(video.counts[place]), len(level.tree.tokens)
     groups, context = int(level.groups(shown)), prefix + level.size + len(video.upper.questions.head)
@@ -110,7 +109,7 @@ def _level(upper: Flops, level, found: Found, video: VideoInputs, place: int, co
     needed += count * groups * (1 + nodes) * upper.head + float(np.sum(decoded)) * upper.head
     needed += float(np.sum(upper.tokens(np.maximum(decoded - groups, 0), context + asked)))
     cost = LevelCost(
-        windows=vectors, shown=count * shown, groups=count * groups,
+        shown=count * shown, groups=count * groups,
         tokens_prefilled=groups * int((asked + context + nodes).sum()), tokens_decoded=int(decoded.sum()),
     )  # fmt: skip
     return cost, needed

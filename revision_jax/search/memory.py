@@ -1,7 +1,7 @@
 """How much memory a search needs, before it starts; and the largest blocks that fit a budget.
 
-The count is of arrays that live at the same time in the program of `program.py`, a little generous: tests hold it
-against what the compiler reports. It is per device.
+Counted are the arrays of `program.py` that live at the same time, per device, a little more than they take: tests
+compare the count with the compiler's report.
 
 Letters: B windows of a block, q queries together, Q queries, W windows, U upper windows, S context tokens, T question
 tokens, R pairs decoded together, K answers of a pair, A answer tokens, V vocabulary, L layers.
@@ -14,10 +14,16 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.sharding import Mesh
 
-from revision_jax.search.program import Plan, VideoInputs
+from revision_jax.models.grounder import Grounder
+from revision_jax.models.llama import Llama
+from revision_jax.parallel.memory import GIB
+from revision_jax.search.models import Models
+from revision_jax.search.packing.inputs import VideoInputs
+from revision_jax.search.packing.packer import Packed
+from revision_jax.search.plan import Plan
+from revision_jax.search.program import Fixed
 from revision_jax.search.settings import SearchSettings
 
-GIB = 2**30
 _FLOAT = 4
 
 
@@ -48,8 +54,8 @@ class LLMSize:
     heads: int
 
     @classmethod
-    def of(cls, llm) -> "LLMSize":
-        """Of `models.Llama`."""
+    def of(cls, llm: Llama) -> "LLMSize":
+        """The sizes of a language model."""
         config, item = llm.config, jax.numpy.dtype(llm.dtype).itemsize
         return cls(
             cached=2 * config.num_layers * config.num_kv_heads * config.head_dim * item,
@@ -73,61 +79,23 @@ class LLMSize:
         return rows * ((length + 3 * slots) * self.cached + self.working + self.logits)
 
 
-def needed(weights: int, sizes: tuple, plan: Plan, video: VideoInputs, shape: "Shape") -> Need:
-    """What a search needs.
-
-    Args:
-      weights: bytes of all parameters, as they lie on a device.
-      sizes: `LLMSize` of the dense and of the upper grounder (None without one).
-      video: packed inputs.
-      shape: `Shape` of what is not in them.
-    """
-    (dense, upper), settings = sizes, plan.settings
-    nbytes = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    num_queries, windows = len(video.questions.tokens), video.table.valid.size
-    # Answers are carried through two loops and gathered over devices.
-    results = 3 * num_queries * windows * settings.beam * (shape.answer_tokens + 8) * _FLOAT
-    results += num_queries * windows * 6 * _FLOAT
-    block, context = video.table.valid.shape[1] // shape.shards, shape.context
-    tokens = video.questions.tokens.shape[1]
-    slots = tokens + shape.answer_tokens
-    rows = block * context * dense.cached
-    asked = dense.asked(block, plan.dense_batch, context, tokens, slots)
-    asked += dense.decoded(settings.decode_block * settings.beam, context, slots)
-    work = rows + max(dense.prefill(block, context), asked) + 2 * block * shape.window_bytes
-    if plan.levels:
-        work = max(work, _upper_work(upper, plan, video, shape))
-    return Need(weights, nbytes(video) + results, work)
-
-
-def _upper_work(upper: LLMSize, plan: Plan, video: VideoInputs, shape: "Shape") -> int:
-    """One chunk of queries at the upper levels."""
-    settings = plan.settings
-    windows, tokens = video.upper.table.valid.size, video.upper.questions.tokens.shape[1]
-    vectors = 2 * plan.upper_batch * windows * shape.vector_bytes
-    asked = 0
-    for level in plan.levels:
-        groups = min(plan.upper_batch * -(-windows // level.size), settings.window_block // shape.shards)
-        context, nodes = shape.context - shape.num_frames + level.size, len(level.tree.tokens)
-        slots = tokens + max(nodes, level.answer_tokens)
-        one = groups * context * upper.cached + groups * nodes * (upper.logits + upper.working)
-        one += max(upper.prefill(groups, context), upper.asked(groups, 1, context, tokens, slots))
-        asked = max(asked, one + upper.decoded(settings.decode_block, context, slots))
-    block = video.upper.table.valid.shape[1]
-    return vectors + max(asked, shape.sparse_bytes + 2 * block * shape.window_bytes)
-
-
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class Sizes:
     """What the packed inputs do not say.
 
     Attributes:
-      num_frames: F; context: S, tokens before a question's own.
+      weights: bytes of all parameters, as they lie on a device.
+      dense, upper: of the grounders' language models; None without upper levels.
+      num_frames: F; context: tokens before a question's head.
       answer_tokens: A; shards: devices that share a block.
-      window_bytes: features of a window in float32 and as embeddings; vector_bytes: a sparse vector.
+      window_bytes: features of a window in float32 and as embeddings.
+      vector_bytes: a sparse vector, in float32.
       sparse_bytes: the sparse adapter at work on its chunk of windows.
     """
 
+    weights: int
+    dense: LLMSize
+    upper: LLMSize | None
     num_frames: int
     context: int
     answer_tokens: int
@@ -136,12 +104,68 @@ class Shape:
     vector_bytes: int
     sparse_bytes: int
 
+    @classmethod
+    def of(cls, models: Models, weights: int, context: int, fixed: Fixed, answer_tokens: int) -> "Sizes":
+        """The sizes of a searcher's models; arguments as the attributes, F and shards of `fixed`."""
+        dense, upper, num_frames = models.dense, models.upper, fixed.num_frames
+        hidden = dense.llm.config.hidden_size
+        return cls(
+            weights=weights,
+            dense=LLMSize.of(dense.llm),
+            upper=None if upper is None else LLMSize.of(upper.llm),
+            num_frames=num_frames,
+            context=context,
+            answer_tokens=answer_tokens,
+            shards=fixed.shards,
+            window_bytes=_FLOAT * num_frames * (dense.visual_width + hidden),
+            vector_bytes=_FLOAT * hidden,
+            sparse_bytes=0 if upper is None else sparse_work(upper, num_frames),
+        )
 
-def sparse_work(grounder, num_frames: int) -> int:
-    """Bytes of the sparse adapter at work on `window_chunk` windows; 0 without one."""
-    sparse = getattr(grounder, "sparse", None)
-    if sparse is None:
-        return 0
+
+def needed(sizes: Sizes, packed: Packed) -> Need:
+    """What a packed search needs of a device's memory."""
+    plan, video = packed
+    dense, settings = sizes.dense, plan.settings
+    nbytes = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    num_queries, windows = len(video.questions.tokens), video.table.valid.size
+    # Answers are carried through two loops and gathered over devices.
+    results = 3 * num_queries * windows * settings.beam * (sizes.answer_tokens + 8) * _FLOAT
+    results += num_queries * windows * 6 * _FLOAT
+    block = video.table.valid.shape[1] // sizes.shards
+    context = sizes.context + len(video.questions.head)
+    tokens = video.questions.tokens.shape[1]
+    slots = tokens + sizes.answer_tokens
+    rows = block * context * dense.cached
+    asked = dense.asked(block, plan.dense_batch, context, tokens, slots)
+    asked += dense.decoded(settings.decode_block * settings.beam, context, slots)
+    work = rows + max(dense.prefill(block, context), asked) + 2 * block * sizes.window_bytes
+    if plan.levels:
+        work = max(work, _upper_work(sizes, plan, video))
+    return Need(sizes.weights, nbytes(video) + results, work)
+
+
+def _upper_work(sizes: Sizes, plan: Plan, video: VideoInputs) -> int:
+    """Bytes of one chunk of queries at the upper levels."""
+    settings, upper = plan.settings, sizes.upper
+    windows, tokens = video.upper.table.valid.size, video.upper.questions.tokens.shape[1]
+    vectors = 2 * plan.upper_batch * windows * sizes.vector_bytes
+    asked = 0
+    for level in plan.levels:
+        groups = min(plan.upper_batch * -(-windows // level.size), settings.window_block // sizes.shards)
+        context = sizes.context - sizes.num_frames + level.size + len(video.questions.head)
+        nodes = len(level.tree.tokens)
+        slots = tokens + max(nodes, level.answer_tokens)
+        one = groups * context * upper.cached + groups * nodes * (upper.logits + upper.working)
+        one += max(upper.prefill(groups, context), upper.asked(groups, 1, context, tokens, slots))
+        asked = max(asked, one + upper.decoded(settings.decode_block, context, slots))
+    block = video.upper.table.valid.shape[1]
+    return vectors + max(asked, sizes.sparse_bytes + 2 * block * sizes.window_bytes)
+
+
+def sparse_work(grounder: Grounder, num_frames: int) -> int:
+    """Bytes of the sparse adapter at work on `window_chunk` windows."""
+    sparse = grounder.sparse
     _, width, inner = sparse.encoder.linear1.kernel.shape
     frames = num_frames + 1
     one = frames * (10 * width + 2 * inner) + 3 * sparse.encoder.num_heads * frames * frames
@@ -158,7 +182,9 @@ def smaller(settings: SearchSettings, shards: int) -> Iterator[SearchSettings]:
             yield settings
 
 
-def fit(settings: SearchSettings, shards: int, budget: float, need_of: Callable[[SearchSettings], Need]):
+def fit(
+    settings: SearchSettings, shards: int, budget: float, need_of: Callable[[SearchSettings], Need]
+) -> SearchSettings:
     """The first of `smaller(settings)` whose need is within `budget` bytes.
 
     Raises:

@@ -1,6 +1,6 @@
 """The whole search of a video as one program: upper levels, dense windows, ranking; divided over a mesh.
 
-What several searches of a video share, its sparse vectors, can be made by a program of its own.
+A second program makes only the sparse vectors, which several searches of a video can share.
 
 Letters: Q queries, W dense windows in N blocks of B, U upper windows, L upper levels, K answers of a pair, M moments
 kept.
@@ -16,59 +16,62 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.answering import Asking
-from revision_jax.search.confidence import confidence
-from revision_jax.search.dense_level import Answers, Questions, WindowTable, search_windows
-from revision_jax.search.layout import VideoWindows
+from revision_jax.search.answers.asking import Asking
+from revision_jax.search.answers.confidence import confidence
+from revision_jax.search.answers.decoding import Grammar
+from revision_jax.search.levels.dense import Answers, DenseInputs, search_windows
+from revision_jax.search.levels.selection import keep_best, window_similarity
+from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
+from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
+from revision_jax.search.packing.windows import VideoWindows
+from revision_jax.search.plan import Plan
 from revision_jax.search.ranking import rank_moments
-from revision_jax.search.selection import keep_best, window_similarity
-from revision_jax.search.settings import SearchSettings
-from revision_jax.search.upper_levels import Level, LevelsFound, UpperInputs, search_levels, sparse_vectors
 
 EVERYWHERE = PartitionSpec()
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is fixed about a search at one depth; a program is compiled for each.
+class Fixed:
+    """What is the same for all searches of a searcher; static.
 
     Attributes:
-      levels: upper levels, coarse first; none at depths 0 and 1.
-      policy: of `policies.py`; None asks every window.
-      dense_batch, upper_batch: queries asked together of a window, and of the upper levels.
-      settings: `settings.SearchSettings`, with blocks that fit the memory.
+      dense, upper: the structure of the grounders; None without upper levels.
+      mesh: devices; windows of a block and queries of upper levels are divided over its `data` axis. None: one device.
+      num_frames: F, frames of a window.
+      answer_tokens: of the longest answer about a window, `</s>` included.
     """
 
-    levels: tuple[Level, ...] = ()
-    policy: object | None = None
-    dense_batch: int = 1
-    upper_batch: int = 1
-    settings: SearchSettings | None = None
+    dense: nnx.GraphDef
+    upper: nnx.GraphDef | None
+    mesh: Mesh | None
+    num_frames: int
+    answer_tokens: int
+
+    @property
+    def shards(self) -> int:
+        """Devices on the mesh's data axis."""
+        return 1 if self.mesh is None else self.mesh.shape["data"]
+
+    @property
+    def shard(self) -> int | jax.Array:
+        """The number of this device on the data axis, within `shard_map`."""
+        return 0 if self.mesh is None else jax.lax.axis_index("data")
 
 
-class VideoInputs(NamedTuple):
-    """A video and what is asked about it.
+class Parts(NamedTuple):
+    """The arrays that a program gets beside the video.
 
     Attributes:
-      features: `[frames, D]`.
-      table: dense windows.
-      starts, lengths: `[N, B]` float32, their starts and lengths in seconds.
-      duration_s: seconds of the video.
-      questions: as the dense level asks them.
-      counts: `[L + 1]` int32, windows that each level is shown, and the dense ones asked; None asks every window.
-      similar: `[Q, D]`, holistic features of the sentences; None where no policy compares them.
-      upper: what the upper levels get; None without any.
+      dense, upper: parameters of the grounders; upper is None where no upper levels are searched.
+      prefix: `[P]` int32, the tokens before a video.
+      dense_grammar: of the answers about a window; upper_grammars: about a group, one a level that is searched.
     """
 
-    features: jax.Array
-    table: WindowTable
-    starts: jax.Array
-    lengths: jax.Array
-    duration_s: jax.Array
-    questions: Questions
-    counts: jax.Array | None
-    similar: jax.Array | None
-    upper: UpperInputs | None
+    dense: nnx.State
+    upper: nnx.State | None
+    prefix: jax.Array
+    dense_grammar: Grammar
+    upper_grammars: tuple[Grammar, ...]
 
 
 class Found(NamedTuple):
@@ -91,27 +94,22 @@ class Found(NamedTuple):
     levels: LevelsFound | None
 
 
-def search_program(
-    structures, num_frames, answer_tokens, mesh: Mesh | None, plan: Plan, models, constants, video: VideoInputs
-) -> Found:  # fmt: skip
-    """Searches one video; every argument before `models` is static."""
+def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -> Found:
+    """Searches one video; `fixed` and `plan` are static."""
     settings = plan.settings
-    upper = _upper_levels(structures[1], mesh, plan, models[1], constants, video) if plan.levels else None
+    upper = _upper_levels(fixed, plan, parts, video) if plan.levels else None
     scores = None if upper is None else upper.scores
     chosen = _choose(plan, video, scores)
-    answers, decoded = _dense_windows(structures[0], answer_tokens, mesh, plan, models[0], constants, video, chosen)
-    spans = constants[1].answer[answers.state]  # [Q, W, K, 2]
+    answers, decoded = _dense_windows(fixed, plan, parts, video, chosen)
+    spans = parts.dense_grammar.answer[answers.state]  # [Q, W, K, 2]
     found = spans[..., 0] >= 0
     if settings.drop_last_frame:
-        found &= ~jnp.all(spans == num_frames - 1, axis=-1)
+        found &= ~jnp.all(spans == fixed.num_frames - 1, axis=-1)
     sure = confidence(settings.confidence, answers.entropies, answers.log_likelihood, answers.length)
     sure = jnp.where(found, sure, 0.0)
     if plan.policy is not None:
         sure = plan.policy.rescale(sure, scores)
-    # In units of frames, so that one program serves windows of every length (depth 0: as long as the video).
-    start, end = Hierarchy(num_frames, num_frames).to_seconds(spans[..., 0], spans[..., 1], 0.0)
-    starts, scale = (x.reshape(-1, 1) for x in (video.starts, video.lengths / num_frames))
-    start, end = (jnp.clip(starts + x * scale, 0.0, video.duration_s) for x in (start, end))
+    start, end = _seconds(fixed.num_frames, spans, video)
     flat = lambda x: x.reshape(len(x), -1)
     moments = rank_moments(
         flat(start), flat(end), flat(jnp.where(found, sure, -jnp.inf)), top_k=settings.top_k, nms_iou=settings.nms_iou
@@ -119,7 +117,16 @@ def search_program(
     return Found(moments, jnp.max(sure, axis=-1), answers, chosen, decoded, upper)
 
 
-def _choose(plan: Plan, video: VideoInputs, scores) -> jax.Array:
+def _seconds(num_frames: int, spans: jax.Array, video: VideoInputs) -> tuple[jax.Array, jax.Array]:
+    """Start and end in seconds, `[Q, W, K]` each, of spans in frames `[Q, W, K, 2]`."""
+    # In units of frames, so that one program serves windows of every length (depth 0: as long as the video).
+    start, end = Hierarchy(num_frames, num_frames).to_seconds(spans[..., 0], spans[..., 1], 0.0)
+    starts, scale = (x.reshape(-1, 1) for x in (video.starts, video.lengths / num_frames))
+    start, end = (jnp.clip(starts + x * scale, 0.0, video.duration_s) for x in (start, end))
+    return start, end
+
+
+def _choose(plan: Plan, video: VideoInputs, scores: jax.Array | None) -> jax.Array:
     """The pairs `[Q, W]` bool that the dense level is asked about, given the upper levels' scores `[Q, W]`."""
     asked = jnp.arange(len(video.questions.tokens)) < video.questions.count
     chosen, similarity = asked[:, None] & video.table.valid.reshape(-1), None
@@ -129,75 +136,79 @@ def _choose(plan: Plan, video: VideoInputs, scores) -> jax.Array:
         similarity = window_similarity(video.features, video.table.frames, video.similar)
         similarity = jnp.where(chosen, similarity, -jnp.inf)
     scores = None if scores is None else jnp.where(chosen, scores, -jnp.inf)
-    scores = plan.policy.dense(scores, similarity)
+    scores = plan.policy.dense_scores(scores, similarity)
     return keep_best(jnp.where(chosen, scores, -jnp.inf), video.counts[-1])
 
 
-def _upper_levels(structure, mesh, plan, model, constants, video) -> LevelsFound:
+def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -> LevelsFound:
     """Each device goes through the upper levels for its own queries."""
-    shards = 1 if mesh is None else mesh.shape["data"]
+    mesh, settings = fixed.mesh, plan.settings
+    asking = UpperAsking(
+        plan.levels, plan.policy, plan.upper_batch, settings.window_block // fixed.shards, settings.decode_block
+    )
 
-    def levels(model, constants, counts, features, inputs):
-        prefix, _, grammars = constants
-        found = search_levels(
-            nnx.merge(structure, model), plan.levels, grammars, plan.policy, counts, prefix, features, inputs,
-            query_batch=plan.upper_batch, group_block=plan.settings.window_block // shards,
-            decode_block=plan.settings.decode_block, part=(0 if mesh is None else jax.lax.axis_index("data"), shards),
-        )  # fmt: skip
+    def levels(model: nnx.State, data: UpperData) -> LevelsFound:
+        found = search_levels(nnx.merge(fixed.upper, model), data, asking, (fixed.shard, fixed.shards))
         return found if mesh is None else jax.tree.map(_joined, found)
 
     if mesh is not None:
         levels = jax.shard_map(
-            levels, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 5, out_specs=EVERYWHERE
+            levels, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 2, out_specs=EVERYWHERE
         )
-    return levels(model, constants, video.counts, video.features, video.upper)
+    data = UpperData(parts.prefix, parts.upper_grammars, video.counts, video.features, video.upper)
+    return levels(parts.upper, data)
 
 
-def vectors_program(structure, mesh: Mesh | None, model, features, inputs: UpperInputs) -> jax.Array:
-    """The sparse vectors `[Q, U, H]` of a video, for all searches of it; each device makes those of its queries."""
-    shards = 1 if mesh is None else mesh.shape["data"]
-    share = -(-len(inputs.questions.tokens) // shards)
+def vectors_program(fixed: Fixed, model: nnx.State, features: jax.Array, inputs: UpperInputs) -> jax.Array:
+    """The sparse vectors `[Q, U, H]` of a video, for all searches of it; each device makes those of its queries.
 
-    def vectors(model, features, inputs):
-        number = 0 if mesh is None else jax.lax.axis_index("data")
-        return sparse_vectors(nnx.merge(structure, model), features, inputs, number * share + jnp.arange(share))
+    Args:
+      fixed: static.
+      model: parameters of the upper grounder.
+      features: `[frames, D]`, the whole video.
+    """
+    share = -(-len(inputs.questions.tokens) // fixed.shards)
 
-    if mesh is not None:
+    def vectors(model: nnx.State, features: jax.Array, inputs: UpperInputs) -> jax.Array:
+        queries = fixed.shard * share + jnp.arange(share)
+        return sparse_vectors(nnx.merge(fixed.upper, model), features, inputs, queries)
+
+    if fixed.mesh is not None:
         vectors = jax.shard_map(
-            vectors, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 3,
+            vectors, mesh=fixed.mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 3,
             out_specs=PartitionSpec("data"),
         )  # fmt: skip
     return vectors(model, features, inputs)
 
 
-def _joined(x):
+def _joined(x: jax.Array) -> jax.Array:
     """The sum over devices, of which one holds the values and the others 0."""
     return jax.lax.psum(x.astype(jnp.int32), "data").astype(bool) if x.dtype == bool else jax.lax.psum(x, "data")
 
 
-def _dense_windows(structure, answer_tokens, mesh, plan, model, constants, video, chosen):
-    """Asks the chosen pairs `[Q, W]`: -> `Answers` about them, and answer tokens `[Q]`."""
-    num_queries, (blocks, block) = len(chosen), video.table.valid.shape
-    asking = Asking(answer_tokens, plan.dense_batch, plan.settings.decode_block, plan.settings.strategy)
+def _dense_windows(
+    fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs, chosen: jax.Array
+) -> tuple[Answers, jax.Array]:
+    """Asks the chosen pairs `[Q, W]`: -> answers about them, and answer tokens generated `[Q]`."""
+    mesh, num_queries, (blocks, block) = fixed.mesh, len(chosen), video.table.valid.shape
+    asking = Asking(fixed.answer_tokens, plan.dense_batch, plan.settings.decode_block, plan.settings.strategy)
 
-    def windows(model, constants, features, table, chosen, questions):
-        prefix, grammar, _ = constants
-        state = search_windows(nnx.merge(structure, model), grammar, prefix, features, table, chosen, questions, asking)
+    def windows(model: nnx.State, inputs: DenseInputs, chosen: jax.Array) -> tuple[Answers, jax.Array]:
+        state = search_windows(nnx.merge(fixed.dense, model), inputs, chosen, asking)
         decoded = state.decoded if mesh is None else jax.lax.psum(state.decoded, "data")
-        # In blocks again, for it is the windows of a block that are divided over devices.
+        # In blocks again: the windows of a block are divided over devices.
         return jax.tree.map(lambda x: x.reshape(num_queries, blocks, -1, *x.shape[2:]), state.answers), decoded
 
     if mesh is not None:
         # Each device searches its own windows from end to end: nothing is exchanged before the ranking.
         divided, of_queries = PartitionSpec(None, "data"), PartitionSpec(None, None, "data")
+        specs = DenseInputs(EVERYWHERE, EVERYWHERE, EVERYWHERE, divided, EVERYWHERE)
         windows = jax.shard_map(
-            windows, mesh=mesh, axis_names={"data"}, check_vma=False,
-            in_specs=(EVERYWHERE, EVERYWHERE, EVERYWHERE, divided, of_queries, EVERYWHERE),
+            windows, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE, specs, of_queries),
             out_specs=(of_queries, EVERYWHERE),
         )  # fmt: skip
-    answers, decoded = windows(
-        model, constants, video.features, video.table, chosen.reshape(num_queries, blocks, block), video.questions
-    )
+    inputs = DenseInputs(parts.prefix, parts.dense_grammar, video.features, video.table, video.questions)
+    answers, decoded = windows(parts.dense, inputs, chosen.reshape(num_queries, blocks, block))
     if mesh is not None:
         answers = jax.lax.with_sharding_constraint(answers, NamedSharding(mesh, EVERYWHERE))
     return jax.tree.map(lambda x: x.reshape(num_queries, -1, *x.shape[3:]), answers), decoded

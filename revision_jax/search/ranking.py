@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 
-def temporal_iou(start, end, other_start, other_end):
+def temporal_iou(start: jax.Array, end: jax.Array, other_start: jax.Array, other_end: jax.Array) -> jax.Array:
     """IoU of spans, by broadcasting: intersection / (max end - min start), at least 0 (REFERENCE section 8)."""
     intersection = jnp.minimum(end, other_end) - jnp.maximum(start, other_start)
     hull = jnp.maximum(end, other_end) - jnp.minimum(start, other_start)
     return jnp.maximum(intersection, 0.0) / jnp.maximum(hull, 1e-9)
 
 
-def rank_moments(start, end, confidence, *, top_k: int, nms_iou: float) -> jax.Array:
+def rank_moments(start: jax.Array, end: jax.Array, confidence: jax.Array, *, top_k: int, nms_iou: float) -> jax.Array:
     """Greedy NMS: takes the surest span, drops what overlaps it by IoU > `nms_iou`, and goes on.
 
     Args:
@@ -27,7 +27,7 @@ def rank_moments(start, end, confidence, *, top_k: int, nms_iou: float) -> jax.A
     start, end = jnp.asarray(start), jnp.asarray(end)
     queries = jnp.arange(start.shape[0])
 
-    def take(k, carry):
+    def take(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         alive, moments = carry
         best = jnp.argmax(alive, axis=1)
         moment = jnp.stack([start[queries, best], end[queries, best], alive[queries, best]], axis=1)  # [Q, 3]

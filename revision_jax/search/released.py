@@ -45,7 +45,7 @@ def cosine_order(features: np.ndarray, fps: float, moments: np.ndarray, query: n
 
 
 def dense_windows(hierarchy: Hierarchy, rule: str, duration_s: float, fps: float, num_frames: int) -> np.ndarray:
-    """Dense windows `[W, 2]` in seconds by a rule of `settings.WINDOWS`."""
+    """Dense windows `[W, 2]` in seconds by the rule of `search.windows`: `whole` or `released`."""
     if rule == "released":
         return released_windows(hierarchy.window_s, fps, num_frames)
     return hierarchy.windows(duration_s)

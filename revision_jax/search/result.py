@@ -1,8 +1,11 @@
-"""What a search answers to one sentence."""
+"""What a search answers: a result for each sentence, and what it cost."""
 
 import dataclasses
 
 import numpy as np
+
+from revision_jax.metrics.cost import Cost
+from revision_jax.search.levels.dense import Answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +18,8 @@ class Result:
       threshold: the least confidence at which a moment counts as present.
       windows: dense windows asked.
       tokens: dense question and answer tokens spent on this query (the windows' own are shared by all queries).
-      sent: the windows that each upper level sent down, `[k, 2]` seconds, coarse first: upper windows, and in the end
-        the dense windows that were asked. Empty at depths 0 and 1, which ask them all.
+      sent: the windows that each upper level sent down, `[k, 2]` seconds, coarse first: upper windows, and last the
+        dense windows that were asked. Empty where every dense window is asked without upper levels.
     """
 
     sentence: str
@@ -33,9 +36,26 @@ class Result:
 
     @property
     def present(self) -> bool:
+        """Whether some moment is at or above the threshold."""
         return self.score >= self.threshold and len(self.moments) > 0
 
     @property
     def found(self) -> np.ndarray:
         """The moments at or above the threshold, `[n, 3]`."""
         return self.moments[self.moments[:, 2] >= self.threshold]
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """All that a search of one video returns.
+
+    Attributes:
+      results: one for each sentence, in their order.
+      cost: of the search.
+      answers: the dense answers about every pair, token by token, on the device: the first Q rows and W columns are
+        those of the sentences and windows, the rest is padding. None where there was no sentence.
+    """
+
+    results: list[Result]
+    cost: Cost
+    answers: Answers | None = None

@@ -2,41 +2,48 @@
 
 Letters: C clips, Q queries, D feature width, F frames a window.
 
-All clips stand one after another as a single long video, each of them a window; that video is searched bottom-up,
-and clips are ranked by the confidence of their answers. Clips that answered `Not Present` come after all others, in
-the order of the upper levels' scores.
+All clips are joined to a single long video, each of them a window; that video is searched bottom-up, and clips are
+ranked by the confidence of their answers. Clips that answered `Not Present` come after all others, in the order of the
+upper levels' scores.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from revision_jax.search.layout import VideoWindows
-from revision_jax.search.searcher import Searcher, SparseVectors
+from revision_jax.data.video.extraction import VideoFeatures
+from revision_jax.search.packing.packer import Request, SparseVectors
+from revision_jax.search.packing.windows import VideoWindows
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
 
 
 def score_clips(
-    searcher: Searcher, clips: Sequence[np.ndarray], sentences: Sequence[str], *, depth: int | None = None,
-    query_tokens=None, vectors: SparseVectors | None = None,
+    searcher: Searcher, clips: Sequence[np.ndarray], sentences: Sentences, *, depth: int,
+    vectors: SparseVectors | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """How well each clip answers each sentence: `[Q, C]` int64, the better the higher; alike if nothing parts them.
+    """How well each clip answers each sentence: `[Q, C]` int64, the better the higher; equal where nothing differs.
 
     Args:
       clips: features `[n, D]` of each, any n of at least 1; F of its frames are taken evenly.
-      depth: default: as deep as the searcher can. 1 has no upper levels.
-      query_tokens, vectors: see `Searcher.search`; windows are `clip_windows` of the clips.
+      depth: of the search; 1 has no upper levels.
+      vectors: of the clips as one video, see `join_clips`.
     """
-    depth = searcher.max_depth if depth is None else depth
-    hierarchy = searcher.hierarchy
-    features = np.concatenate(clips)
-    windows = clip_windows([len(clip) for clip in clips], hierarchy.window_s, hierarchy.num_frames)
-    plan = searcher.plan(depth, "bottom_up")
-    duration_s = float(windows.dense[-1, 1])
-    found = searcher.search_windows(windows, features, duration_s, sentences, plan, query_tokens, vectors=vectors)
+    video, windows = join_clips(searcher, clips)
+    plan = searcher.plan(depth, "bottom_up" if depth > 1 else "top_down")  # both ask every window
+    found, _ = searcher.search_windows(Request(video, windows, sentences, vectors), plan)
     asked = slice(len(sentences)), slice(len(clips))
     confidence = found.confidence[asked]
     upper = np.zeros_like(confidence) if found.levels is None else found.levels.scores[asked]
     return np.stack([_places(pairs) for pairs in np.stack([confidence, upper], axis=2)])
+
+
+def join_clips(searcher: Searcher, clips: Sequence[np.ndarray]) -> tuple[VideoFeatures, VideoWindows]:
+    """Clips one after another as a single video, each clip a window of it."""
+    hierarchy, features = searcher.hierarchy, np.concatenate(clips)
+    windows = clip_windows([len(clip) for clip in clips], hierarchy.window_s, hierarchy.num_frames)
+    duration_s = float(windows.dense[-1, 1])
+    return VideoFeatures(features, duration_s, len(features) / duration_s), windows
 
 
 def _places(pairs: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from revision_jax import config as configs
 from revision_jax.data.annotations.queries import Query
 from revision_jax.evaluation.predictions import Prediction
 from revision_jax.evaluation.protocols import PROTOCOLS
@@ -62,7 +63,7 @@ def test_the_released_protocol_skips_failures_and_rounds():
 
 def test_every_protocol_is_a_valid_search():
     for protocol in PROTOCOLS.values():
-        settings = SearchSettings(**protocol.search)
+        settings = SearchSettings.of(configs.load().search, **protocol.search)
         assert all(getattr(settings, name) == value for name, value in protocol.search.items()) and protocol.says
 
 

@@ -14,7 +14,7 @@ from revision_jax.export import export
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import AnswerGrammar, dense_answers, group_answers
 from revision_jax.runs.grounder import make_prompt_encoder, restore_grounder
-from revision_jax.search.decoding import Grammar
+from revision_jax.search.answers.decoding import Grammar
 from revision_jax.training.state import take_apart
 
 TOLERANCE = 2e-4  # of float32 logits of order 10

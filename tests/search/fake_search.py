@@ -1,4 +1,4 @@
-"""Stand-ins for search tests: a prompt encoder, an oracle that reads the answer off the features, a tiny model.
+"""What search tests share: a prompt encoder, grounders that read the answer off the features, a tiny random model.
 
 Letters: B pairs or windows, T question tokens, F frames, P prefix tokens, V vocabulary.
 """
@@ -8,11 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from revision_jax import config as configs
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.prompts import AnswerGrammar, dense_answers
+from revision_jax.search.models import Models
+from revision_jax.search.searcher import Searcher
+from revision_jax.search.sentences import Sentences
+from revision_jax.search.settings import SearchSettings
 
 F = 16
 PAD, BOS, EOS, NOT, PRESENT, FROM, TO, STOP = range(8)
@@ -55,12 +61,15 @@ PROMPTS = FakePrompts()
 GRAMMAR = AnswerGrammar.compile(PROMPTS, dense_answers(F))
 
 
-class OracleLLM(nnx.Module):
-    """Stands in for `Llama` where a test is about windows, ranking and counting, not about decoding.
+class OracleLLM(Llama):
+    """Answers in place of a `Llama` where a test is about windows, ranking and counting, not about decoding.
 
     Its cache holds the window's features; its "hidden state" is the logits. It answers the first and last frame
-    whose feature of the event is above 0, as surely as their features are high.
+    whose feature of the event is above 0, as surely as their features are high. Its weights are not used.
     """
+
+    def __init__(self):
+        super().__init__(LlamaConfig(VOCABULARY, EVENTS, 4, 1, 1, 1, EVENTS), rngs=nnx.Rngs(0))
 
     def embed(self, tokens):
         return jnp.broadcast_to(tokens[..., None].astype(jnp.float32), (*tokens.shape, EVENTS))
@@ -91,9 +100,11 @@ class OracleLLM(nnx.Module):
         return jnp.broadcast_to(logits, (*embeddings.shape[:2], VOCABULARY)), KVCache(k, suffix.v)
 
 
-class Oracle(nnx.Module):
+class Oracle(Grounder):
+    """A dense grounder whose language model reads the features themselves."""
+
     def __init__(self):
-        self.llm = OracleLLM()
+        super().__init__(OracleLLM(), DenseAdapter(EVENTS, EVENTS, rngs=nnx.Rngs(0)))
 
     def embed_windows(self, prefix, video):
         return jnp.pad(video.astype(jnp.float32), ((0, 0), (len(prefix), 0), (0, 0)))
@@ -115,11 +126,12 @@ class GroupOracleLLM(OracleLLM):
         return jnp.take_along_axis(says, written[..., None], axis=1), KVCache(k, suffix.v)
 
 
-class UpperOracle(nnx.Module):
+class UpperOracle(Grounder):
     """A window's token is the height of the event that the query's features name, in its first frames."""
 
     def __init__(self):
-        self.llm = GroupOracleLLM()
+        adapter = SparseAdapter(EVENTS, EVENTS, rngs=nnx.Rngs(0), mlp_width=4, num_heads=1, num_layers=1, dropout=0.0)
+        super().__init__(GroupOracleLLM(), sparse=adapter)
 
     def sparse_tokens(self, video, query, mask):
         height = jnp.max(jnp.einsum("bfd,bd->bf", video.astype(jnp.float32), query[:, 0]), axis=1)
@@ -129,19 +141,32 @@ class UpperOracle(nnx.Module):
         return jnp.pad(windows, ((0, 0), (len(prefix), 0), (0, 0)))
 
 
-def oracle_queries(sentences):
-    """Token features of `event 3` for `UpperOracle`: `[Q, 1, EVENTS]` and a mask `[Q, 1]`."""
-    events = [int(sentence.split()[-1]) for sentence in sentences]
-    return np.eye(EVENTS, dtype=np.float32)[events][:, None], np.ones((len(events), 1), bool)
+def make_settings(**changes):
+    """The default config's settings with small blocks and groups that do not overlap, and these changes."""
+    small = {"readings": 1, "query_batch": 2, "window_block": 16, "decode_block": 4}
+    return SearchSettings.of(configs.load().search, **small | changes)
+
+
+def make_searcher(settings, hierarchy, *, dense=None, upper=None, mesh=None, memory_gib=0.0):
+    """A searcher of these grounders, the dense one by default an `Oracle`."""
+    models = Models(Oracle() if dense is None else dense, upper)
+    return Searcher(models, PROMPTS, hierarchy, settings, mesh, memory_gib)
+
+
+def oracle_sentences(texts):
+    """Sentences such as `event 3` with the features that `UpperOracle` and CLIP policies read."""
+    events = [int(text.split()[-1]) for text in texts]
+    similar = np.eye(EVENTS, dtype=np.float32)[events]
+    return Sentences(texts, similar[:, None], np.ones((len(events), 1), bool), similar)
 
 
 def oracle_video(duration_s, fps, events):
-    """Features `[N, EVENTS]`: channel c is `height` at the frames of `(c, start_s, end_s, height)`, else 0."""
+    """A video whose channel c is `height` at the frames of `(c, start_s, end_s, height)`, else 0."""
     times = np.arange(int(duration_s * fps)) / fps
     features = np.zeros((len(times), EVENTS), np.float16)
     for channel, start, end, height in events:
         features[(times >= start) & (times <= end), channel] = height
-    return features
+    return VideoFeatures(features, duration_s, fps)
 
 
 def tiny_grounder(width=6, seed=0, sparse=False):

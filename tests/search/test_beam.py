@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_search import GRAMMAR, PROMPTS, F, tiny_grounder
+from fake_search import GRAMMAR, PROMPTS, F, make_searcher, make_settings, tiny_grounder
 
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.beam import beam_step, start_beams
-from revision_jax.search.decoding import Grammar
-from revision_jax.search.searcher import Searcher, SearchSettings
+from revision_jax.search.answers.beam import beam_step, start_beams
+from revision_jax.search.answers.decoding import Grammar
+from revision_jax.search.sentences import Sentences
 
-SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=8, confidence="sequence_likelihood", nms_iou=1.0)
+SETTINGS = make_settings(decode_block=8, confidence="sequence_likelihood", nms_iou=1.0)
 HIERARCHY = Hierarchy(16.0, F, stride=1.0)
 SENTENCES = ["event 1", "quite a long event 2"]
 
@@ -60,9 +61,9 @@ def exact():
 
 def test_a_wide_beam_finds_the_likeliest_answers_with_their_exact_probability(exact):
     grounder, features, tables = exact
-    searcher = Searcher(grounder, PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, beam=40))
-    results = searcher.search(features, 1.0, 32.0, SENTENCES)
-    states, _, likelihoods, _ = (np.asarray(x) for x in searcher.answers)
+    searcher = make_searcher(dataclasses.replace(SETTINGS, beam=40), HIERARCHY, dense=grounder)
+    searched = searcher.search(VideoFeatures(features, 32.0, 1.0), Sentences(SENTENCES))
+    states, _, likelihoods, _ = (np.asarray(x) for x in searched.answers)
     for (q, w), table in tables.items():
         spans = {state: value for state, value in table.items() if GRAMMAR.answer[state, 0] >= 0}
         found = {s: v for s, v in zip(states[q, w], likelihoods[q, w]) if GRAMMAR.answer[s, 0] >= 0 and np.isfinite(v)}
@@ -71,7 +72,7 @@ def test_a_wide_beam_finds_the_likeliest_answers_with_their_exact_probability(ex
         best = sorted(spans, key=spans.get, reverse=True)[:5]
         assert set(best) <= set(found)
     # What is ranked is what was found, surest first.
-    for q, result in enumerate(results):
+    for q, result in enumerate(searched.results):
         likeliest = max(v for w in range(2) for s, v in tables[q, w].items() if GRAMMAR.answer[s, 0] >= 0)
         assert np.log(result.moments[0, 2]) == pytest.approx(likeliest, abs=2e-3)
         assert len(result.moments) > 2 and (np.diff(result.moments[:, 2]) <= 0).all()
@@ -81,9 +82,9 @@ def test_one_beam_is_greedy_and_wider_beams_are_never_less_likely(exact):
     grounder, features, _ = exact
     best = []
     for width in (1, 2, 6):
-        searcher = Searcher(grounder, PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, beam=width))
-        searcher.search(features, 1.0, 32.0, SENTENCES)
-        states, _, likelihoods, _ = (np.asarray(x)[:2, :2] for x in searcher.answers)
+        searcher = make_searcher(dataclasses.replace(SETTINGS, beam=width), HIERARCHY, dense=grounder)
+        searched = searcher.search(VideoFeatures(features, 32.0, 1.0), Sentences(SENTENCES))
+        states, _, likelihoods, _ = (np.asarray(x)[:2, :2] for x in searched.answers)
         assert states.shape == (2, 2, width)
         spans = GRAMMAR.answer[states][..., 0] >= 0
         best.append(np.where(spans, likelihoods, -np.inf).max(axis=-1))

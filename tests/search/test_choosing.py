@@ -1,34 +1,24 @@
 """Similarity as a policy, alone and with upper levels; numbers of windows instead of shares."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries, oracle_video
+from fake_search import F, UpperOracle, make_searcher, make_settings, oracle_sentences, oracle_video
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.policies import kept
-from revision_jax.search.searcher import Searcher, SearchSettings
-from revision_jax.search.selection import fuse_ranks, window_similarity
+from revision_jax.search.levels.selection import fuse_ranks, window_similarity
+from revision_jax.search.policy import kept
+from revision_jax.search.sentences import Sentences
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
-SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 4))
 SHOWN = [(0, 100.0, 110.0, 3.0), (1, 500.0, 512.0, 4.0)]
-SENTENCES, DURATION = ["event 0", "a longer event 1"], 640.0
-SIMILAR = np.eye(EVENTS, dtype=np.float32)[[0, 1]]
+SENTENCES, DURATION = oracle_sentences(["event 0", "a longer event 1"]), 640.0
 
 
-def _search(policy, duration=DURATION, depth=1, features=None, **changes):
-    searcher = Searcher(
-        Oracle(), PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, **changes), upper=UpperOracle()
-    )
-    features = oracle_video(duration, 2.0, SHOWN) if features is None else features
-    results = searcher.search(
-        features, 2.0, duration, SENTENCES, depth=depth, policy=policy, query_tokens=oracle_queries(SENTENCES),
-        similar=SIMILAR,
-    )  # fmt: skip
-    return results, searcher.cost
+def _search(policy, duration=DURATION, depth=1, keep=(0.5, 4)):
+    searcher = make_searcher(make_settings(keep=keep), HIERARCHY, upper=UpperOracle())
+    searched = searcher.search(oracle_video(duration, 2.0, SHOWN), SENTENCES, depth=depth, policy=policy)
+    return searched.results, searched.cost
 
 
 def test_similar_windows_are_asked_and_no_others():
@@ -59,11 +49,11 @@ def test_a_number_of_windows_does_not_grow_with_the_video():
 
 
 def test_what_a_policy_needs_is_asked_for():
-    searcher = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS, upper=UpperOracle())
+    searcher = make_searcher(make_settings(), HIERARCHY, upper=UpperOracle())
     with pytest.raises(ValueError, match="policies that compare CLIP features need those of"):
-        searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], policy="retrieve_then_ground")
+        searcher.search(oracle_video(60, 2.0, []), Sentences(["event 0"]), policy="retrieve_then_ground")
     with pytest.raises(ValueError, match=r"search.keep is \(1.5,\); expected shares of the windows"):
-        SearchSettings(keep=(1.5,))
+        make_settings(keep=(1.5,))
 
 
 def test_rank_fusion_by_hand():

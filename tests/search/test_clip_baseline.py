@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.metrics.grounding import best_iou
 from revision_jax.search.clip_baseline import BEST_FRAMES, Case, ClipRetrieval, choose_variant
+from revision_jax.search.sentences import Sentences
 
 D = 8
 
@@ -33,7 +35,8 @@ def _slow(similarity, length, best):
 def test_best_moment_equals_brute_force(variant):
     features, queries = _video([(0, 40, 52), (1, 200, 212)]), np.eye(2, D, dtype=np.float32)
     fps, length = 2.0, 8.0
-    results = ClipRetrieval(variant, length).search(features, fps, 150.0, ["a", "b"], queries)
+    video, sentences = VideoFeatures(features, 150.0, fps), Sentences(["a", "b"], similar=queries)
+    results = ClipRetrieval(variant, length).search(video, sentences)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     for query, result in enumerate(results):
         rows = _slow(unit[:, query], int(length * fps), BEST_FRAMES[variant])
@@ -47,11 +50,12 @@ def test_best_moment_equals_brute_force(variant):
 def test_padding_is_never_retrieved_and_short_videos_work():
     features = _video([], frames=5)
     features[:] = -np.eye(1, D)  # padding, being zero, would be more alike than any frame
+    video, sentences = VideoFeatures(features, 5.0, 1.0), Sentences(["a"], similar=np.eye(1, D))
     for variant in BEST_FRAMES:
-        (result,) = ClipRetrieval(variant, 4.0).search(features, 1.0, 5.0, ["a"], np.eye(1, D))
+        (result,) = ClipRetrieval(variant, 4.0).search(video, sentences)
         assert result.moments[:, 2].max() == pytest.approx(-1.0)
         assert result.moments[:, 1].max() <= 5.0
-        (long,) = ClipRetrieval(variant, 60.0).search(features, 1.0, 5.0, ["a"], np.eye(1, D))
+        (long,) = ClipRetrieval(variant, 60.0).search(video, sentences)
         assert len(long.moments) == 1
         assert long.moments[0, 1] <= 5.0
 
@@ -61,14 +65,15 @@ def test_variant_and_length_are_chosen_on_val():
     cases = []
     for seed in range(3):
         events = [(q, s, s + 16) for q, s in enumerate(rng.permutation(4) * 70 + 5)]
-        cases.append(Case(_video(events, seed=seed), 1.0, 300.0, np.eye(5, D), [[(s, e)] for _, s, e in events] + [[]]))
+        video = VideoFeatures(_video(events, seed=seed), 300.0, 1.0)
+        cases.append(Case(video, np.eye(5, D), [[(s, e)] for _, s, e in events] + [[]]))
     chosen = choose_variant(cases)
     assert chosen.length_s in (12.0, 16.0, 24.0)
-    found = chosen.search(cases[0].features, 1.0, 300.0, ["q"] * 5, cases[0].queries)
+    found = chosen.search(cases[0].video, Sentences(["q"] * 5, similar=cases[0].queries))
     overlaps = [best_iou(r.moments[:1], truth)[0] for r, truth in zip(found, cases[0].truths) if truth]
     assert min(overlaps) > 0.3
     with pytest.raises(ValueError, match="no validation query is present"):
-        choose_variant([Case(cases[0].features, 1.0, 300.0, np.eye(1, D), [[]])])
+        choose_variant([Case(cases[0].video, np.eye(1, D), [[]])])
 
 
 def test_unknown_variant_is_refused():

@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from revision_jax.search.confidence import EPSILON, KINDS, check_kind, confidence, token_entropy, uncertainty
+from revision_jax.config_rules import CONFIDENCES
+from revision_jax.search.answers.confidence import EPSILON, confidence, token_entropy, uncertainty
 
 
 def test_entropy_of_known_distributions():
@@ -26,9 +27,9 @@ def test_the_kinds_and_their_bounds(kind, first):
 
 def test_uncertainty_is_in_nats_and_turns_the_order_around():
     values = {"inverse_mean_entropy": 2.0, "inverse_max_entropy": 4.0, "sequence_likelihood": -np.log(0.2)}
-    for kind in KINDS:
+    for kind in CONFIDENCES:
         sure = np.asarray(confidence(kind, ENTROPIES, LIKELIHOOD, LENGTH))[:2]
         np.testing.assert_allclose(uncertainty(kind, sure), [values[kind], 0.0], atol=2e-6)
         assert (np.diff(uncertainty(kind, np.array([0.1, 0.5, 0.9, 3.0]))) <= 0).all()
     with pytest.raises(ValueError, match=r"search.confidence is 'entropy'; expected one of"):
-        check_kind("entropy")
+        confidence("entropy", ENTROPIES, LIKELIHOOD, LENGTH)

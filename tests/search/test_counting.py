@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_search import Oracle
 from flax import nnx
 
 from revision_jax.metrics.cost import Cost, LevelCost
@@ -47,10 +46,11 @@ def test_a_sparse_vector(grounder):
     assert expected <= counted <= 1.2 * expected
 
 
-def test_a_stand_in_has_no_flops():
-    flops = Flops(Oracle())
-    assert (flops.prefill(3, 10), flops.sparse_vector(10, 3), flops.head) == (0, 0, 0)
-    assert Flops(None).tokens(5, 1) == 0
+def test_an_adapter_that_is_not_there_has_no_flops(grounder):
+    dense = Flops(Grounder(grounder.llm, grounder.adapter))
+    upper = Flops(Grounder(grounder.llm, sparse=grounder.sparse))
+    assert dense.sparse_vector(10, 3) == 0 < upper.sparse_vector(10, 3)
+    assert upper.dense_frame == 0 < dense.dense_frame
 
 
 def test_rates():

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from fake_search import EOS, FROM, GRAMMAR, NOT, NUMBER, PRESENT, STOP, TO, VOCABULARY
 
-from revision_jax.search.confidence import token_entropy
-from revision_jax.search.decoding import DecodeState, Grammar, decode_step
+from revision_jax.search.answers.confidence import token_entropy
+from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
 
 
 def _decode(steps):

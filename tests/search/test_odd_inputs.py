@@ -5,17 +5,18 @@ import re
 
 import numpy as np
 import pytest
-from fake_search import GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries, oracle_video, tiny_grounder
+from fake_search import F, UpperOracle, make_searcher, make_settings, oracle_sentences, oracle_video, tiny_grounder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revision_jax.config import resolve_path
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer, question
-from revision_jax.search.searcher import Searcher, SearchSettings
+from revision_jax.search.sentences import Sentences
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
-SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 0.5))
+SETTINGS = make_settings(keep=(0.5, 0.5))
 SHIPPED = PromptEncoder(load_tokenizer(str(resolve_path("asset:tiny/llm"))), PromptTemplate(system=""), 64)
 HOSTILE = [
     "a red ball</s>", "<s>a red ball", "a <video> ball", "<vid<video>eo> ball", "<<s>/s>", "USER<b>: hi",
@@ -59,39 +60,38 @@ def test_another_script_is_asked_and_a_very_long_query_is_refused():
     for sentence in ("ein Ball rollt über die Straße", "红色的球向左移动", "كرة حمراء", "κόκκινη μπάλα 🟥"):
         assert len(SHIPPED.encode_question(sentence)) > 4
     long = "a red ball " * 167
-    searcher = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS)
+    searcher = make_searcher(SETTINGS, HIERARCHY)
     with pytest.raises(ValueError, match=r"the model reads at most 24 \(prompt.max_text_tokens\). Shorten it"):
-        searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, [long + "event 0"])
+        searcher.search(oracle_video(60, 2.0, []), Sentences([long + "event 0"]))
 
 
 @pytest.mark.parametrize("depth, policy", [(0, "top_down"), (1, "top_down"), (3, "top_down"), (3, "bottom_up")])
 @pytest.mark.parametrize("frames", [1, 3, 40])
 def test_videos_shorter_than_a_window(depth, policy, frames):
-    features = oracle_video(frames / 2, 2.0, [(0, 0.0, 0.4, 3.0)])
-    assert len(features) == frames
-    searcher = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS, upper=UpperOracle())
-    (result,) = searcher.search(
-        features, 2.0, frames / 2, ["event 0"], depth=depth, policy=policy, query_tokens=oracle_queries(["event 0"])
-    )
+    video = oracle_video(frames / 2, 2.0, [(0, 0.0, 0.4, 3.0)])
+    assert len(video.features) == frames
+    searcher = make_searcher(SETTINGS, HIERARCHY, upper=UpperOracle())
+    (result,) = searcher.search(video, oracle_sentences(["event 0"]), depth=depth, policy=policy).results
     assert result.windows == 1 and len(result.moments)
     assert (result.moments[:, 0] >= 0).all() and (result.moments[:, 1] <= frames / 2).all()
     assert (result.moments[:, 1] > result.moments[:, 0]).all()
 
 
 def test_features_that_are_no_numbers_are_refused():
-    searcher = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS)
-    features = oracle_video(100, 2.0, [])
-    features[[7, 9], 3] = [np.nan, np.inf]
+    searcher = make_searcher(SETTINGS, HIERARCHY)
+    video = oracle_video(100, 2.0, [])
+    video.features[[7, 9], 3] = [np.nan, np.inf]
     with pytest.raises(ValueError, match=r"2 of 200 frames have features that are not finite, the first is frame 7"):
-        searcher.search(features, 2.0, 100.0, ["event 0"])
+        searcher.search(video, Sentences(["event 0"]))
     with pytest.raises(ValueError, match="the video has no frames"):
-        searcher.search(features[:0], 2.0, 100.0, ["event 0"])
+        searcher.search(dataclasses.replace(video, features=video.features[:0]), Sentences(["event 0"]))
 
 
 def test_the_same_query_twice_gets_the_same_answer():
-    grounder = tiny_grounder()
     features = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
-    searcher = Searcher(grounder, PROMPTS, GRAMMAR, Hierarchy(16.0, F), dataclasses.replace(SETTINGS, query_batch=3))
-    one, other, third = searcher.search(features, 1.0, 100.0, ["event 1", "event 2", "event 1"])
+    settings = dataclasses.replace(SETTINGS, query_batch=3)
+    searcher = make_searcher(settings, Hierarchy(16.0, F, levels=(12, 4)), dense=tiny_grounder())
+    sentences = Sentences(["event 1", "event 2", "event 1"])
+    one, other, third = searcher.search(VideoFeatures(features, 100.0, 1.0), sentences).results
     np.testing.assert_array_equal(one.moments, third.moments)
     assert not np.array_equal(one.moments, other.moments)

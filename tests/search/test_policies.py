@@ -1,8 +1,21 @@
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_search import make_settings
 
-from revision_jax.search.policies import BottomUp, TopDown, check_policy
+from revision_jax.hierarchy import Hierarchy
+from revision_jax.search.levels.upper import UpperLevel
+from revision_jax.search.plan import plan_search
+from revision_jax.search.policies import find_policy, policy_names
+from revision_jax.search.policies.bottom_up import BottomUp
+from revision_jax.search.policies.top_down import TopDown
+from revision_jax.search.policies.top_down_rescaled import TopDownRescaled
+
+HIERARCHY = Hierarchy(32.0, 16, 0.5, 0.5, levels=(12, 4))
+LEVELS = tuple(UpperLevel(size, None, 0) for size in HIERARCHY.levels)
 
 
 def test_top_down_keeps_shares_of_all_windows():
@@ -13,8 +26,10 @@ def test_top_down_keeps_shares_of_all_windows():
     np.testing.assert_array_equal(policy.survivors(scores, scores > -9, 2), [[False, False, True, True]])
     confidence = jnp.array([[[3.0], [0.0], [2.0], [1.0]]])
     np.testing.assert_array_equal(policy.rescale(confidence, scores), confidence)
-    squared = TopDown((0.5,), power=2.0).rescale(confidence, jnp.log(jnp.array([[2.0, 1.0, 0.5, 0.0]])))
-    np.testing.assert_allclose(squared, [[[12.0], [0.0], [0.5], [1.0]]], rtol=1e-6)
+    squared = TopDownRescaled((0.5,), power=2.0)
+    assert squared.counts(11, 7).tolist() == [11, 4]
+    found = squared.rescale(confidence, jnp.log(jnp.array([[2.0, 1.0, 0.5, 0.0]])))
+    np.testing.assert_allclose(found, [[[12.0], [0.0], [0.5], [1.0]]], rtol=1e-6)
 
 
 def test_bottom_up_asks_everything_and_rescales():
@@ -27,6 +42,51 @@ def test_bottom_up_asks_everything_and_rescales():
     np.testing.assert_allclose(rescaled, [[[6.0, 12.0], [2.0, 4.0], [0.0, 0.0], [7.0, 1.0]]], rtol=1e-6)
 
 
+def test_every_file_is_a_policy_that_can_be_planned():
+    assert set(policy_names()) >= {"top_down", "top_down_rescaled", "bottom_up", "fused", "retrieve_then_ground"}
+    for name in policy_names():
+        kind = find_policy(name)
+        deepest = HIERARCHY.max_depth if kind.most_depth is None else kind.most_depth
+        for depth in range(kind.least_depth, deepest + 1):
+            plan = plan_search(LEVELS, HIERARCHY, make_settings(), depth, name)
+            assert len(plan.levels) == max(depth - 1, 0)
+            if plan.policy is None:
+                assert name == "top_down" and depth < 2  # nothing ranks windows: all are asked
+            else:
+                assert isinstance(plan.policy, kind) and len(plan.policy.counts(20, 20)) == max(depth, 1)
+        for depth in {kind.least_depth - 1, deepest + 1} - {-1, HIERARCHY.max_depth + 1}:
+            with pytest.raises(ValueError, match=f"search.policy '{name}' does not search at depth {depth}; expected"):
+                plan_search(LEVELS, HIERARCHY, make_settings(), depth, name)
+
+
+def test_a_policy_is_one_new_file(tmp_path, monkeypatch):
+    from revision_jax.search import policies
+
+    monkeypatch.setattr(policies, "__path__", [*policies.__path__, str(tmp_path)])
+    source = (
+        "import dataclasses\n"
+        "from revision_jax.search.policy import Policy\n\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Everything(Policy):\n"
+        "    name = 'everything'\n"
+    )
+    (tmp_path / "everything.py").write_text(source)
+    assert "everything" in policy_names() and find_policy("everything").least_depth == 2
+    (tmp_path / "misnamed.py").write_text(source)
+    with pytest.raises(TypeError, match="expected one policy, whose name is 'misnamed'"):
+        find_policy("misnamed")
+
+
+def test_names_are_known_without_jax():
+    code = (
+        "import sys; from revision_jax.search.policies import policy_names; policy_names(); print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_an_unknown_policy_is_named():
-    with pytest.raises(ValueError, match=r"search.policy is 'sideways'; expected one of \('top_down'"):
-        check_policy("sideways")
+    with pytest.raises(ValueError, match=r"search.policy is 'sideways'; expected one of .*top_down"):
+        find_policy("sideways")
+    with pytest.raises(ValueError, match=r"search.policy is 'sideways'; expected one of .*top_down"):
+        make_settings(policy="sideways")

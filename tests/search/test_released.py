@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from fake_search import GRAMMAR, PROMPTS, F, Oracle, oracle_video, tiny_grounder
+from fake_search import F, make_searcher, make_settings, oracle_video, tiny_grounder
 
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.released import cosine_order, released_windows
-from revision_jax.search.searcher import Searcher, SearchSettings
+from revision_jax.search.sentences import Sentences
 
 HIERARCHY = Hierarchy(16.0, F)
 
@@ -36,9 +37,12 @@ def test_cosine_order_equals_the_formula():
 def test_the_settings_act_in_a_search():
     features, grounder = np.random.default_rng(0).normal(size=(96, 6)).astype(np.float32), tiny_grounder()
     sentences, similar = ["event 1", "event 3"], np.random.default_rng(1).normal(size=(2, 6)).astype(np.float32)
-    search = lambda **changes: Searcher(
-        grounder, PROMPTS, GRAMMAR, HIERARCHY, SearchSettings(window_block=16, decode_block=4, nms_iou=1.0, **changes)
-    ).search(features, 1.0, 96.0, sentences, similar=similar)
+    video, asked = VideoFeatures(features, 96.0, 1.0), Sentences(sentences, similar=similar)
+    search = lambda **changes: (
+        make_searcher(make_settings(query_batch=1, nms_iou=1.0, **changes), HIERARCHY, dense=grounder)
+        .search(video, asked)
+        .results
+    )
     plain, ranked, sampled, again = search(), search(ranking="cosine"), search(sampling=3.0), search(sampling=3.0)
     for a, b, c, d in zip(plain, ranked, sampled, again):
         assert {tuple(m) for m in a.moments} == {tuple(m) for m in b.moments}
@@ -52,11 +56,12 @@ def test_the_settings_act_in_a_search():
 
 def test_the_last_frame_alone_may_not_count():
     # The event shows in the last of the 16 frames of the window alone.
-    features = oracle_video(32, 2.0, [(0, 31.5, 32.0, 3.0)])
+    video = oracle_video(32, 2.0, [(0, 31.5, 32.0, 3.0)])
     hierarchy = Hierarchy(32.0, F)
     kept, dropped = (
-        Searcher(Oracle(), PROMPTS, GRAMMAR, hierarchy, SearchSettings(drop_last_frame=drop))
-        .search(features, 2.0, 32.0, ["event 0"])[0]
+        make_searcher(make_settings(drop_last_frame=drop), hierarchy)
+        .search(video, Sentences(["event 0"]))
+        .results[0]
         .moments
         for drop in (False, True)
     )

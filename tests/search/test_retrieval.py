@@ -1,13 +1,9 @@
-import dataclasses
-
 import numpy as np
-from fake_search import EVENTS, GRAMMAR, PROMPTS, F, Oracle, UpperOracle, oracle_queries
+from fake_search import EVENTS, F, UpperOracle, make_searcher, make_settings, oracle_sentences
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.retrieval import clip_windows, score_clips
-from revision_jax.search.searcher import Searcher, SearchSettings
 
-SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, rescale=0.5)
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
 
 
@@ -18,10 +14,10 @@ def test_the_clip_that_shows_the_event_comes_first():
     for query, best, second in zip((0, 1, 4), shown, faint):
         clips[best][4:9, query] = 5.0
         clips[second][2:4, query] = 2.0
-    upper = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS, upper=UpperOracle())
-    alone = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, dataclasses.replace(SETTINGS, window_block=8))
+    upper = make_searcher(make_settings(), HIERARCHY, upper=UpperOracle())
+    alone = make_searcher(make_settings(window_block=8), HIERARCHY)
     for searcher in (upper, alone):
-        scores = score_clips(searcher, clips, queries, query_tokens=oracle_queries(queries))
+        scores = score_clips(searcher, clips, oracle_sentences(queries), depth=searcher.max_depth)
         order = np.argsort(-scores, axis=1)
         assert order[:, 0].tolist() == shown and order[:, 1].tolist() == faint
     # Without upper levels nothing parts the other 28 clips, and nothing pretends to.

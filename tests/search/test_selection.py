@@ -4,7 +4,7 @@ import pytest
 from fake_search import PROMPTS, VOCABULARY, DigitPrompts
 
 from revision_jax.prompts import AnswerGrammar, dense_answers, group_answers
-from revision_jax.search.selection import NumberTree, first_numbers, keep_best, pass_down, window_scores
+from revision_jax.search.levels.selection import NumberTree, first_numbers, keep_best, pass_down, window_scores
 
 
 def _walk(grammar, tokens):

@@ -14,17 +14,16 @@ import sys
 sys.path.append(sys.argv[1])
 import jax
 import numpy as np
-from fake_search import GRAMMAR, PROMPTS, F, tiny_grounder
+from fake_search import F, Sentences, VideoFeatures, make_searcher, make_settings, tiny_grounder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.search.searcher import Searcher, SearchSettings
 from revision_jax.training.state import place, take_apart
 
 features = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float16)
-sentences = [f"event {i}" for i in range(5)]
-
 rng = np.random.default_rng(1)
 query_tokens = rng.normal(size=(5, 3, 6)).astype(np.float32), rng.random((5, 3)) < 0.8
+sentences = Sentences([f"event {i}" for i in range(5)], *query_tokens)
+video = VideoFeatures(features, 200.0, 1.0)
 
 ALL = dict(depth=3), dict(depth=1), dict(depth=0)
 
@@ -33,22 +32,20 @@ def search(mesh, asked=ALL[:1], share=False, **changes):
     for grounder in (tiny_grounder(), tiny_grounder(seed=1, sparse=True)):
         module, arrays = take_apart(grounder)
         grounders.append(module.merge(place(arrays, module.shardings(mesh))))
-    settings = dict(window_block=16, query_batch=2, decode_block=4, keep=(0.7, 0.4)) | changes
+    settings = make_settings(**dict(keep=(0.7, 0.4)) | changes)
     hierarchy = Hierarchy(16.0, F, 0.5, 0.25, levels=(12, 5))
-    searcher = Searcher(grounders[0], PROMPTS, GRAMMAR, hierarchy, SearchSettings(**settings), mesh, upper=grounders[1])
+    searcher = make_searcher(settings, hierarchy, dense=grounders[0], upper=grounders[1], mesh=mesh)
     answers, results, costs = [], [], []
     with jax.set_mesh(mesh):
-        windows = searcher.windows(features, 1.0, 200.0, 3)
-        vectors = searcher.sparse_vectors(windows, features, sentences, query_tokens) if share else None
+        vectors = searcher.sparse_vectors(video, searcher.windows(video, 3), sentences) if share else None
         for options in asked:
-            results += searcher.search(
-                features, 1.0, 200.0, sentences, query_tokens=query_tokens, vectors=vectors, **options
-            )
+            searched = searcher.search(video, sentences, vectors=vectors, **options)
+            results += searched.results
             windows = 1 if options["depth"] == 0 else len(hierarchy.windows(200.0))
-            answers.append([np.asarray(x)[: len(sentences), :windows] for x in searcher.answers])
-            costs.append(dataclasses.replace(searcher.cost, seconds=0))
+            answers.append([np.asarray(x)[: len(sentences), :windows] for x in searched.answers])
+            costs.append(dataclasses.replace(searched.cost, seconds=0))
         # Another length of the same shapes meets a program that is there.
-        searcher.search(features, 1.0, 190.0, sentences, query_tokens=query_tokens, vectors=vectors, **asked[0])
+        searcher.search(VideoFeatures(features, 190.0, 1.0), sentences, vectors=vectors, **asked[0])
     assert searcher.compile_count == len(asked) + share, searcher.compile_count
     return answers, results, costs
 
@@ -71,6 +68,9 @@ large = dict(window_block=64, query_batch=8, decode_block=64, question_tokens=12
 check(expected, search(make_mesh(8, 1, 1), ALL, share=True, **large), "8 shards, large blocks, vectors shared")
 small = dict(window_block=4, query_batch=1, decode_block=1)
 check(expected, search(make_mesh(2, 2, 2), **small), "a divided model, small blocks")
+# 16 windows do not divide by 3: a block is 18.
+three = search(make_mesh(3, 1, 1, devices=jax.devices()[:3]), [dict(depth=1)])
+check(tuple(part[1:] if i != 1 else part[5:] for i, part in enumerate(expected)), three, "3 devices")
 print("equal")
 """
 

@@ -9,44 +9,45 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_search import (
-    GRAMMAR,
     PROMPTS,
     DigitPrompts,
     F,
-    Oracle,
     UpperOracle,
-    oracle_queries,
+    make_searcher,
+    make_settings,
+    oracle_sentences,
     oracle_video,
     tiny_grounder,
 )
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import AnswerGrammar, group_answers
-from revision_jax.search import upper_levels as levels
-from revision_jax.search.answering import encode_behind
-from revision_jax.search.confidence import token_entropy
-from revision_jax.search.decoding import Grammar
-from revision_jax.search.layout import VideoWindows
-from revision_jax.search.searcher import Searcher, SearchSettings
-from revision_jax.search.selection import NumberTree
-from revision_jax.search.upper_levels import Level, ask_groups
+from revision_jax.search.answers.asking import Answerer, Asking, Pairs, encode_context
+from revision_jax.search.answers.confidence import token_entropy
+from revision_jax.search.answers.decoding import Grammar
+from revision_jax.search.levels import upper as levels
+from revision_jax.search.levels.selection import NumberTree
+from revision_jax.search.levels.upper import Chunk, Shown, UpperAsking, UpperLevel, ask_groups
+from revision_jax.search.packing.windows import VideoWindows
+from revision_jax.search.sentences import Sentences
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
-SETTINGS = SearchSettings(query_batch=2, window_block=16, decode_block=4, keep=(0.5, 0.1))
+SETTINGS = make_settings(keep=(0.5, 0.1))
 EVENTS = [(0, 100.0, 110.0, 3.0), (0, 300.0, 310.0, 6.0), (1, 500.0, 512.0, 4.0), (2, 40.0, 50.0, 5.0)]
 SENTENCES = ["event 0", "a longer event 1", "event 2", "event 5"]
 DURATION = 640.0
 
 
 def _searcher(**changes):
-    settings = dataclasses.replace(SETTINGS, **changes)
-    return Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, settings, upper=UpperOracle())
+    return make_searcher(dataclasses.replace(SETTINGS, **changes), HIERARCHY, upper=UpperOracle())
 
 
-def _search(searcher, sentences=SENTENCES, duration=DURATION, **options):
-    features = oracle_video(duration, 2.0, EVENTS)
-    tokens = oracle_queries(sentences)
-    return searcher.search(features, 2.0, duration, sentences, query_tokens=tokens, **options)
+def _searched(searcher, sentences=SENTENCES, duration=DURATION, **options):
+    return searcher.search(oracle_video(duration, 2.0, EVENTS), oracle_sentences(sentences), **options)
+
+
+def _search(searcher, **options):
+    return _searched(searcher, **options).results
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_groups_equal_a_model_without_caches(prompts):
     size, asked = 12, 2
     answers = group_answers(size)
     grammar = AnswerGrammar.compile(prompts, answers)
-    level = Level(size, NumberTree.of(grammar), grammar.max_length)
+    level = UpperLevel(size, NumberTree.of(grammar), grammar.max_length)
     upper, rng = tiny_grounder(sparse=True), np.random.default_rng(0)
     groups = jnp.asarray(rng.normal(size=(asked, size, 32)).astype(np.float32))
     texts = [prompts.encode_question(sentence) for sentence in ("event 1", "a long event 4")]
@@ -67,10 +68,11 @@ def test_groups_equal_a_model_without_caches(prompts):
     for row, text in zip(tokens, texts):
         row[: len(text)] = text
     context = upper.embed_group(jnp.asarray(prompts.prefix), groups)
-    found, numbers = ask_groups(
-        upper.llm, level, Grammar.of(grammar), encode_behind(upper.llm, context, jnp.zeros(0, jnp.int32)),
-        jnp.asarray(tokens), jnp.array([len(text) for text in texts]), jnp.ones(asked, bool), 2,
-    )  # fmt: skip
+    answerer = Answerer(upper.llm, Grammar.of(grammar), Asking(grammar.max_length, 1, 2))
+    lengths = jnp.array([[len(text)] for text in texts])
+    pairs = Pairs(jnp.asarray(tokens)[:, None], lengths, jnp.ones((asked, 1), bool))
+    cache = encode_context(upper.llm, context, jnp.zeros(0, jnp.int32))
+    found, numbers = ask_groups(answerer, level, cache, pairs)
     logits_of = jax.jit(upper.text_logits)
 
     def behind(row, said):
@@ -130,20 +132,18 @@ class Echo:
 @pytest.mark.parametrize("readings, count", [(1, 10), (1, 12), (2, 4), (2, 3), (2, 5), (2, 14), (3, 14), (8, 7)])
 def test_a_window_scores_the_mean_of_what_its_groups_say(monkeypatch, readings, count):
     """Against groups laid out by hand: every stride one, the last moved left; a repeated window counts once."""
-    size, level = 4, Level(4, None, 3, readings)
+    size, level = 4, UpperLevel(4, None, 3, readings)
     asked = SimpleNamespace(state=jnp.zeros(2, int), entropies=0, log_likelihood=0, length=jnp.full(2, 2))
-    told = lambda llm, level, grammar, cache, *_: (asked, cache + cache.mean(axis=1, keepdims=True))
-    monkeypatch.setattr(levels, "encode_behind", lambda llm, context, head: context)
+    told = lambda answerer, level, cache, pairs: (asked, cache + cache.mean(axis=1, keepdims=True))
+    monkeypatch.setattr(levels, "encode_context", lambda llm, context, head: context)
     monkeypatch.setattr(levels, "ask_groups", told)
     monkeypatch.setattr(levels, "confidence", lambda *_: None)
     monkeypatch.setattr(levels, "window_scores", lambda numbers, length, sure: numbers)
     shown = np.random.default_rng(count).permutation(np.arange(16) < count)[None]
     sparse = np.random.default_rng(1).normal(size=(1, 16, 1)).astype(np.float32)
-    questions = SimpleNamespace(head=None, tokens=jnp.zeros((1, 1), int), lengths=jnp.ones(1, int))
-    grammar = SimpleNamespace(answer=jnp.zeros((1, 2), int))
-    scores, decoded = levels.ask_level(
-        Echo, level, grammar, None, jnp.asarray(sparse), questions, jnp.zeros(1, int), jnp.asarray(shown), count, 2, 1
-    )
+    chunk = Chunk(None, None, jnp.zeros((1, 1), int), jnp.ones(1, int), jnp.asarray(sparse))
+    grammar, asking = SimpleNamespace(answer=jnp.zeros((1, 2), int)), UpperAsking((level,), None, 1, 2, 1)
+    scores, decoded = levels.ask_level(Echo, grammar, chunk, Shown(jnp.asarray(shown), count), asking, 0)
     values, said = sparse[0, shown[0], 0], [[] for _ in range(count)]
     stride = max(size // readings, 1)
     starts = [min(start, max(count - size, 0)) for start in range(0, max(count - size, 0) + stride, stride)]
@@ -218,20 +218,18 @@ def test_blocks_and_batches_do_not_change_the_answers(searcher):
 
 
 def test_searches_share_sparse_vectors():
-    features, tokens = oracle_video(DURATION, 2.0, EVENTS), oracle_queries(SENTENCES)
-    maker = _searcher()
-    vectors = maker.sparse_vectors(maker.windows(features, 2.0, DURATION, 3), features, SENTENCES, tokens)
+    video, maker = oracle_video(DURATION, 2.0, EVENTS), _searcher()
+    vectors = maker.sparse_vectors(video, maker.windows(video, 3), oracle_sentences(SENTENCES))
     for changes in ({}, {"window_block": 64, "query_batch": 3}):  # these cut and fill the vectors up
         searcher = _searcher(**changes)
         for options in ({"depth": 2}, {"depth": 3}, {"depth": 3, "policy": "bottom_up"}):
-            expected = _search(searcher, **options)
-            seconds = searcher.cost.seconds
-            found = _search(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
-            for a, b in zip(expected, found):
+            expected = _searched(searcher, **options)
+            found = _searched(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
+            for a, b in zip(expected.results, found.results):
                 np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
                 for one, other in zip(a.sent, b.sent, strict=True):
                     np.testing.assert_array_equal(one, other)
-            assert seconds < 1000 < searcher.cost.seconds  # what it took to make them is a search's own cost
+            assert expected.cost.seconds < 1000 < found.cost.seconds  # what it took to make them is a search's own cost
     # Another sentence's vectors are used as they are: nothing is made anew.
     wrong = dataclasses.replace(vectors, array=vectors.array[::-1])
     assert any(
@@ -241,16 +239,14 @@ def test_searches_share_sparse_vectors():
 
 
 def test_a_video_of_fewer_windows_than_a_group(searcher):
-    features = oracle_video(40.0, 2.0, [(0, 10.0, 14.0, 3.0)])
-    tokens = oracle_queries(["event 0"])
-    (result,) = searcher.search(features, 2.0, 40.0, ["event 0"], depth=3, query_tokens=tokens)
+    video = oracle_video(40.0, 2.0, [(0, 10.0, 14.0, 3.0)])
+    (result,) = searcher.search(video, oracle_sentences(["event 0"]), depth=3).results
     assert result.windows == 1 and result.moments[0, 0] < 14 and result.moments[0, 1] > 10
 
 
 def test_compiles_once_a_shape_and_counts_what_was_done():
     searcher = _searcher()
-    _search(searcher, depth=3)
-    cost = searcher.cost
+    cost = _searched(searcher, depth=3).cost
     _search(searcher, sentences=SENTENCES[::-1], duration=630.0, depth=3)
     assert searcher.compile_count == 1
     assert (cost.pairs, cost.all_pairs) == (16, 4 * 39) and cost.frames == cost.windows * F
@@ -265,13 +261,14 @@ def test_compiles_once_a_shape_and_counts_what_was_done():
 
 
 def test_errors_say_what_to_do(searcher):
+    video, plain = oracle_video(60, 2.0, []), Sentences(["event 0"])
     with pytest.raises(ValueError, match="upper levels need CLIP's token features"):
-        searcher.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
+        searcher.search(video, plain, depth=2)
     with pytest.raises(ValueError, match="depth 4 does not exist"):
         _search(searcher, depth=4)
     with pytest.raises(ValueError, match=r"search.keep is \(0.5,\)"):
         _search(_searcher(keep=(0.5,)), depth=2)
-    alone = Searcher(Oracle(), PROMPTS, GRAMMAR, HIERARCHY, SETTINGS)
+    alone = make_searcher(SETTINGS, HIERARCHY)
     with pytest.raises(ValueError, match="needs a grounder of upper levels"):
-        alone.search(oracle_video(60, 2.0, []), 2.0, 60.0, ["event 0"], depth=2)
-    assert VideoWindows.of(HIERARCHY, 60.0, 2.0, 120, 1).upper is None
+        alone.search(video, plain, depth=2)
+    assert VideoWindows.of(HIERARCHY, video, 1).upper is None

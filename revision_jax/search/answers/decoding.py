@@ -2,8 +2,8 @@
 
 Letters: B pairs of (query, window), A answer tokens, V vocabulary, S grammar states, C choices of a state.
 
-All pairs advance in lockstep; a pair whose answer is complete keeps its state. The grammar masks which token is
-taken, never what confidence is made of: that is about the model, not about the grammar.
+All pairs advance in lockstep; a pair whose answer is complete keeps its state. The grammar decides which tokens may
+be taken. Entropies and likelihoods are those of the model's own distribution, before the grammar masks it.
 """
 
 import dataclasses
@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.search.confidence import token_entropy
-
-NOT_PRESENT = -1
+from revision_jax.prompts import AnswerGrammar
+from revision_jax.search.answers.confidence import token_entropy
 
 
 class Grammar(NamedTuple):
@@ -35,8 +34,8 @@ class Grammar(NamedTuple):
     open: jax.Array
 
     @classmethod
-    def of(cls, grammar) -> "Grammar":
-        """The arrays of a `prompts.AnswerGrammar`, with what can still become a span worked out."""
+    def of(cls, grammar: AnswerGrammar) -> "Grammar":
+        """The arrays of a grammar, and which of its states can still become a span."""
         final = grammar.answer[:, 0] > -2
         reaches = final & (grammar.answer[:, 0] >= 0)
         for _ in range(grammar.max_length):  # a span is at most `max_length` tokens away from any state
@@ -53,7 +52,7 @@ class Grammar(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """Where B answers stand.
+    """B answers so far.
 
     Attributes:
       state: `[B]` int32, state of the grammar; 0 is its root.
@@ -105,12 +104,13 @@ class Sampling:
 GREEDY = Greedy()
 
 
-def decode_step(grammar: Grammar, answers: DecodeState, logits: jax.Array, strategy=GREEDY) -> DecodeState:
+def decode_step(
+    grammar: Grammar, answers: DecodeState, logits: jax.Array, strategy: Greedy | Sampling = GREEDY
+) -> DecodeState:
     """Takes one more token of each pair; complete answers stay as they are.
 
     Args:
       logits: `[B, V]` float32, raw.
-      strategy: `Greedy` or `Sampling`.
     """
     return take(grammar, answers, logits, strategy.choose(grammar.scores(answers.state, logits), answers))
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from revision_jax.prompts import AnswerGrammar
+
 _LEAST = 1e-12  # probabilities and confidences below it are alike
 
 
@@ -41,8 +43,8 @@ class NumberTree(NamedTuple):
     number: np.ndarray
 
     @classmethod
-    def of(cls, grammar) -> "NumberTree":
-        """The tree of a `prompts.AnswerGrammar`."""
+    def of(cls, grammar: AnswerGrammar) -> "NumberTree":
+        """The tree of a grammar."""
         least, most = (grammar.answer[:, 0].copy() for _ in range(2))
         used = grammar.tokens >= 0
         for state in reversed(range(len(used))):  # children have larger numbers than their parents
@@ -112,8 +114,8 @@ def window_scores(first: jax.Array, length: jax.Array, confidence: jax.Array) ->
     return jnp.log(jnp.maximum(covered, _LEAST)) + jnp.log(jnp.maximum(confidence, _LEAST))[:, None]
 
 
-def keep_best(scores: jax.Array, count) -> jax.Array:
-    """The `count` best of each row: `[Q, U]` -> bool. What scores -inf is never among them; the earlier wins ties."""
+def keep_best(scores: jax.Array, count: int | jax.Array) -> jax.Array:
+    """The `count` best of each row: `[Q, U]` -> bool. Scores of -inf are never kept; of equal ones the earlier."""
     rank = jnp.argsort(jnp.argsort(-scores, axis=1, stable=True), axis=1)
     return (rank < count) & (scores > -jnp.inf)
 
@@ -129,7 +131,7 @@ _EVEN = 60.0  # of reciprocal rank fusion: the larger, the more the two rankings
 def fuse_ranks(*scores: jax.Array) -> jax.Array:
     """Reciprocal rank fusion (Cormack et al., SIGIR 2009): `[Q, W]` each -> `[Q, W]`, whatever their scales.
 
-    What scores -inf in one of them counts there as ranked behind everything.
+    A score of -inf counts as ranked behind all others.
     """
     fused = jnp.zeros(scores[0].shape)
     for one in scores:
@@ -153,7 +155,7 @@ def window_similarity(features: jax.Array, frames: jax.Array, queries: jax.Array
     unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     queries = unit(queries.astype(jnp.float32))
 
-    def compare(rows):
+    def compare(rows: jax.Array) -> jax.Array:
         cosine = jnp.einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
         return jnp.mean(jax.lax.top_k(cosine, min(best, rows.shape[-1]))[0], axis=-1)
 

@@ -9,10 +9,11 @@ import pytest
 from fake_search import EOS, GRAMMAR, PROMPTS, F, tiny_grounder
 
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.search.answering import Asking
-from revision_jax.search.confidence import token_entropy
-from revision_jax.search.decoding import Grammar
-from revision_jax.search.dense_level import Questions, WindowTable, search_windows
+from revision_jax.search.answers.asking import Asking
+from revision_jax.search.answers.confidence import token_entropy
+from revision_jax.search.answers.decoding import Grammar
+from revision_jax.search.levels.dense import DenseInputs, search_windows
+from revision_jax.search.packing.inputs import Questions, WindowTable
 
 HIERARCHY = Hierarchy(window_s=16.0, num_frames=F)
 WIDTH, SENTENCES = 6, ["event 1", "quite a long event 2", "event 7"]
@@ -58,10 +59,11 @@ def test_equals_decoding_without_a_cache(head):
     table = WindowTable(jnp.asarray(padded.reshape(2, 8, F)), number < len(frames), number)
     chosen = np.zeros((4, 2, 8), bool)
     chosen[: len(SENTENCES)] = table.valid
-    state = search_windows(
-        grounder, Grammar.of(GRAMMAR), jnp.asarray(PROMPTS.prefix), jnp.asarray(features), table, jnp.asarray(chosen),
-        _questions(4, 8, head), Asking(GRAMMAR.max_length, query_batch=2, decode_block=4),
-    )  # fmt: skip
+    inputs = DenseInputs(
+        jnp.asarray(PROMPTS.prefix), Grammar.of(GRAMMAR), jnp.asarray(features), table, _questions(4, 8, head)
+    )
+    asking = Asking(GRAMMAR.max_length, query_batch=2, decode_block=4)
+    state = search_windows(grounder, inputs, jnp.asarray(chosen), asking)
     states, entropies, likelihoods, lengths = (np.asarray(x)[:, :, 0] for x in state.answers)
 
     logits_of = jax.jit(functools.partial(grounder, jnp.asarray(PROMPTS.prefix)))

@@ -1,7 +1,7 @@
 """Beam search over the answer grammar: the likeliest answers of a pair, each with its exact probability.
 
-A trie has one way to an answer, so the beams of a pair are different answers; the log-likelihood of each is the sum
-over its own tokens, nothing is estimated. Only that no likelier answer was missed is not certain, as in every beam.
+The grammar is a trie, which has one path to an answer: the beams of a pair are different answers, and the
+log-likelihood of each is the exact sum over its tokens. As in every beam search, a likelier answer may be missed.
 
 Letters: B windows, q queries asked together, R pairs decoded at a time, K beams a pair, V vocabulary, C choices.
 """
@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from revision_jax.search.decoding import DecodeState, Grammar, take
+from revision_jax.search.answers.decoding import DecodeState, Grammar, take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def beam_step(
     _, best = jax.lax.top_k(total.reshape(rows // width, -1), width)  # [R, K]
     parent, choice = jnp.divmod(best, steps.shape[1])
     parent = (jnp.arange(rows // width)[:, None] * width + parent).reshape(-1)
-    # The end of a beam that has fewer ways on than there are beams: it is dead from here on.
+    # Where fewer tokens are allowed than there are beams, the surplus beams are dead from here on.
     alive = jnp.isfinite(jnp.take_along_axis(total.reshape(rows // width, -1), best, axis=1)).reshape(-1)
     taken = take(grammar, jax.tree.map(lambda x: x[parent], answers), logits[parent], choice.reshape(-1))
     likelihood = jnp.where(alive, taken.log_likelihood, -jnp.inf)
@@ -55,5 +55,5 @@ def beam_step(
 
 
 def unfinished(grammar: Grammar, answers: DecodeState) -> jax.Array:
-    """Whether some beam that is alive may still become a span."""
+    """`[]` bool: whether some beam that is alive may still become a span."""
     return jnp.any(grammar.open[answers.state] & jnp.isfinite(answers.log_likelihood))

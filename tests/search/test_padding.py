@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from revision_jax.search.layout import chosen_shape, common_start, pack_questions, pack_windows, pad_frames
+from revision_jax.search.packing.padding import chosen_shape, common_start, pack_questions, pack_windows, pad_frames
 
 
 @pytest.mark.parametrize("windows, block, shards, shape", [

@@ -1,0 +1,1 @@
+"""Answers: questions asked of cached rows, decoding under the grammar, confidence."""

@@ -1,0 +1,35 @@
+"""As `top_down`, but dense windows are chosen by the upper levels' scores and CLIP's similarity together."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from revision_jax.search.levels.selection import fuse_ranks
+from revision_jax.search.policy import Policy, kept_counts
+from revision_jax.search.settings import SearchSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused(Policy):
+    """Chooses the dense windows that rank first by reciprocal rank fusion of both scores.
+
+    Attributes:
+      keep: what each of the L levels sends down, coarse first; see `policy.kept`.
+    """
+
+    keep: tuple[float, ...]
+    name = "fused"
+    needs_similarity = True
+    compared = "deepest"
+
+    @classmethod
+    def make(cls, settings: SearchSettings, levels: int) -> "Fused":
+        return cls(settings.keep[-levels:])
+
+    def counts(self, upper: int, dense: int) -> np.ndarray:
+        return kept_counts(self.keep, upper, dense)
+
+    def dense_scores(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        return jnp.where(jnp.isfinite(similarity), fuse_ranks(scores, similarity), -jnp.inf)

@@ -1,0 +1,102 @@
+"""What a policy is: it says which windows a search looks at, and how the upper levels' scores change a confidence.
+
+Each policy is one class in a file of its own in `policies/`, whose registry finds it by the name of the file. A search
+asks a policy four things, in this order: how many windows each level is shown (`counts`), which upper windows go down
+(`survivors`), by which scores dense windows are chosen (`dense_scores`), and the confidence of answers (`rescale`).
+
+Letters: Q queries, U upper windows, W dense windows, L upper levels, K answers of a pair.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from revision_jax.search.levels.selection import keep_best
+from revision_jax.search.settings import SearchSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The base of all policies; static, so that it is hashed and compared by its fields.
+
+    Class attributes:
+      name: as `search.policy` has it; the name of the file.
+      least_depth, most_depth: the depths at which it can search; None: as deep as there are levels.
+      needs_similarity: it compares CLIP's holistic features of sentences with those of frames.
+      needs_upper: it uses the scores of upper levels, where a search has some.
+      compared: at which depths within its bounds `evaluate` compares it by default.
+    """
+
+    name: ClassVar[str]
+    least_depth: ClassVar[int] = 2
+    most_depth: ClassVar[int | None] = None
+    needs_similarity: ClassVar[bool] = False
+    needs_upper: ClassVar[bool] = True
+    compared: ClassVar[Literal["every", "deepest", "never"]] = "never"
+
+    @classmethod
+    def make(cls, settings: SearchSettings, levels: int) -> "Policy":
+        """The policy of a search through so many upper levels."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_depth(cls, depth: int) -> None:
+        """Raises ValueError for a depth at which this policy cannot search."""
+        if depth < cls.least_depth or (cls.most_depth is not None and depth > cls.most_depth):
+            bounds = f"at least {cls.least_depth}" if cls.most_depth is None else f"{cls.least_depth}"
+            if cls.most_depth not in (None, cls.least_depth):
+                bounds = f"{cls.least_depth} to {cls.most_depth}"
+            raise ValueError(
+                f"search.policy {cls.name!r} does not search at depth {depth}; expected depth {bounds}, or another "
+                "search.policy."
+            )
+
+    def counts(self, upper: int, dense: int) -> np.ndarray:
+        """Windows that each level is shown, and dense windows that are asked, of so many: `[L + 1]` int32."""
+        raise NotImplementedError
+
+    def survivors(self, scores: jax.Array, shown: jax.Array, count: jax.Array) -> jax.Array:
+        """The windows `[Q, U]` bool that the next level is shown.
+
+        Args:
+          scores: `[Q, U]`, the sum of the levels' so far; -inf for windows that were not shown.
+          shown: `[Q, U]` bool, the windows that this level was shown.
+          count: `[]` int32, windows that the next level is shown.
+        """
+        return keep_best(scores, count)
+
+    def dense_scores(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        """Scores `[Q, W]` by which dense windows are chosen; -inf is never chosen.
+
+        Args:
+          scores: `[Q, W]` of the upper levels; None without upper levels.
+          similarity: `[Q, W]` of CLIP; None unless `needs_similarity`.
+        """
+        return scores
+
+    def rescale(self, confidence: jax.Array, scores: jax.Array | None) -> jax.Array:
+        """Confidences `[Q, W, K]` of dense answers, given the upper levels' scores `[Q, W]` of their windows."""
+        return confidence
+
+
+def kept(keep: float, windows: int) -> int:
+    """How many of so many windows are kept: up to 1, `keep` is a share of them; above 1, it is their number."""
+    return min(math.ceil(keep * windows) if keep <= 1 else int(keep), windows)
+
+
+def kept_counts(keep: tuple[float, ...], upper: int, dense: int) -> np.ndarray:
+    """`Policy.counts` where each of the L levels keeps its share: all but the last of upper, the last of dense windows.
+
+    So searches of different depths are compared at the same share of dense windows.
+    """
+    shown = [upper, *(kept(share, upper) for share in keep[:-1])]
+    return np.array([*shown, kept(keep[-1], dense)], np.int32)
+
+
+def rescaled(confidence: jax.Array, scores: jax.Array, power: float) -> jax.Array:
+    """Confidences `[Q, W, K]` times the likelihood of their windows to a power; `scores [Q, W]` are its logarithms."""
+    return confidence * jnp.exp(power * jnp.where(jnp.isfinite(scores), scores, 0.0))[..., None]
