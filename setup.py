@@ -60,7 +60,6 @@ setup(
         "gguf": ["torch>=2.6,<3", "gguf>=0.17,<0.20"],
         "gpu": ["jax[cuda13]>=0.10.1,<0.12"],
         "tpu": ["jax[tpu]>=0.10.1,<0.12"],
-        "demo": ["gradio>=5,<7"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

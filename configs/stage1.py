@@ -19,8 +19,7 @@ give its directory: `--config.init.dense=DIR` (docs/recipes.md).
 
 from ml_collections import ConfigDict
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
+from revision_jax.models.names import LORA_TARGETS
 
 
 def defaults() -> ConfigDict:
@@ -45,7 +44,7 @@ def defaults() -> ConfigDict:
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together
             ),
-            lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=ATTENTION + MLP),  # scale = alpha / rank
+            lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=LORA_TARGETS),  # scale = alpha / rank
             sparse=dict(mlp_width=256, num_heads=4, num_layers=2, dropout=0.0),  # the sparse adapter
             hierarchy=dict(
                 window_s=64.0,  # seconds of a window

@@ -9,13 +9,21 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
+import logging
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from revision_jax.config_rules import flatten
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt")  # what a pretrained part is made of
 LARGE = 2**26  # bytes
@@ -36,6 +44,22 @@ class Meta:
 
     config: Mapping[str, Any]
     base: Mapping[str, Mapping[str, str]]
+
+
+def config_changes(
+    saved: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str] = ()
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """The keys in which two configs differ: (those that may, those that may not), key -> (saved, now).
+
+    Args:
+      saved, now: nested plain values; lists and tuples count as equal, None stands where a key is missing.
+      free: keys that may differ; one that ends with a dot ("search.") frees all keys that begin with it.
+    """
+    a, b = (flatten(json.loads(json.dumps(config))) for config in (saved, now))
+    changed = {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
+    prefixes = tuple(key for key in free if key.endswith("."))
+    allowed = {key: pair for key, pair in changed.items() if key in free or key.startswith(prefixes)}
+    return allowed, {key: pair for key, pair in changed.items() if key not in allowed}
 
 
 def fingerprint(path: str | Path) -> str:
@@ -68,16 +92,21 @@ def _hashed_once(file: Path, size: int, mtime_ns: int) -> str:
     return _hashed(file)
 
 
-def fingerprint_trained(directory: str | Path) -> str:
-    """sha256 over the trained parameters of the newest step in a run's checkpoints.
+def fingerprint_trained(directory: str | Path, step: int | None = None) -> str:
+    """sha256 over the trained parameters of one step in a run's checkpoints.
+
+    Args:
+      directory: the run's `checkpoints/`.
+      step: None is the newest one.
 
     Raises:
-      FileNotFoundError: there is no finished step.
+      FileNotFoundError: there is no such finished step.
     """
-    steps = [path for path in Path(directory).glob("*") if path.name.isdigit()]
-    if not steps:
-        raise FileNotFoundError(f"no checkpoint in {directory}; expected those of a trained run.")
-    params = max(steps, key=lambda path: int(path.name)) / "params"
+    steps = sorted(int(path.name) for path in Path(directory).glob("*") if path.name.isdigit())
+    if not steps or step not in (None, *steps):
+        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise FileNotFoundError(f"no {wanted} in {directory}; expected those of a trained run.")
+    params = Path(directory) / str(steps[-1] if step is None else step) / "params"
     total = hashlib.sha256()
     for file in sorted(path for path in params.rglob("*") if path.is_file()):
         total.update(f"{file.relative_to(params)}:{_hashed(file)}\n".encode())
@@ -89,22 +118,45 @@ class Checkpoints:
 
     Args:
       directory: made when missing; unfinished writes of a killed run are removed from it.
-      keep: newest steps that stay.
       meta: what new steps belong to, and what a restored step must match.
+      keep: newest steps that stay.
+      keep_best: the step with the lowest validation loss stays beside them.
+      free: keys of the config in which a resumed training may differ from its checkpoint, as `config_changes`
+        takes them.
       read_only: for readers of a finished run; nothing is made or removed.
+
+    Raises:
+      CheckpointError: the directory cannot be made or read.
+      ValueError: `free` names a key that the config does not have.
     """
 
-    def __init__(self, directory: str | Path, meta: Meta, *, keep: int = 1, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str | Path,
+        meta: Meta,
+        *,
+        keep: int = 1,
+        keep_best: bool = False,
+        free: Sequence[str] = (),
+        read_only: bool = False,
+    ):
         self.directory, self.meta, self.read_only = Path(directory).absolute(), meta, read_only
+        self.free = tuple(free)
+        _check_free(self.free, meta.config)
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
-            # One position of all hosts (data/streams.py), so that any number of them can go on from it.
+            # One position of all hosts (data/batches/streams.py), so that any number of them can go on from it.
             "iterator": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
+        kept = [policies.LatestN(None if read_only else keep)]
+        if keep_best:
+            kept.append(policies.BestN(get_metric_fn=_val_loss, reverse=True, n=1))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=_val_loss,
+            best_mode="min",
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
@@ -116,8 +168,23 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, params: Any, optimizer: Any, iterator: Any) -> None:
+    def best_step(self) -> int | None:
+        """The step with the lowest validation loss, of those that are kept; None if none of them has one."""
+        self.wait()
+        with self._explained("read the validation losses in"):
+            step = self._manager.best_step()
+            found = step is not None and math.isfinite(_val_loss(self._manager.metrics(step)))
+        return step if found else None
+
+    def save(self, step: int, params: Any, optimizer: Any, iterator: Any, *, val_loss: float | None = None) -> None:
         """Starts to write a step; returns when the arrays are copied off the device.
+
+        Args:
+          step: updates done; must be greater than that of any step before.
+          params, optimizer: pytrees of arrays.
+          iterator: the Grain iterator; its position is saved.
+          val_loss: validation loss of these parameters, the same on all hosts; None if it was not measured, and
+            a step with NaN is never the best.
 
         Raises:
           CheckpointError: this write, or the one before it in the background, failed (a full disk, say).
@@ -125,6 +192,7 @@ class Checkpoints:
         with self._explained(f"save step {step} to"):
             self._manager.save(
                 step,
+                metrics={"val_loss": val_loss},
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(optimizer),
@@ -137,7 +205,8 @@ class Checkpoints:
         """Writes a step that holds parameters alone, for weights that were trained elsewhere."""
         with self._explained(f"save step {step} to"):
             meta = ocp.args.JsonSave(_plain(self.meta, params))
-            self._manager.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=meta))
+            args = ocp.args.Composite(params=ocp.args.StandardSave(params), meta=meta)
+            self._manager.save(step, metrics={"val_loss": None}, args=args)
 
     def restore(self, params: Any, optimizer: Any, iterator: Any) -> tuple[int, Any, Any] | None:
         """The newest step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
@@ -145,6 +214,11 @@ class Checkpoints:
         Args:
           params, optimizer: arrays (or shapes with shardings) of the expected tree; restored to those
             shardings, whatever the mesh was that saved them.
+          iterator: the Grain iterator of this run.
+
+        Raises:
+          CheckpointError: a config that differs in more than `free`, other base weights or other parameters, each
+            with both sides; weights without an optimizer; a step that cannot be read.
         """
         step = self.latest_step
         if step is None:
@@ -154,7 +228,7 @@ class Checkpoints:
                 f"{self.directory / str(step)} holds weights that were converted, with no optimizer to go on from; "
                 "start a new run from this one (init.dense, init.sparse) in another --workdir."
             )
-        self._check(step, params)
+        changed = self._check(step, params, resumes=True)
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(
                 step,
@@ -165,23 +239,39 @@ class Checkpoints:
                 ),
             )
             iterator.set_state(got.iterator)
+        if changed:
+            log.info("the config changed since step %d: %s", step, "; ".join(_listed(changed)))
         return step, got.params, got.optimizer
 
-    def restore_params(self, params: Any) -> tuple[int, Any]:
-        """The newest step's (step, trained parameters), for evaluation."""
+    def restore_params(self, params: Any, *, best: bool = False) -> tuple[int, Any]:
+        """(step, trained parameters) of the newest step, or of the best one, for evaluation.
+
+        Args:
+          params: as `restore` takes them.
+          best: of the step with the lowest validation loss.
+
+        Raises:
+          CheckpointError: no such step, other base weights or other parameters, each with both sides.
+        """
         step = self.latest_step
         if step is None:
             raise CheckpointError(f"{self.directory} holds no checkpoint; train first.")
+        if best and (step := self.best_step()) is None:
+            raise CheckpointError(f"{self.directory} holds no checkpoint with a validation loss; take the newest one.")
         self._check(step, params)
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(step, args=ocp.args.Composite(params=_restore_as(params)))
         return step, got.params
 
-    def _check(self, step: int, params: Any) -> None:
-        """Both sides of every mismatch between a saved step and this run."""
+    def _check(self, step: int, params: Any, *, resumes: bool = False) -> dict[str, tuple[Any, Any]]:
+        """Raises CheckpointError with both sides of every mismatch between a saved step and this run.
+
+        The config is compared for a training that goes on; the changes that are allowed are returned.
+        """
         with self._explained(f"read step {step} of"):
             saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        faults = []
+        allowed, refused = config_changes(saved["config"], self.meta.config, self.free) if resumes else ({}, {})
+        faults = _listed(refused)
         # A reader needs some of what a run stood on (no training data), a run needs all of it.
         for role in sorted(self.meta.base if self.read_only else saved["base"] | self.meta.base):
             old, new = saved["base"].get(role, {}), self.meta.base.get(role, {})
@@ -195,8 +285,9 @@ class Checkpoints:
             raise CheckpointError(
                 f"the checkpoint {self.directory / str(step)} does not belong to this run:\n  "
                 + "\n  ".join(faults)
-                + "\nGive the files it was trained on, or train in a new work folder."
+                + "\nGive the config and the files it was trained on, or train in a new work folder."
             )
+        return allowed
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -225,6 +316,23 @@ class Checkpoints:
                 f"cannot {what} {self.directory}: {error}\n{free:.0f} MiB are free there. Once this is "
                 "mended, the same command resumes from the last whole step; or give another --workdir."
             ) from error
+
+
+def _check_free(free: Sequence[str], config: Mapping[str, Any]) -> None:
+    known = flatten(config)
+    for name in free:
+        if name not in known and not (name.endswith(".") and any(key.startswith(name) for key in known)):
+            raise ValueError(f"{name!r} may differ on resume, but no key of the config has that name or beginning.")
+
+
+def _val_loss(metrics: Mapping[str, float | None]) -> float:
+    """For ranking steps: infinity where the loss is NaN or was not measured."""
+    value = metrics["val_loss"]
+    return math.inf if value is None or math.isnan(value) else value
+
+
+def _listed(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{key}: saved {old!r}, now {new!r}" for key, (old, new) in changed.items()]
 
 
 def _plain(meta: Meta, params: Any) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from revision_jax.data.batches.negatives import find_strategy, strategy_names
+from revision_jax.data.builders.datasets import DATA_SETS
+from revision_jax.models.names import ATTENTION_BACKENDS, LORA_TARGETS, REMAT_POLICIES
 from revision_jax.search.policies import policy_names  # the names of files; imports nothing
 
 
@@ -45,9 +48,7 @@ STAGE_NEEDS = {
 }
 # Stage -> the stages that it may go on from beside those: the dense stage on MAD continues VTimeLLM's LoRA.
 STAGE_MAY = {"align": (), "dense": ("dense",), "sparse": (), "long": (), "unified": ()}
-NEGATIVES = ("random", "hard", "semi_hard", "cross_video", "mined")
 CONFIDENCES = ("inverse_mean_entropy", "inverse_max_entropy", "sequence_likelihood")
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def _whole_numbers(low: int) -> Callable[[Any], bool]:
@@ -88,8 +89,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base.projector": _anything,
     "model.dtype": _dtype,
     "model.param_dtype": _one_of("float32", "bfloat16", "int8"),
-    "model.remat": _one_of("none", "mlp", "names", "full"),
-    "model.attention": _one_of("auto", "xla", "cudnn", "splash"),
+    "model.remat": _one_of(*REMAT_POLICIES),
+    "model.attention": _one_of(*ATTENTION_BACKENDS),
     "model.window_chunk": _at_least(1),
     "lora.rank": _at_least(1),
     "lora.alpha": _positive,
@@ -110,7 +111,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt.system": _anything,
     "prompt.max_text_tokens": _at_least(8),
     "prompt.query_tokens": _at_least(1),
-    "data.name": _one_of("shapes", "mad", "vidchapters", "msrvtt", "folder", "lcs"),
+    "data.name": _one_of(*DATA_SETS),
     "data.dir": _anything,
     "data.fps": _positive,
     "data.video_s": _positive,
@@ -121,8 +122,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.neg_factor": _at_least(0.0),
     "data.near_miss_fraction": _between(0.0, 1.0),
     "data.negatives": (
-        lambda v: bool(v) and _are_weighted(v) and {name for name, _ in v} <= set(NEGATIVES),
-        "(strategy, weight > 0) of " + ", ".join(NEGATIVES),
+        lambda v: bool(v) and _are_weighted(v) and {name for name, _ in v} <= set(strategy_names()),
+        "(strategy, weight > 0) of " + ", ".join(strategy_names()),
     ),
     "data.mined": _anything,
     "data.mixture": (lambda v: _are_weighted(v), "(directory, weight > 0) of each"),
@@ -260,14 +261,16 @@ def _stage_conflicts(config: ConfigDict) -> list[str]:
             f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage!r} a video belongs "
             "to one question."
         )
-    names = [name for name, _ in data.negatives]
-    if ("mined" in names) != bool(data.mined):
+    strategies = [find_strategy(name) for name, _ in data.negatives]
+    if any(strategy.needs_answers for strategy in strategies) != bool(data.mined):
+        reading = [name for name in strategy_names() if find_strategy(name).needs_answers]
         faults.append(
             f"data.negatives is {data.negatives}, data.mined {data.mined!r}; expected predictions of an earlier run in "
-            "data.mined if, and only if, there is a strategy `mined`."
+            f"data.mined if, and only if, there is a strategy that reads them ({', '.join(reading)})."
         )
-    if stage in ("long", "unified") and "cross_video" in names:
-        faults.append(f"data.negatives is {data.negatives}; expected no cross_video: a group shows one video.")
+    others = [strategy.name for strategy in strategies if not strategy.for_groups]
+    if stage in ("long", "unified") and others:
+        faults.append(f"data.negatives is {data.negatives}; expected no {', '.join(others)}: a group shows one video.")
     if max(data.group_copies) >= min(config.hierarchy.levels):
         faults.append(
             f"data.group_copies is {data.group_copies}; expected less than the smallest group of hierarchy.levels, "

@@ -22,7 +22,7 @@ Exit code 0, also when an event is not there; 2 after an error.
 
 
 def ground(video: str | Path, sentences: str | Sequence[str], run=None) -> list:
-    """Results (`search.evaluator.Result`), one a sentence; `run` is an `api.Run`, a work folder or None (newest)."""
+    """Results (`search.result.Result`), one a sentence; `run` is an `api.Run`, a work folder or None (newest)."""
     from revision_jax.api import Run, load_run  # slow to import
 
     run = run if isinstance(run, Run) else load_run(run)

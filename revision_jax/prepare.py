@@ -4,6 +4,8 @@ import argparse
 import logging
 import sys
 
+from revision_jax.data.builders.datasets import DATA_SETS, DataSet
+
 USAGE = """
 Examples:
   python -m revision_jax.prepare mad --annotations MAD_train.json --features CLIP_L14_frames_features_5fps.h5 \\
@@ -32,14 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = lambda name, text: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    for name, text in (
-        ("mad", "MAD: MAD_{train,val,test}.json and its features"),
-        ("cone", "a jsonl in CONE's form (MAD, Ego4D-NLQ) and features"),
-        ("vidchapters", "VidChapters-7M: chapters_vmr_*.json and features"),
-        ("msrvtt", "MSR-VTT: MSRVTT_data.json, the CSV of a split, videos or features"),
-        ("folder", "your own videos or features, and a jsonl of queries"),
-    ):
-        _add_data(add(name, text), name)
+    for name, data_set in DATA_SETS.items():
+        if data_set.read is not None:
+            _add_data(add(name, data_set.help), data_set)
     merge = add("merge", "join the shards of a split, each verified to the last record")
     merge.add_argument("directory", metavar="DIR", help="the split's directory, which holds shards/")
     check = add("check", "list every gap of a data set; exit code 1 if there are any")
@@ -55,16 +52,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser, name: str) -> None:
-    needed = name in ("mad", "cone", "vidchapters")
+def _add_data(parser: argparse.ArgumentParser, data_set: DataSet) -> None:
+    needed = data_set.needs_annotations
     parser.add_argument("--annotations", metavar="FILE", required=needed, help="the sentences and their times")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--features", metavar="PATH", help="a .h5 file, an LMDB, or a folder of .npy files")
     given.add_argument("--videos", metavar="DIR", help="a folder of video files, to be encoded here")
-    if name == "vidchapters":
-        parser.add_argument("--ids", metavar="FILE", help="{train,val,test}.json with the true video ids")
-    if name == "msrvtt":
-        parser.add_argument("--csv", metavar="FILE", required=True, help="the videos of the split")
+    for flag in data_set.flags:
+        parser.add_argument(f"--{flag.name}", metavar="FILE", required=flag.required, help=flag.help)
     parser.add_argument("--query-features", metavar="PATH", help="token features of the sentences, as --features")
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="data.dir of a run; the split becomes a folder in it"
@@ -96,11 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("revision_jax").setLevel(logging.INFO)
     # Slow to import, and `--help` must be quick.
     from revision_jax.preparation import commands
-    from revision_jax.preparation.inputs import DATASETS
 
     verbs = {"merge": commands.merge, "check": commands.run_check, "report": commands.run_report}
     try:
-        return (commands.make if args.command in DATASETS else verbs[args.command])(args)
+        return (commands.make if args.command in DATA_SETS else verbs[args.command])(args)
     except (ValueError, OSError) as error:
         if args.debug:
             raise

@@ -1,4 +1,4 @@
-"""The language of questions and answers: one grammar that writes targets, constrains decoding, parses results.
+"""The language of questions and answers: one grammar that writes targets, constrains decoding and reads results.
 
 The sequence the LLM sees is `[prefix | video | question and answer]`, each text piece tokenised apart, BOS only
 at the front (REFERENCE section 2: Vicuna's prompt, features in place of `<video>`). The prefix never changes and
@@ -25,8 +25,6 @@ QUESTIONS = {
     "caption": "Describe this frame.",
 }
 YES, NO = "Yes.", "No."
-_SPAN = re.compile(r"From (\d+) to (\d+)\.")
-_VIDEO = re.compile(r"In video (\d+)\.")
 # Text that would be read as structure: special tokens, the place of the video, the turn of the assistant.
 _STRUCTURE = re.compile(r"<[^<>\s]{1,40}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
 
@@ -97,26 +95,6 @@ def video_answers(num_videos: int) -> dict[str, tuple[int, int]]:
 def presence_answers() -> dict[str, tuple[int, int]]:
     """`Yes.` -> (0, 1), the one window asked about; `No.` -> (-1, -1)."""
     return {YES: (0, 1), NO: (-1, -1)}
-
-
-def parse_answer(text: str) -> tuple[int, int] | None:
-    """What an answer of any level names: the value it has in the level's mapping, None for (-1, -1).
-
-    Raises:
-      ValueError: the text is no answer of any level.
-    """
-    text = text.strip()
-    if text in (NOT_PRESENT, NO):
-        return None
-    if text == YES:
-        return 0, 1
-    if match := _SPAN.fullmatch(text):
-        return int(match[1]), int(match[2])
-    if match := _VIDEO.fullmatch(text):
-        return int(match[1]), int(match[1]) + 1
-    raise ValueError(
-        f"cannot read the answer {text!r}; expected 'From 07 to 13.', {NOT_PRESENT!r}, {YES!r}, {NO!r} or 'In video 4.'"
-    )
 
 
 @dataclasses.dataclass(frozen=True)

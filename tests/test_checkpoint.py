@@ -1,6 +1,7 @@
 """Checkpoints: what is restored, what is refused, and what a kill or a full disk leaves."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from revision_jax.checkpoint import CheckpointError, Checkpoints, Meta, fingerprint
+from revision_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Meta,
+    config_changes,
+    fingerprint,
+    fingerprint_trained,
+)
 
 BASE = {"llm": {"path": "/models/llm", "sha256": "a" * 64}}
 META = Meta({"seed": 0}, BASE)
@@ -27,13 +35,18 @@ def new_iterator():
     return iter(grain.MapDataset.range(100).shuffle(seed=1).repeat().batch(2).to_iter_dataset())
 
 
-def save_steps(folder, steps, *, keep=5, meta=META):
+def save_steps(folder, steps, *, meta=META, losses=None, **options):
+    """Saves `steps`; `losses`: step -> validation loss."""
     iterator = new_iterator()
-    with Checkpoints(folder, meta, keep=keep) as checkpoints:
+    with Checkpoints(folder, meta, **({"keep": 5} | options)) as checkpoints:
         for step in steps:
             while iterator.get_state()["next_index"] < step:
                 next(iterator)
-            checkpoints.save(step, *trees(step), iterator)
+            checkpoints.save(step, *trees(step), iterator, val_loss=(losses or {}).get(step))
+
+
+def kept(folder):
+    return sorted(int(path.name) for path in folder.iterdir())
 
 
 def test_restores_state_and_iterator_of_the_newest_step(tmp_path):
@@ -57,6 +70,53 @@ def test_an_empty_folder_restores_nothing(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     save_steps(tmp_path / "c", [1, 2, 3], keep=2)
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    save_steps(tmp_path / "c", range(1, 7), keep=2, keep_best=True, losses={1: 3.0, 2: 1.0, 3: 2.0, 5: 1.5, 6: 4.0})
+    assert kept(tmp_path / "c") == [2, 5, 6]
+    # A second start knows it, and replaces it by a better one.
+    save_steps(tmp_path / "c", [7], keep=2, keep_best=True, losses={7: 5.0})
+    assert kept(tmp_path / "c") == [2, 6, 7]
+    save_steps(tmp_path / "c", [8, 9, 10], keep=2, keep_best=True, losses={8: 0.5})
+    assert kept(tmp_path / "c") == [8, 9, 10]
+
+
+def test_parameters_are_restored_of_the_best_a_training_from_the_newest(tmp_path):
+    save_steps(tmp_path / "c", [1, 2, 3], keep_best=True, keep=1, losses={1: 2.0, 2: 1.0, 3: 3.0})
+    with Checkpoints(tmp_path / "c", META, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 2 and checkpoints.latest_step == 3
+        for best, expected in ((True, 2), (False, 3)):
+            step, params = checkpoints.restore_params(trees(0)[0], best=best)
+            assert step == expected
+            np.testing.assert_array_equal(params["llm/layers/lora_a"], trees(expected)[0]["llm/layers/lora_a"])
+    with Checkpoints(tmp_path / "c", META, keep_best=True) as checkpoints:
+        assert checkpoints.restore(*trees(0), new_iterator())[0] == 3
+        # At once after a save: the write in the background is waited for.
+        checkpoints.save(4, *trees(4), new_iterator(), val_loss=0.5)
+        assert checkpoints.restore_params(trees(0)[0], best=True)[0] == 4
+
+
+def test_a_step_without_a_validation_loss_is_never_the_best(tmp_path):
+    save_steps(tmp_path / "c", [1, 2], losses={2: float("nan")})
+    with Checkpoints(tmp_path / "c", META, keep_best=True) as checkpoints:
+        assert checkpoints.best_step() is None
+        with pytest.raises(CheckpointError, match="no checkpoint with a validation loss"):
+            checkpoints.restore_params(trees(0)[0], best=True)
+        checkpoints.save(3, *trees(3), new_iterator(), val_loss=7.0)
+        checkpoints.save(4, *trees(4), new_iterator())
+        assert checkpoints.best_step() == 3
+    assert kept(tmp_path / "c") == [3, 4]
+    with Checkpoints(tmp_path / "empty", META) as checkpoints:
+        assert checkpoints.best_step() is None
+
+
+def test_the_fingerprint_of_trained_parameters_is_that_of_a_step(tmp_path):
+    save_steps(tmp_path / "c", [1, 2])
+    assert fingerprint_trained(tmp_path / "c") == fingerprint_trained(tmp_path / "c", 2)
+    assert fingerprint_trained(tmp_path / "c", 1) != fingerprint_trained(tmp_path / "c", 2)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7 in"):
+        fingerprint_trained(tmp_path / "c", 7)
 
 
 def test_a_reader_takes_the_parameters_alone_and_changes_nothing(tmp_path):
@@ -190,6 +250,52 @@ def test_the_path_of_a_base_may_change(tmp_path):
     moved = Meta({"seed": 0}, {"llm": {"path": "/moved/llm", "sha256": "a" * 64}})
     with Checkpoints(tmp_path / "c", moved) as checkpoints:
         assert checkpoints.restore(*trees(0), new_iterator())[0] == 1
+
+
+CONFIG = {"seed": 0, "train": {"learning_rate": 1e-3, "accumulate": 1}, "search": {"depth": 1, "policy": "all"}}
+FREE = ("train.accumulate", "search.")
+
+
+def test_free_keys_may_change_on_resume_and_the_log_tells_it(tmp_path, caplog):
+    save_steps(tmp_path / "c", [1], meta=Meta(CONFIG, BASE))
+    train = {"learning_rate": 1e-3, "accumulate": 4}
+    changed = CONFIG | {"train": train, "search": {"depth": 3, "policy": "all"}}
+    caplog.set_level(logging.INFO, "revision_jax.checkpoint")
+    with Checkpoints(tmp_path / "c", Meta(changed, BASE), free=FREE) as checkpoints:
+        assert checkpoints.restore(*trees(0), new_iterator())[0] == 1
+        assert "since step 1: search.depth: saved 1, now 3; train.accumulate: saved 1, now 4" in caplog.text
+        checkpoints.save(2, *trees(2), new_iterator())
+    caplog.clear()
+    with Checkpoints(tmp_path / "c", Meta(changed, BASE)) as checkpoints:  # the new step holds the new config
+        assert checkpoints.restore(*trees(0), new_iterator())[0] == 2
+    assert not caplog.records
+
+
+def test_other_keys_may_not_change_on_resume(tmp_path):
+    save_steps(tmp_path / "c", [1], meta=Meta(CONFIG, BASE))
+    changed = CONFIG | {"seed": 1, "train": {"learning_rate": 2e-3, "accumulate": 4}, "extra": True}
+    with Checkpoints(tmp_path / "c", Meta(changed, BASE), free=FREE) as checkpoints:
+        with pytest.raises(CheckpointError) as error:
+            checkpoints.restore(*trees(0), new_iterator())
+        # Evaluation reads parameters under whatever config asks for them.
+        assert checkpoints.restore_params(trees(0)[0])[0] == 1
+    text = str(error.value)
+    for line in ("seed: saved 0, now 1", "train.learning_rate: saved 0.001, now 0.002", "extra: saved None, now True"):
+        assert f"\n  {line}\n" in text
+    assert "accumulate" not in text
+
+
+def test_a_free_name_must_be_one_of_the_config(tmp_path):
+    for name in ("train.accumulat", "train", "serach."):
+        with pytest.raises(ValueError, match=f"'{name}' may differ on resume, but no key"):
+            Checkpoints(tmp_path / "c", Meta(CONFIG, BASE), free=(name,))
+
+
+def test_config_changes_parts_what_may_differ_from_what_may_not():
+    one = {"a": 1, "b": {"c": (1, 2), "d": 0.5}}
+    assert config_changes(one, {"a": 1, "b": {"c": [1, 2], "d": 0.5}}) == ({}, {})
+    assert config_changes(one, {"a": 2, "b": {"c": [1], "d": 0.5}}, ("b.",)) == ({"b.c": ([1, 2], [1])}, {"a": (1, 2)})
+    assert config_changes(one, {"a": 1, "b": {"c": (1, 2)}}, ("b.d",)) == ({"b.d": (0.5, None)}, {})
 
 
 def test_fingerprint_is_of_names_and_contents(tmp_path):

@@ -13,19 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_base
-from revision_jax.search.upper_levels import Level
+from flax import nnx
 
 from revision_jax import config as configs
 from revision_jax import train
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.batches import streams
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.evaluation import methods
+from revision_jax.models.adapter import SparseAdapter
+from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs import grounder as parts
 from revision_jax.runs import splits as datasets
 from revision_jax.runs.grounder import load_grounder, make_prompt_encoder
 from revision_jax.runs.splits import check_files, prepare_data
 from revision_jax.runs.tasks import dense_windows, make_task
+from revision_jax.search.sentences import Sentences
 from revision_jax.training import loop
 from revision_jax.training.state import take_apart
 
@@ -103,6 +107,12 @@ CHANGES = {
     "search.keep": ("levels", {"search.keep": (0.9, 0.2)}),
     "search.readings": ("levels", {"search.readings": 1}),
     "search.rescale": ("levels", {"search.rescale": 0.25}),
+    "search.confidence": ("search", {"search.confidence": "inverse_max_entropy"}),
+    "search.beam": ("search", {"search.beam": 2}),
+    "search.sampling": ("search", {"search.sampling": 0.5}),
+    "search.drop_last_frame": ("search", {"search.drop_last_frame": True}),
+    "search.windows": ("search", {"search.windows": "released"}),
+    "search.ranking": ("ranking", {"search.ranking": "cosine"}),
     "search.top_k": ("search", {"search.top_k": 1}),
     "search.nms_iou": ("search", {"search.nms_iou": 0.0}),
     "search.query_batch": ("search", {"search.query_batch": 2}),
@@ -227,10 +237,10 @@ def observe_search(config, place, monkeypatch):
     searcher = methods.make_searcher(config, load_grounder(config, mesh), mesh, split.all_queries)
     seen = []
 
-    def trace(program, model, constants, *arguments):
+    def trace(program, plan, parts, video):
         # Addresses of functions in the text differ from run to run.
-        seen.append(re.sub("0x[0-9a-f]+", "", str(program.trace(model, constants, *arguments).jaxpr)))
-        seen.extend(np.asarray(leaf).tolist() for leaf in jax.tree.leaves(arguments[1:]))
+        seen.append(re.sub("0x[0-9a-f]+", "", str(program.trace(plan, parts, video).jaxpr)))
+        seen.extend(np.asarray(leaf).tolist() for leaf in jax.tree.leaves(video))
         raise StopIteration
 
     monkeypatch.setattr(searcher, "_program", functools.partial(trace, searcher._program))
@@ -240,23 +250,41 @@ def observe_search(config, place, monkeypatch):
     return seen
 
 
+def observe_ranking(config, place, monkeypatch):
+    """The moments of all queries of a validation video, in their order."""
+    mesh = make_mesh(devices=ONE)
+    split = methods.Split.open(config, prepare_data(config)["val"], "val", 12)
+    searcher = methods.make_searcher(config, load_grounder(config, mesh), mesh, split.all_queries)
+    video_id, queries = next(iter(split.queries.items()))
+    with jax.set_mesh(mesh):
+        ask = methods.search_at(searcher, 1, "top_down", datasets.make_extractor(config, mesh))
+        predictions, _ = ask(split.store, video_id, queries)
+    return [prediction.moments.tolist() for prediction in predictions]
+
+
 def observe_levels(config, place, monkeypatch):
     """The windows and the plan of a search by default, and through upper levels by either policy."""
-    searcher = methods.make_searcher(config, load_grounder(config, make_mesh(devices=ONE)), None)
-    # As if there were a grounder for them.
-    searcher._levels = [Level(size, None, 0, searcher.settings.readings) for size in config.hierarchy.levels]
+    dense = load_grounder(config, make_mesh(devices=ONE))
+    adapter = SparseAdapter(12, 16, rngs=nnx.Rngs(0), mlp_width=8, num_heads=2, num_layers=1)
+    searcher = methods.make_searcher(config, dense, None, upper=Grounder(dense.llm, sparse=adapter))
     choices = ({}, {"depth": 3}, {"depth": 2, "policy": "bottom_up"}, {"depth": 2, "policy": None})
-    seen = []
+    video, seen = VideoFeatures(np.zeros((130, 12), np.float16), 130.0, 1.0), []
 
-    def stop(windows, features, duration_s, sentences, plan, *_):
+    def stop(request, plan):
+        windows = request.windows
         upper = None if windows.upper is None else len(windows.upper)
-        seen.append((len(windows.dense), upper, str(plan)))
+        levels = [(level.size, level.readings) for level in plan.levels]
+        seen.append((len(windows.dense), upper, str(plan.policy), levels))
         raise StopIteration
 
     monkeypatch.setattr(searcher, "search_windows", stop)
     for options in choices:
-        with pytest.raises(StopIteration):
-            searcher.search(np.zeros((130, 12), np.float16), 1.0, 130.0, ["a red circle"], **options)
+        try:
+            searcher.search(video, Sentences(["a red circle"]), **options)
+        except StopIteration:
+            continue
+        except ValueError as error:  # the policy of the settings does not search at the depth of the call
+            seen.append(str(error))
     return seen
 
 
@@ -283,6 +311,7 @@ OBSERVERS = {
     "steps": observe_steps,
     "files": observe_files,
     "search": observe_search,
+    "ranking": observe_ranking,
     "levels": observe_levels,
     "evaluation": observe_evaluation,
 }

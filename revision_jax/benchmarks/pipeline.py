@@ -28,7 +28,9 @@ from array_record.python import array_record_module
 from revision_jax.config import resolve_path
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.annotations.rows import Annotations, Row
-from revision_jax.data.batches.clips import make_pipeline
+from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.streams import Batching, join
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.annotated import Imported
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import FeatureStore
@@ -86,11 +88,9 @@ def make_prompts() -> PromptEncoder:
 def pipeline_batches(split: Path, threads: int, prefetch: int) -> Iterator[dict]:
     """The training pipeline, from (seed, index) to batches with tokens."""
     store = FeatureStore(split)
-    queries = load_queries(split / QUERIES, store.durations)
-    made = make_pipeline(
-        store, queries, HIERARCHY, make_prompts(), batch_size=BATCH, seed=0, read_threads=threads, prefetch=prefetch
-    )
-    yield from made.batches
+    data = TrainSplit(store, load_queries(split / QUERIES, store.durations))
+    stream = clip_stream([data], HIERARCHY, make_prompts(), ClipKind(), Batching(BATCH, seed=0))
+    yield from join([[stream]], read_threads=threads, prefetch=prefetch).batches
 
 
 def windows(split: Path) -> Iterator[tuple[str, float]]:

@@ -29,7 +29,7 @@ from revision_jax.evaluation.peak import peak_memory
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.parallel.memory import GIB
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
@@ -69,7 +69,7 @@ def make_models(shape: str, seed: int = 0) -> Models:
 
     def build(key, sparse: bool):
         rngs = nnx.Rngs(key)
-        llm = Llama(config, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        llm = Llama(config, compute=Compute(dtype, dtype), rngs=rngs)
         if sparse:
             adapter = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp)
             return Grounder(llm, sparse=adapter, window_chunk=16)

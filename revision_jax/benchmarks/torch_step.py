@@ -4,6 +4,8 @@ import time
 from typing import Any
 
 from revision_jax.models.llama import LlamaConfig
+from revision_jax.models.names import LORA_TARGETS
+from revision_jax.units import GIB
 
 
 def measure_torch(sizes: LlamaConfig, batch: int, length: int, steps: int, *, answer: int) -> dict[str, Any]:
@@ -41,8 +43,7 @@ def _measure(sizes, batch, length, steps, answer, checkpointing) -> dict[str, An
     )
     with torch.device("cuda"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    lora = peft.LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules=targets)
+    lora = peft.LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules=list(LORA_TARGETS))
     model = peft.get_peft_model(model, lora).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -68,7 +69,7 @@ def _measure(sizes, batch, length, steps, answer, checkpointing) -> dict[str, An
     return {
         "step_ms": round(wall * 1e3, 3),
         "tokens_per_s": round(batch * length / wall),
-        "gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
         "checkpointing": checkpointing,
         "torch": torch.__version__,
     }

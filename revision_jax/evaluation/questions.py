@@ -19,9 +19,11 @@ from ml_collections import ConfigDict
 
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches.captions import LoadCaption
-from revision_jax.data.batches.clips import ClipDrawer
-from revision_jax.data.batches.groups import LoadGroup, PresenceDrawer, make_group_drawer
-from revision_jax.data.batches.sampling import GroupClip
+from revision_jax.data.batches.clips import ClipDrawer, ClipKind
+from revision_jax.data.batches.groups import GroupKind, make_group_drawer
+from revision_jax.data.batches.load_group import LoadGroup
+from revision_jax.data.batches.presence import PresenceDrawer
+from revision_jax.data.batches.sampling import Group
 from revision_jax.evaluation.predictions import plain, read_json, write_json
 from revision_jax.metrics.answers import interval_scores, presence_scores
 from revision_jax.parallel.mesh import batch_sharding
@@ -80,10 +82,8 @@ def ask_presence(config: ConfigDict, directory: Path, split: str, width: int, me
     """`ask(grounder)` -> scores of present and absent windows, near misses apart."""
     loader, queries = _open(config, directory, width, mesh)
     by_id = {query.query_id: query for query in queries}
-    data = config.data
-    drawer = PresenceDrawer(
-        ClipDrawer(queries, loader.hierarchy, loader.store.durations, data.neg_factor, data.near_miss_fraction)
-    )
+    kind = ClipKind(config.data.neg_factor, config.data.near_miss_fraction)
+    drawer = PresenceDrawer(ClipDrawer(queries, loader.hierarchy, loader.store.durations, kind))
     clips = _draw(drawer, config.seed)
     kinds = [_kind(clip, by_id[clip.query_id]) for clip in clips]
     answerer = Answerer(
@@ -95,10 +95,11 @@ def ask_presence(config: ConfigDict, directory: Path, split: str, width: int, me
 def ask_groups(config: ConfigDict, directory: Path, split: str, width: int, mesh):
     """`ask(grounder)` -> size of a group -> scores of the named intervals."""
     loader, queries = _open(config, directory, width, mesh)
-    kind, answers = config.data.groups, group_answers if config.data.groups == "windows" else video_answers
+    kind = GroupKind(config.data.groups, config.data.group_copies, config.data.group_near_misses)
+    answers = group_answers if kind.of == "windows" else video_answers
     asked = {}
     for size in config.hierarchy.levels:
-        drawer = make_group_drawer(loader, queries, size, kind, config.data.group_copies, config.data.group_near_misses)
+        drawer = make_group_drawer(loader, queries, size, kind)
         grammar = AnswerGrammar.compile(loader.prompts, answers(size))
         asked[size] = Answerer(loader, grammar, config.train.batch_size, mesh), _draw(drawer, config.seed)
 
@@ -140,11 +141,11 @@ def _open(config, directory, width, mesh) -> tuple[LoadGroup, list[Query]]:
     return make_loader(config, store, queries, make_prompt_encoder(config), mesh), queries
 
 
-def _draw(drawer, seed: int) -> list[GroupClip]:
+def _draw(drawer, seed: int) -> list[Group]:
     return [drawer.draw(row, np.random.default_rng([seed, row])) for row in range(len(drawer))]
 
 
-def _kind(clip: GroupClip, query: Query) -> str:
+def _kind(clip: Group, query: Query) -> str:
     """`present`, `near miss` (one lies whole inside the window) or `absent`."""
     _, start, end = clip.windows[0]
     near = any(start <= a and b <= end for a, b in query.distractors)
@@ -161,7 +162,7 @@ class Answerer:
     batch_size: int
     mesh: jax.sharding.Mesh
 
-    def __call__(self, grounder, clips: Sequence[GroupClip]) -> np.ndarray:
+    def __call__(self, grounder, clips: Sequence[Group]) -> np.ndarray:
         """`[N, 2]` int: what each answer stands for, see `AnswerGrammar.answer`."""
         module, arrays = take_apart(grounder)
         rows = (self._row(clip) for clip in clips)
@@ -171,7 +172,7 @@ class Answerer:
         ]
         return np.concatenate(answers) if answers else np.empty((0, 2), np.int32)
 
-    def _row(self, clip: GroupClip) -> dict[str, np.ndarray]:
+    def _row(self, clip: Group) -> dict[str, np.ndarray]:
         """The record of a clip with its answer taken out: `tokens [T]`, of which `length []` are the question."""
         record = self.loader((0, clip))
         length = int(np.argmax(record.pop("loss_mask")))

@@ -20,14 +20,12 @@ from revision_jax.interop.table import (
     match,
 )
 from revision_jax.interop.weights import Weights
-from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.llama import FLOAT32, Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig, LoRALinear
+from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-LINEARS = {
-    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
+LINEARS = {"self_attn": ATTENTION_LINEARS, "mlp": MLP_LINEARS}
 
 
 def llama_table(config: LlamaConfig) -> Table:
@@ -97,33 +95,26 @@ def load_llama(
     directory: str | Path,
     *,
     lora: LoRAConfig | None = None,
-    dtype: Any = jnp.float32,
-    param_dtype: Any = jnp.float32,
-    remat: str = "none",
-    attention: str = "auto",
+    compute: Compute = FLOAT32,
     rngs: nnx.Rngs | None = None,
     place: Place | None = None,
 ) -> Llama:
     """A Llama with a directory's weights and, with `lora`, a fresh LoRA drawn from `rngs`.
 
-    `place` puts each parameter where it belongs, for example into its shards (`table.Place`).
-    Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
+    Args:
+      directory: config.json, and the weights as .safetensors or .bin.
+      compute: how it computes; the weights are cast to its `param_dtype`.
+      place: puts each parameter where it belongs, for example into its shards (`table.Place`).
+
+    Raises:
+      ValueError: the files and the model disagree; a LoRA without `rngs`.
+      FileNotFoundError: missing files.
     """
     config = read_llama_config(directory)
     if lora is not None and rngs is None:
         raise ValueError("a fresh LoRA needs rngs to be drawn from")
 
-    def build(rngs: nnx.Rngs) -> Llama:
-        return Llama(
-            config,
-            lora=lora,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            remat=remat,
-            attention=attention,
-            rngs=rngs,
-        )
-
+    build = lambda rngs: Llama(config, lora=lora, compute=compute, rngs=rngs)
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     params = flat_params(model)
     drawn = {path: param for path, param in params.items() if is_lora_path(path)}
@@ -183,5 +174,5 @@ def _hf_config(model: Llama) -> dict[str, Any]:
         "rms_norm_eps": config.rms_norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "max_position_embeddings": config.max_position_embeddings,
-        "torch_dtype": jnp.dtype(model.param_dtype).name,
+        "torch_dtype": jnp.dtype(model.compute.param_dtype).name,
     }

@@ -22,8 +22,9 @@ from revision_jax.interop.table import (
     flat_params,
     import_arrays,
 )
-from revision_jax.models.llama import LORA_TARGETS, Llama, LlamaConfig
+from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.names import LORA_TARGETS
 
 CONFIG, MODEL = "adapter_config.json", "adapter_model"
 # What would change the arithmetic, with the value that does not.

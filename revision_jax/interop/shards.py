@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from revision_jax.interop.weights import SAFETENSORS
+from revision_jax.units import GIB
 
-SHARD_BYTES = 2**30  # a shard is held in memory while it is written, twice for a moment
+SHARD_BYTES = GIB  # a shard is held in memory while it is written, twice for a moment
 
 
 def write_shards(

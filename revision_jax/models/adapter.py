@@ -6,16 +6,18 @@ Both compute in float32. Features go in as CLIP gives them, not L2-normalised.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.layers import LayerNorm, Linear, normal, parameter, scan_layers, wide
+from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, parameter, scan_layers, wide
 from revision_jax.models.lora import dropout
 
 _XAVIER = jax.nn.initializers.xavier_uniform()
 _STACKED_XAVIER = jax.nn.initializers.xavier_uniform(batch_axis=(0,))
+Drop = Callable[[jax.Array, int], jax.Array]  # `drop(x, i)`: dropout at the i-th of a layer's four places
 
 
 class DenseAdapter(nnx.Module):
@@ -34,8 +36,10 @@ class SparseLayers(nnx.Module):
     """The parameters of a stack of post-norm attention layers, each [L, ...]; `in_proj` holds q, k, v."""
 
     def __init__(self, width: int, mlp_width: int, num_heads: int, num_layers: int, *, rngs: nnx.Rngs):
+        stack = Stack(num_layers)
+
         def linear(in_features: int, out_features: int, axes: tuple[str | None, str | None]) -> Linear:
-            return Linear(in_features, out_features, axes=axes, init=_STACKED_XAVIER, num_layers=num_layers, rngs=rngs)
+            return Linear((in_features, out_features), axes, init=_STACKED_XAVIER, rngs=rngs, stack=stack)
 
         self.num_heads = num_heads
         self.num_layers = num_layers
@@ -44,9 +48,9 @@ class SparseLayers(nnx.Module):
         self.out_proj = linear(width, width, ("visual", None))
         self.linear1 = linear(width, mlp_width, ("visual", "mlp"))
         self.linear2 = linear(mlp_width, width, ("mlp", "visual"))
-        self.norm1, self.norm2 = (LayerNorm(width, axis="norm", num_layers=num_layers, rngs=rngs) for _ in range(2))
+        self.norm1, self.norm2 = (LayerNorm(width, axis="norm", stack=stack, rngs=rngs) for _ in range(2))
 
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, drop) -> jax.Array:
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, drop: Drop) -> jax.Array:
         """Multi-head attention of q [B, t, D] over k, v [B, s, D]; mask [B, s] bool, True where valid."""
         kernels, biases = (jnp.split(x, 3, axis=-1) for x in (self.in_proj.kernel[...], self.in_proj.bias[...]))
         q, k, v = (
@@ -59,7 +63,7 @@ class SparseLayers(nnx.Module):
         out = jnp.einsum("bhts,bshd->bthd", drop(jax.nn.softmax(scores), 0), v)
         return drop(self.out_proj(out.reshape(*out.shape[:2], -1)), 1)
 
-    def mlp(self, x: jax.Array, drop) -> jax.Array:
+    def mlp(self, x: jax.Array, drop: Drop) -> jax.Array:
         return drop(self.linear2(drop(jax.nn.relu(self.linear1(x)), 2)), 3)
 
 
@@ -85,7 +89,7 @@ class SparseAdapter(nnx.Module):
         self.t2v_encoder, self.encoder = (
             SparseLayers(visual_width, mlp_width, num_heads, num_layers, rngs=rngs) for _ in range(2)
         )
-        self.mm_projector = Linear(visual_width, hidden_size, axes=("visual", "embed"), init=_XAVIER, rngs=rngs)
+        self.mm_projector = Linear((visual_width, hidden_size), ("visual", "embed"), init=_XAVIER, rngs=rngs)
 
     def __call__(
         self,
@@ -131,7 +135,7 @@ class SparseAdapter(nnx.Module):
         return self._self(jnp.concatenate([token, video], axis=1), positions, keys[1], wanted)
 
     def _cross(self, video, positions, text, mask, key):
-        def step(layer: SparseLayers, x, key):
+        def step(layer: SparseLayers, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, None]:
             drop = self._drop(key)
             y = x + layer.attend(x + positions, text, text, mask, drop)
             # The second residual starts before norm1: the published arithmetic.
@@ -140,7 +144,7 @@ class SparseAdapter(nnx.Module):
         return scan_layers(self.t2v_encoder, step, video, _layer_keys(key, self.t2v_encoder))[0]
 
     def _self(self, x, positions, key, wanted: int):
-        def layer_of(layer: SparseLayers, x, key, wanted: int):
+        def layer_of(layer: SparseLayers, x: jax.Array, key: jax.Array | None, wanted: int) -> jax.Array:
             drop, first = self._drop(key), x[:, :wanted]
             y = layer.norm1(first + layer.attend(first + positions[:wanted], x + positions, x, None, drop))
             return layer.norm2(y + layer.mlp(y, drop))
@@ -153,8 +157,7 @@ class SparseAdapter(nnx.Module):
         x = scan_layers(before, step, x, None if keys is None else keys[:-1])[0]
         return layer_of(last, x, None if keys is None else keys[-1], wanted)
 
-    def _drop(self, key):
-        """`drop(x, i)`: dropout at the i-th of a layer's four places."""
+    def _drop(self, key: jax.Array | None) -> Drop:
         return lambda x, i: dropout(x, self.dropout, None if key is None else jax.random.fold_in(key, i))
 
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from revision_jax.models.layers import wide_type
-
-BACKENDS = ("auto", "xla", "cudnn", "splash")
+from revision_jax.models.names import ATTENTION_BACKENDS
 
 _LANES = 128  # splash works in blocks of whole TPU lanes
 _MAX_BLOCK = 512
@@ -29,8 +28,8 @@ _MASKED = -1e30  # finite, so that a fully masked part of a row gives weights of
 
 def check_backend(backend: str) -> str:
     """Returns `backend` when it names one, else raises ValueError."""
-    if backend not in BACKENDS:
-        raise ValueError(f"attention backend is {backend!r}; expected one of {BACKENDS}")
+    if backend not in ATTENTION_BACKENDS:
+        raise ValueError(f"attention backend is {backend!r}; expected one of {ATTENTION_BACKENDS}")
     return backend
 
 

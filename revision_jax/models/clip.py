@@ -4,6 +4,8 @@ Letters: B batch, S image side, N patches + 1, T text tokens, W tower width, D p
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from revision_jax.models.attention import attention, check_backend
-from revision_jax.models.layers import LayerNorm, Linear, normal, parameter, scan_layers
+from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, parameter, scan_layers
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -66,15 +68,15 @@ class CLIPConfig:
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with biases."""
 
-    def __init__(self, config: TowerConfig, linear, backend: str):
+    def __init__(self, config: TowerConfig, linear: Callable[..., Linear], backend: str):
         self.num_heads = config.num_heads
         self.backend = backend
         width = config.hidden_size
         init = normal(width**-0.5 * (2 * config.num_layers) ** -0.5)
         self.q_proj, self.k_proj, self.v_proj = (
-            linear(width, width, axes=("embed", "heads"), init=init) for _ in range(3)
+            linear((width, width), ("embed", "heads"), init=init) for _ in range(3)
         )
-        self.out_proj = linear(width, width, axes=("heads", "embed"), init=normal(width**-0.5))
+        self.out_proj = linear((width, width), ("heads", "embed"), init=normal(width**-0.5))
 
     def __call__(self, x: jax.Array, causal: bool) -> jax.Array:
         split_heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, -1)
@@ -85,13 +87,12 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """fc2(act(fc1(x)))."""
 
-    def __init__(self, config: TowerConfig, linear):
+    def __init__(self, config: TowerConfig, linear: Callable[..., Linear]):
         width, inner = config.hidden_size, config.intermediate_size
         self.activation = config.hidden_act
-        self.fc1 = linear(width, inner, axes=("embed", "mlp"), init=normal((2 * width) ** -0.5))
-        self.fc2 = linear(
-            inner, width, axes=("mlp", "embed"), init=normal(width**-0.5 * (2 * config.num_layers) ** -0.5)
-        )
+        self.fc1 = linear((width, inner), ("embed", "mlp"), init=normal((2 * width) ** -0.5))
+        init = normal(width**-0.5 * (2 * config.num_layers) ** -0.5)
+        self.fc2 = linear((inner, width), ("mlp", "embed"), init=init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
@@ -100,26 +101,10 @@ class MLP(nnx.Module):
 class CLIPLayers(nnx.Module):
     """All pre-norm blocks of a tower, stacked: every parameter [L, ...]."""
 
-    def __init__(self, config: TowerConfig, *, dtype, param_dtype, backend, rngs):
-        def linear(in_features, out_features, **kwargs):
-            return Linear(
-                in_features,
-                out_features,
-                num_layers=config.num_layers,
-                dtype=dtype,
-                param_dtype=param_dtype,
-                rngs=rngs,
-                **kwargs,
-            )
-
-        norm = lambda: LayerNorm(
-            config.hidden_size,
-            axis="norm",
-            eps=config.layer_norm_eps,
-            num_layers=config.num_layers,
-            dtype=dtype,
-            rngs=rngs,
-        )
+    def __init__(self, config: TowerConfig, *, dtype: Any, param_dtype: Any, backend: str, rngs: nnx.Rngs):
+        stack = Stack(config.num_layers, dtype, param_dtype)
+        linear = functools.partial(Linear, rngs=rngs, stack=stack)
+        norm = lambda: LayerNorm(config.hidden_size, axis="norm", eps=config.layer_norm_eps, stack=stack, rngs=rngs)
         self.layer_norm1 = norm()
         self.self_attn = SelfAttention(config, linear, backend)
         self.layer_norm2 = norm()
@@ -128,7 +113,7 @@ class CLIPLayers(nnx.Module):
     def run(self, h: jax.Array, *, causal: bool, collect: bool = False) -> tuple[jax.Array, jax.Array | None]:
         """[B, N, W] -> (last [B, N, W], with `collect` also the input and every output [L + 1, B, N, W])."""
 
-        def step(layer, h, _):
+        def step(layer: CLIPLayers, h: jax.Array, _: None) -> tuple[jax.Array, jax.Array | None]:
             h = h + layer.self_attn(layer.layer_norm1(h), causal)
             h = h + layer.mlp(layer.layer_norm2(h))
             return h, h if collect else None
@@ -140,12 +125,12 @@ class CLIPLayers(nnx.Module):
 class CLIPVision(nnx.Module):
     """Patches and a class token through the tower; the class token is the image."""
 
-    def __init__(self, config: CLIPVisionConfig, *, dtype, param_dtype, backend, rngs):
+    def __init__(self, config: CLIPVisionConfig, *, dtype: Any, param_dtype: Any, backend: str, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
         width, patch = config.hidden_size, config.patch_size
         positions = (config.image_size // patch) ** 2 + 1
-        norm = lambda: LayerNorm(width, axis="norm", eps=config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        norm = lambda: LayerNorm(width, axis="norm", eps=config.layer_norm_eps, stack=Stack(dtype=dtype), rngs=rngs)
         shape, axes = (patch, patch, 3, width), (None, None, None, "embed")
         self.patch_embedding = parameter(rngs, normal(0.02), shape, axes, param_dtype)
         self.class_embedding = parameter(rngs, normal(width**-0.5), (width,), ("embed",), param_dtype)
@@ -180,7 +165,7 @@ class CLIPVision(nnx.Module):
 class CLIPText(nnx.Module):
     """A causal tower over tokens."""
 
-    def __init__(self, config: CLIPTextConfig, *, dtype, param_dtype, backend, rngs):
+    def __init__(self, config: CLIPTextConfig, *, dtype: Any, param_dtype: Any, backend: str, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
         width = config.hidden_size
@@ -191,7 +176,8 @@ class CLIPText(nnx.Module):
             rngs, normal(0.02), (config.max_position_embeddings, width), (None, "embed"), param_dtype
         )
         self.layers = CLIPLayers(config, dtype=dtype, param_dtype=param_dtype, backend=backend, rngs=rngs)
-        self.final_layer_norm = LayerNorm(width, axis="norm", eps=config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        one = Stack(dtype=dtype)
+        self.final_layer_norm = LayerNorm(width, axis="norm", eps=config.layer_norm_eps, stack=one, rngs=rngs)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, W]; a token outside the vocabulary becomes NaN."""
@@ -237,17 +223,9 @@ class CLIP(nnx.Module):
         self.vision = CLIPVision(config.vision, **tower)
         self.text = CLIPText(config.text, **tower)
 
-        def projection(width):
-            return Linear(
-                width,
-                config.projection_dim,
-                axes=("embed", "visual"),
-                bias=False,
-                init=normal(width**-0.5),
-                dtype=dtype,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
+        def projection(width: int) -> Linear:
+            shape, one = (width, config.projection_dim), Stack(None, dtype, param_dtype)
+            return Linear(shape, ("embed", "visual"), init=normal(width**-0.5), rngs=rngs, bias=False, stack=one)
 
         self.visual_projection = projection(config.vision.hidden_size)
         self.text_projection = projection(config.text.hidden_size)

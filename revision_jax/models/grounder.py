@@ -77,7 +77,16 @@ class Grounder(nnx.Module):
         """[..., H] of `hidden` -> [..., V] float32: the head, apart for those who need few of its rows."""
         return self.llm.logits(hidden)
 
-    def hidden(self, prefix, video, tokens, query=None, query_mask=None, *, dropout_key=None) -> jax.Array:
+    def hidden(
+        self,
+        prefix: jax.Array,
+        video: jax.Array,
+        tokens: jax.Array,
+        query: jax.Array | None = None,
+        query_mask: jax.Array | None = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
         """What `logits` makes the logits of `__call__` from: [B, (G,) T, H]; arguments are the same."""
         if query is None:
             context = self.embed_windows(prefix, video)  # [B, P + F, H]

@@ -6,6 +6,7 @@ A *stack* is one module whose parameters all carry an explicit leading axis [L, 
 one `lax.scan`: compile time does not grow with the depth, and a step has no Python overhead per layer.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+
+from revision_jax.models.names import REMAT_POLICIES
 
 Initializer = Callable[[jax.Array, Sequence[int], Any], jax.Array]
 
@@ -32,12 +35,13 @@ def _saving(*names: str) -> Callable[[Callable], Callable]:
     return lambda step: jax.checkpoint(step, policy=policy, prevent_cse=False)
 
 
-REMAT: dict[str, Callable[[Callable], Callable]] = {
-    "none": lambda step: step,
-    "mlp": _saving(*SAVED_NAMES, *MLP_NAMES),
-    "names": _saving(*SAVED_NAMES),
-    "full": lambda step: jax.checkpoint(step, prevent_cse=False),
-}
+_REMAT: tuple[Callable[[Callable], Callable], ...] = (
+    lambda step: step,
+    _saving(*SAVED_NAMES, *MLP_NAMES),
+    _saving(*SAVED_NAMES),
+    lambda step: jax.checkpoint(step, prevent_cse=False),
+)
+REMAT = dict(zip(REMAT_POLICIES, _REMAT, strict=True))
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -83,27 +87,45 @@ def parameter(
     return nnx.Param(init(rngs.params(), tuple(shape), dtype), axes=tuple(axes))
 
 
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """What the layers of a stack share.
+
+    Attributes:
+      num_layers: `L` of the leading axis; None for a single layer, which has no such axis.
+      dtype: activations and products.
+      param_dtype: kernels, biases and embeddings; norms and LoRA are float32.
+    """
+
+    num_layers: int | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+
+SINGLE = Stack()  # one layer in float32
+
+
 class Linear(nnx.Module):
-    """y = x @ kernel + bias; `kernel` [(L,) i, o], `bias` [(L,) o]."""
+    """y = x @ kernel + bias; `kernel` [(L,) i, o], `bias` [(L,) o].
+
+    Args:
+      shape: (i, o); axes: the logical axis (or None) of each.
+    """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
-        *,
+        shape: tuple[int, int],
         axes: tuple[str | None, str | None],
-        rngs: nnx.Rngs,
+        *,
         init: Initializer,
+        rngs: nnx.Rngs,
         bias: bool = True,
-        num_layers: int | None = None,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        stack: Stack = SINGLE,
     ):
-        self.dtype = dtype
-        shape = (in_features, out_features)
-        self.kernel = parameter(rngs, init, shape, axes, param_dtype, num_layers=num_layers)
-        make_bias = lambda: parameter(rngs, zeros, shape[1:], axes[1:], param_dtype, num_layers=num_layers)
-        self.bias = make_bias() if bias else None
+        self.dtype = stack.dtype
+        make = lambda *given: parameter(rngs, *given, stack.param_dtype, num_layers=stack.num_layers)
+        self.kernel = make(init, shape, axes)
+        self.bias = make(zeros, shape[1:], axes[1:]) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`."""
@@ -112,22 +134,13 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm over the last axis in float32, returned in `dtype`; `scale`, `bias` [(L,) i] float32."""
+    """LayerNorm over the last axis in float32, returned in `stack.dtype`; `scale`, `bias` [(L,) i] float32."""
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        axis: str,
-        rngs: nnx.Rngs,
-        eps: float = 1e-5,
-        num_layers: int | None = None,
-        dtype: Any = jnp.float32,
-    ):
+    def __init__(self, features: int, *, axis: str, rngs: nnx.Rngs, eps: float = 1e-5, stack: Stack = SINGLE):
         self.eps = eps
-        self.dtype = dtype
-        self.scale = parameter(rngs, ones, (features,), (axis,), num_layers=num_layers)
-        self.bias = parameter(rngs, zeros, (features,), (axis,), num_layers=num_layers)
+        self.dtype = stack.dtype
+        self.scale = parameter(rngs, ones, (features,), (axis,), num_layers=stack.num_layers)
+        self.bias = parameter(rngs, zeros, (features,), (axis,), num_layers=stack.num_layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = wide(x)
@@ -150,7 +163,7 @@ def scan_layers(
     """
     graphdef, state = nnx.split(layers)
 
-    def body(carry, inputs):
+    def body(carry: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
         layer_state, x = inputs
         return step(nnx.merge(graphdef, layer_state), carry, x)
 

@@ -16,12 +16,22 @@ import numpy as np
 from flax import nnx
 
 from revision_jax.models.attention import attention, check_backend, prefix_attention
-from revision_jax.models.layers import check_remat, normal, ones, parameter, save_name, scan_layers, wide, wide_type
+from revision_jax.models.layers import (
+    Stack,
+    check_remat,
+    normal,
+    ones,
+    parameter,
+    save_name,
+    scan_layers,
+    wide,
+    wide_type,
+)
 from revision_jax.models.lora import LoRAConfig, LoRALinear
+from revision_jax.models.names import LORA_TARGETS
 from revision_jax.models.rope import apply_rope, rope_frequencies, rope_tables
 from revision_jax.parallel.rules import gathered
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _INIT = normal(0.02)
 
 
@@ -50,6 +60,30 @@ class LlamaConfig:
         rope_frequencies(self.head_dim, self.rope_theta, self.rope_scaling)  # raises on an unknown scaling
 
 
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a Llama computes; its sizes are a `LlamaConfig`.
+
+    Attributes:
+      dtype: activations and products; softmax, norms, rotary angles and logits are float32.
+      param_dtype: weights. int8 is for the layers' kernels, and the other weights then have `dtype`.
+      remat: what the backward pass computes again, one of `names.REMAT_POLICIES`.
+      attention: one of `names.ATTENTION_BACKENDS`.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: str = "none"
+    attention: str = "auto"
+
+    def __post_init__(self):
+        check_remat(self.remat)
+        check_backend(self.attention)
+
+
+FLOAT32 = Compute()
+
+
 class KVCache(NamedTuple):
     """Rotated keys and values of every layer: `k`, `v` [L, B, S, K, D]."""
 
@@ -70,10 +104,10 @@ class KVCache(NamedTuple):
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale over the last axis in float32; `scale` [(L,) H] float32."""
 
-    def __init__(self, features: int, *, eps: float, dtype: Any, rngs: nnx.Rngs, num_layers=None):
+    def __init__(self, features: int, *, eps: float, rngs: nnx.Rngs, stack: Stack):
         self.eps = eps
-        self.dtype = dtype
-        self.scale = parameter(rngs, ones, (features,), ("norm",), num_layers=num_layers)
+        self.dtype = stack.dtype
+        self.scale = parameter(rngs, ones, (features,), ("norm",), num_layers=stack.num_layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = wide(x)
@@ -84,25 +118,13 @@ class RMSNorm(nnx.Module):
 class _LinearFactory(NamedTuple):
     """What all seven linear layers of a block share; LoRA only where it was asked for."""
 
-    num_layers: int
+    stack: Stack
     lora: LoRAConfig | None
-    dtype: Any
-    param_dtype: Any
     rngs: nnx.Rngs
 
     def __call__(self, name: str, in_features: int, out_features: int, axes: tuple[str, str]) -> LoRALinear:
         lora = self.lora if self.lora is not None and name in self.lora.targets else None
-        return LoRALinear(
-            in_features,
-            out_features,
-            axes=axes,
-            rngs=self.rngs,
-            init=_INIT,
-            lora=lora,
-            num_layers=self.num_layers,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
+        return LoRALinear((in_features, out_features), axes, init=_INIT, rngs=self.rngs, lora=lora, stack=self.stack)
 
 
 class SelfAttention(nnx.Module):
@@ -145,13 +167,7 @@ class LlamaLayers(nnx.Module):
     """All blocks, stacked: every parameter [L, ...]. Inside `scan_layers` an instance is one block."""
 
     def __init__(self, config: LlamaConfig, linear: _LinearFactory):
-        norm = lambda: RMSNorm(
-            config.hidden_size,
-            eps=config.rms_norm_eps,
-            dtype=linear.dtype,
-            rngs=linear.rngs,
-            num_layers=config.num_layers,
-        )
+        norm = lambda: RMSNorm(config.hidden_size, eps=config.rms_norm_eps, rngs=linear.rngs, stack=linear.stack)
         self.input_layernorm = norm()
         self.self_attn = SelfAttention(config, linear)
         self.post_attention_layernorm = norm()
@@ -166,10 +182,7 @@ class LlamaLayers(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """The decoder. Weights start at N(0, 0.02), norms at 1, LoRA B at 0.
-
-    `remat` is a key of `layers.REMAT`; `attention` is a backend of `attention.py`.
-    """
+    """The decoder. Weights start at N(0, 0.02), norms at 1, LoRA B at 0."""
 
     def __init__(
         self,
@@ -177,26 +190,26 @@ class Llama(nnx.Module):
         *,
         rngs: nnx.Rngs,
         lora: LoRAConfig | None = None,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        remat: str = "none",
-        attention: str = "auto",
+        compute: Compute = FLOAT32,
     ):
         if lora is not None:
             lora.check_targets(LORA_TARGETS)
         self.config = config
         self.lora = lora
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.remat = check_remat(remat)
-        self.attention = check_backend(attention)
-        shape = (config.vocab_size, config.hidden_size)
+        self.compute = compute
+        shape, dtype = (config.vocab_size, config.hidden_size), compute.dtype
         # Only the layers' kernels have scales; embeddings and head are a small part.
-        table_dtype = dtype if jnp.dtype(param_dtype) == jnp.int8 else param_dtype
+        table_dtype = dtype if jnp.dtype(compute.param_dtype) == jnp.int8 else compute.param_dtype
+        stack = Stack(config.num_layers, dtype, compute.param_dtype)
         self.embed_tokens = Embedding(shape, table_dtype, rngs)
-        self.layers = LlamaLayers(config, _LinearFactory(config.num_layers, lora, dtype, param_dtype, rngs))
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype, rngs=rngs)
+        self.layers = LlamaLayers(config, _LinearFactory(stack, lora, rngs))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, rngs=rngs, stack=Stack(dtype=dtype))
         self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], table_dtype, rngs)
+
+    @property
+    def dtype(self) -> Any:
+        """Of activations and products."""
+        return self.compute.dtype
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, H]. A token outside the vocabulary becomes NaN, not a wrong row."""
@@ -267,10 +280,10 @@ class Llama(nnx.Module):
         rope = rope_tables(positions, self._frequencies)
         _check_write(write_at, embeddings.shape[1], suffix.length)
 
-        def step(layer, h, cache):
+        def step(layer: LlamaLayers, h: jax.Array, cache: tuple) -> tuple[jax.Array, tuple]:
             prefix_kv, (k_cache, v_cache) = cache
 
-            def attend(q, k, v):
+            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
                 new = tuple(
                     jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), write_at, axis=1)
                     for old, x in ((k_cache, k), (v_cache, v))
@@ -291,16 +304,16 @@ class Llama(nnx.Module):
         positions = jnp.arange(embeddings.shape[1]) if positions is None else positions
         rope = rope_tables(positions[None], self._frequencies)
         attend = lambda q, k, v: (
-            attention(q, k, v, causal=mask is None, mask=mask, backend=self.attention),
+            attention(q, k, v, causal=mask is None, mask=mask, backend=self.compute.attention),
             (k, v),
         )
 
-        def step(layer, h, key):
+        def step(layer: LlamaLayers, h: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Any]:
             h, entry = layer(h, rope, attend, key)
             return h, collect(h, entry)
 
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_layers)
-        return scan_layers(self.layers, step, embeddings.astype(self.dtype), keys, remat=self.remat)
+        return scan_layers(self.layers, step, embeddings.astype(self.dtype), keys, remat=self.compute.remat)
 
 
 class Embedding(nnx.Module):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.layers import Initializer, ones, parameter, zeros
+from revision_jax.models.layers import SINGLE, Initializer, Stack, ones, parameter, zeros
 from revision_jax.parallel.rules import gathered
 
 
@@ -87,36 +87,40 @@ _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
 class LoRALinear(nnx.Module):
-    """A bias-free linear layer: `kernel` [(L,) i, o] in `param_dtype`, of int8 with a float32 `kernel_scale` [(L,) o]
-    (zeros until `quantize.py` fills them); with `lora` also float32 `lora_a`
-    [(L,) i, r] (uniform) and `lora_b` [(L,) r, o] (zero, so that a fresh LoRA changes nothing)."""
+    """A linear layer without bias, and perhaps with a LoRA.
+
+    Args:
+      shape: (i, o); axes: the logical axis (or None) of each.
+
+    Attributes:
+      kernel: [(L,) i, o] in `stack.param_dtype`.
+      kernel_scale: [(L,) o] float32 for an int8 kernel, else None. A fresh int8 kernel is zero, its scale one:
+        `quantize.py` fills both.
+      lora_a, lora_b: [(L,) i, r] (uniform) and [(L,) r, o] (zero, so that a fresh LoRA changes nothing), float32;
+        only with `lora`.
+    """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
-        *,
+        shape: tuple[int, int],
         axes: tuple[str | None, str | None],
-        rngs: nnx.Rngs,
+        *,
         init: Initializer,
+        rngs: nnx.Rngs,
         lora: LoRAConfig | None = None,
-        num_layers: int | None = None,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        stack: Stack = SINGLE,
     ):
-        self.dtype = dtype
+        self.dtype = stack.dtype
         self.axes = axes
         self.lora = lora
-        narrow = jnp.dtype(param_dtype) == jnp.int8
-        shape = (in_features, out_features)
-        self.kernel = parameter(rngs, zeros if narrow else init, shape, axes, param_dtype, num_layers=num_layers)
-        self.kernel_scale = parameter(rngs, ones, shape[1:], axes[1:], num_layers=num_layers) if narrow else None
+        narrow = jnp.dtype(stack.param_dtype) == jnp.int8
+        make = lambda *given: parameter(rngs, *given, num_layers=stack.num_layers)
+        self.kernel = make(zeros if narrow else init, shape, axes, stack.param_dtype)
+        self.kernel_scale = make(ones, shape[1:], axes[1:]) if narrow else None
         if lora is not None:
             # The thin matrices have axis names of their own: replicated where the kernels are sharded.
-            self.lora_a = parameter(
-                rngs, kaiming_uniform, (in_features, lora.rank), ("lora_in", "lora"), num_layers=num_layers
-            )
-            self.lora_b = parameter(rngs, zeros, (lora.rank, out_features), ("lora", "lora_out"), num_layers=num_layers)
+            self.lora_a = make(kaiming_uniform, (shape[0], lora.rank), ("lora_in", "lora"))
+            self.lora_b = make(zeros, (lora.rank, shape[1]), ("lora", "lora_out"))
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`; without `dropout_key` deterministic."""

@@ -5,6 +5,9 @@ Symmetric, one scale an output channel: `kernel = int8 * scale`. Activations, Lo
 their types, so a product is exact but for the rounding of weights, at most half a step of the channel's largest / 127.
 """
 
+import dataclasses
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,23 +29,16 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(steps).astype(np.int8), scale
 
 
-def with_scales(llm: Llama, scales: dict[str, jax.Array]) -> Llama:
+def with_scales(llm: Llama, scales: Mapping[str, jax.Array]) -> Llama:
     """A Llama whose kernels are int8 by now, as one that knows their scales.
 
     Args:
       scales: path of a `kernel_scale` -> array, one for each layer kernel.
     """
-    build = lambda: Llama(
-        llm.config,
-        lora=llm.lora,
-        dtype=llm.dtype,
-        param_dtype=jnp.int8,
-        remat=llm.remat,
-        attention=llm.attention,
-        rngs=nnx.Rngs(0),
-    )
-    graphdef, state = nnx.split(nnx.eval_shape(build))
+    compute = dataclasses.replace(llm.compute, param_dtype=jnp.int8)
+    narrow = nnx.eval_shape(lambda: Llama(llm.config, lora=llm.lora, compute=compute, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(narrow)
     name = lambda key: "/".join(map(str, key))
-    known = {name(key): variable.get_value() for key, variable in nnx.to_flat_state(nnx.split(llm)[1])} | scales
+    known = {name(key): variable.get_value() for key, variable in nnx.to_flat_state(nnx.split(llm)[1])} | dict(scales)
     filled = [(key, variable.replace(known[name(key)])) for key, variable in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-GIB = 2**30
+from revision_jax.units import GIB
 
 
 def held(tree: Any) -> int:

@@ -10,8 +10,6 @@ import os
 import re
 from typing import Any
 
-GIB = 2**30
-
 
 @dataclasses.dataclass(frozen=True)
 class Chip:

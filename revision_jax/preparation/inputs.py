@@ -10,31 +10,18 @@ from revision_jax.config import resolve_path
 from revision_jax.data.annotations.rows import Annotations
 from revision_jax.data.builders.annotated import Annotated, Imported, QueryFeatures, VideoFolder
 from revision_jax.data.builders.base import FeatureBuilder
-from revision_jax.data.builders.folder import find_videos, read_queries
-from revision_jax.data.builders.mad import read_cone, read_mad
-from revision_jax.data.builders.msrvtt import read_msrvtt
+from revision_jax.data.builders.datasets import DATA_SETS, Given
+from revision_jax.data.builders.folder import find_videos
 from revision_jax.data.builders.sources import open_features
-from revision_jax.data.builders.vidchapters import read_ids, read_vidchapters
 from revision_jax.data.video.extraction import Extractor, identify
 from revision_jax.parallel.mesh import make_mesh
 
-DATASETS = ("mad", "cone", "vidchapters", "msrvtt", "folder")
-
 
 def read_annotations(args: argparse.Namespace, keys: Collection[str]) -> Annotations:
-    """The rows of a data set; `keys` are the ids of the features or files that there are."""
-    match args.command:
-        case "mad":
-            return read_mad(args.annotations)
-        case "cone":
-            return read_cone(args.annotations, keys)
-        case "vidchapters":
-            return read_vidchapters(args.annotations, read_ids(args.ids) if args.ids else keys)
-        case "msrvtt":
-            return read_msrvtt(args.annotations, args.csv)
-        case "folder":
-            return read_queries(args.annotations) if args.annotations else Annotations([])
-    raise ValueError(f"unknown data set {args.command!r}; expected one of {', '.join(DATASETS)}")
+    """The rows of a split; `keys` are the ids of the features or video files that there are."""
+    data_set = DATA_SETS[args.command]
+    flags = {flag.name: getattr(args, flag.name) for flag in data_set.flags}
+    return data_set.read(Given(args.annotations, keys, flags))
 
 
 def make_builder(args: argparse.Namespace) -> Annotated:

@@ -18,7 +18,7 @@ from revision_jax.interop.llama import read_llama_config
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.parallel.mesh import batch_sharding
 from revision_jax.prompts import PromptEncoder, PromptTemplate
@@ -71,11 +71,11 @@ def abstract_prompts(config: ConfigDict) -> PromptEncoder:
 def abstract_grounder(config: ConfigDict, sizes: LlamaConfig | None = None) -> Grounder:
     """The stage's model, every parameter a shape and a type; `sizes` instead of those of `base.llm`."""
     dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-    options = dtypes | {"remat": config.model.remat, "attention": config.model.attention}
+    compute = Compute(**dtypes, remat=config.model.remat, attention=config.model.attention)
     width, sizes = clip_config(config).projection_dim, sizes or llama_config(config)
 
     def build() -> Grounder:
-        llm = Llama(sizes, lora=LoRAConfig(**config.lora), rngs=nnx.Rngs(0), **options)
+        llm = Llama(sizes, lora=LoRAConfig(**config.lora), rngs=nnx.Rngs(0), compute=compute)
         sparse = SparseAdapter(width, sizes.hidden_size, rngs=nnx.Rngs(1), **config.sparse)
         adapter = DenseAdapter(width, sizes.hidden_size, rngs=nnx.Rngs(2))
         return Grounder(llm, adapter, sparse if sees_groups(config) else None, window_chunk=config.model.window_chunk)

@@ -17,6 +17,7 @@ from revision_jax.interop.clip import read_clip_config
 from revision_jax.interop.llama import check_llama, load_llama
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
+from revision_jax.models.llama import Compute
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.models.quantize import quantize, with_scales
 from revision_jax.parallel.mesh import put, replicated
@@ -118,10 +119,12 @@ def load_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
     llm = load_llama(
         resolve_path(config.base.llm),
         lora=LoRAConfig(**config.lora),
-        dtype=jnp.dtype(config.model.dtype),
-        param_dtype=jnp.dtype(config.model.dtype if narrow else config.model.param_dtype),
-        remat=config.model.remat,
-        attention=config.model.attention,
+        compute=Compute(
+            dtype=jnp.dtype(config.model.dtype),
+            param_dtype=jnp.dtype(config.model.dtype if narrow else config.model.param_dtype),
+            remat=config.model.remat,
+            attention=config.model.attention,
+        ),
         rngs=nnx.Rngs(config.seed),
         place=put_parameter,
     )

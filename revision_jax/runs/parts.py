@@ -19,7 +19,7 @@ from revision_jax.interop.table import flat_params
 from revision_jax.interop.unified import read_unified
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.runs.grounder import (
     make_adapters,
@@ -61,8 +61,8 @@ def abstract_grounder(config: ConfigDict, mesh: Mesh) -> tuple[Module, dict[str,
     """
     report_missing(missing_base(config) + missing_predecessors(config))
     sizes, lora = read_llama_config(resolve_path(config.base.llm)), LoRAConfig(**config.lora)
-    options = {"dtype": jnp.dtype(config.model.dtype), "param_dtype": jnp.dtype(config.model.param_dtype)}
-    llm = nnx.eval_shape(lambda: Llama(sizes, lora=lora, rngs=nnx.Rngs(0), **options))
+    compute = Compute(jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype))
+    llm = nnx.eval_shape(lambda: Llama(sizes, lora=lora, rngs=nnx.Rngs(0), compute=compute))
     module, arrays = take_apart(Grounder(llm, *make_adapters(config, sizes.hidden_size)))
     where = module.shardings(mesh)
     shapes = {

@@ -11,8 +11,8 @@ from revision_jax.config import ConfigError, resolve_data_dir, resolve_path
 from revision_jax.data.annotations.gaps import summarise
 from revision_jax.data.annotations.queries import Query, load_queries
 from revision_jax.data.batches.captions import LCS_CAPTIONS, LCS_IMAGES, Captions, lcs_captions, shapes_captions
-from revision_jax.data.batches.clips import DataSet
-from revision_jax.data.batches.negatives import Strategy, make_strategy
+from revision_jax.data.batches.strategy import Negatives, StrategyContext, make_strategy
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.builders.shapes import prepare_shapes
 from revision_jax.data.check import known_gaps, sound_queries
@@ -164,7 +164,7 @@ def open_split(
     return store, queries
 
 
-def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: int) -> list[DataSet]:
+def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: int) -> list[TrainSplit]:
     """The train split and those of `data.mixture`, with their sources of contrastive windows.
 
     Args:
@@ -174,25 +174,22 @@ def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: in
     for path, weight in [(directory, 1.0), *config.data.mixture]:
         path = path if isinstance(path, Path) else _train_split(path)
         store, queries = open_split(config, path, width, any_fps=bool(config.data.mixture))
-        data.append(DataSet(store, queries, _negatives(config, store, queries, mesh), float(weight)))
+        data.append(TrainSplit(store, queries, _negatives(config, store, queries, mesh), float(weight)))
     if len(data) > 1:
         log.info("mixes %s", ", ".join(f"{own.store.path} ({own.weight:g})" for own in data))
     return data
 
 
-def _negatives(config: ConfigDict, store: FeatureStore, queries: list[Query], mesh: Mesh | None) -> Strategy | None:
-    """Where contrastive windows come from; None = at random, each stream with its own share of near misses."""
-    if [name for name, _ in config.data.negatives] == ["random"]:
-        return None
-    return make_strategy(
-        config.data.negatives,
+def _negatives(config: ConfigDict, store: FeatureStore, queries: list[Query], mesh: Mesh | None) -> Negatives:
+    """Where contrastive windows come from."""
+    context = StrategyContext(
         store,
         queries,
         make_hierarchy(config),
-        near_miss_fraction=config.data.group_near_misses if config.stage == "long" else config.data.near_miss_fraction,
         encode=lambda sentences: make_extractor(config, mesh).encode_queries(sentences),
-        answers=config.data.mined,
+        answers=Path(config.data.mined) if config.data.mined else None,
     )
+    return make_strategy(config.data.negatives, context)
 
 
 def _train_split(path: str) -> Path | None:

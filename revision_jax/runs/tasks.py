@@ -1,5 +1,6 @@
 """The stages: each puts together the model, data and files of one `Task` for the loop."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from ml_collections import ConfigDict
 from revision_jax.checkpoint import fingerprint
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches.captions import caption_stream
-from revision_jax.data.batches.clips import DataSet, clip_stream
-from revision_jax.data.batches.groups import LoadGroup, group_streams, presence_stream
+from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.groups import GroupKind, group_streams
+from revision_jax.data.batches.load_group import LoadGroup
+from revision_jax.data.batches.presence import presence_stream
 from revision_jax.data.batches.query_tokens import QueryTokens, StoredQueryTokens
-from revision_jax.data.batches.streams import Stream, join
+from revision_jax.data.batches.streams import Batching, Stream, join
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.annotated import QUERY_TOKENS
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import MANIFEST, FeatureStore
@@ -32,9 +36,7 @@ def frame_captions(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Tas
     """Align: the dense adapter on captions of single frames."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     source = open_captions(config, train_directory, "train", grounder.visual_width)
-    stream = caption_stream(
-        source, prompts, batch_size=config.train.batch_size, seed=config.seed, shard=_shard(config, mesh)
-    )
+    stream = caption_stream(source, prompts, _batching(config, mesh))
     return _task(config, grounder, prompts, [[stream]], source.files)
 
 
@@ -42,7 +44,7 @@ def dense_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task
     """Stage 1: the dense grounder on positive and contrastive windows of the train split."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    stream = _dense_stream(config, data, prompts, shard=_shard(config, mesh))
+    stream = _dense_stream(config, data, prompts, _batching(config, mesh))
     return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
@@ -50,14 +52,8 @@ def present_windows(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Ta
     """Stage 1 sparse: the sparse adapter on the windows of stage 1, each asked whether the event happens in it."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    stream = presence_stream(
-        _with_loaders(config, data, prompts, mesh),
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        neg_factor=config.data.neg_factor,
-        near_miss_fraction=config.data.near_miss_fraction,
-        shard=_shard(config, mesh),
-    )
+    kind = ClipKind(config.data.neg_factor, config.data.near_miss_fraction)
+    stream = presence_stream(_with_loaders(config, data, prompts, mesh), kind, _batching(config, mesh))
     return _task(config, grounder, prompts, [[stream]], _files(data))
 
 
@@ -65,7 +61,8 @@ def long_groups(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Stage 2: a second LoRA on groups of windows, the sizes in turn batch by batch."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), shard=_shard(config, mesh))
+    batching = _batching(config, mesh, places=len(config.hierarchy.levels))
+    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), batching)
     return _task(config, grounder, prompts, [groups], _files(data))
 
 
@@ -73,9 +70,10 @@ def all_levels(config: ConfigDict, train_directory: Path, mesh: Mesh) -> Task:
     """Variant U: one LoRA for all levels; batches of dense windows and of groups alternate."""
     grounder, prompts = load_grounder(config, mesh), make_prompt_encoder(config)
     data = open_train(config, train_directory, mesh, width=grounder.visual_width)
-    where = {"places": 1 + len(config.hierarchy.levels), "shard": _shard(config, mesh)}
-    dense = _dense_stream(config, data, prompts, **where)
-    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), place=1, **where)
+    batching = _batching(config, mesh, places=1 + len(config.hierarchy.levels))
+    dense = _dense_stream(config, data, prompts, batching)
+    batching = dataclasses.replace(batching, place=1)
+    groups = _group_streams(config, _with_loaders(config, data, prompts, mesh), batching)
     return _task(config, grounder, prompts, [[dense], groups], _files(data))
 
 
@@ -101,43 +99,27 @@ def make_loader(
     return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
 
 
-def _with_loaders(config, data: Iterable[DataSet], prompts, mesh) -> list[tuple[LoadGroup, DataSet]]:
+def _with_loaders(config, data: Iterable[TrainSplit], prompts, mesh) -> list[tuple[LoadGroup, TrainSplit]]:
     return [(make_loader(config, own.store, own.queries, prompts, mesh), own) for own in data]
 
 
-def _shard(config: ConfigDict, mesh: Mesh) -> tuple[int, int]:
-    """The part of each batch that this host reads."""
-    return host_shard(mesh, config.train.batch_size)
+def _batching(config: ConfigDict, mesh: Mesh, places: int = 1) -> Batching:
+    """The batches of the first of `places` streams, of which this host reads its part."""
+    shard = host_shard(mesh, config.train.batch_size)
+    return Batching(config.train.batch_size, config.seed, shard=shard, places=places)
 
 
-def _dense_stream(config, data: list[DataSet], prompts, **place) -> Stream:
-    return clip_stream(
-        data,
-        make_hierarchy(config),
-        prompts,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        neg_factor=config.data.neg_factor,
-        near_miss_fraction=config.data.near_miss_fraction,
-        questions_per_window=config.data.questions_per_window,
-        **place,
-    )
+def _dense_stream(config: ConfigDict, data: list[TrainSplit], prompts: PromptEncoder, batching: Batching) -> Stream:
+    kind = ClipKind(config.data.neg_factor, config.data.near_miss_fraction, config.data.questions_per_window)
+    return clip_stream(data, make_hierarchy(config), prompts, kind, batching)
 
 
-def _group_streams(config, parts: list[tuple[LoadGroup, DataSet]], **place) -> list[Stream]:
-    return group_streams(
-        parts,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        sizes=config.hierarchy.levels,
-        kind=config.data.groups,
-        copies=config.data.group_copies,
-        near_miss_fraction=config.data.group_near_misses,
-        **place,
-    )
+def _group_streams(config: ConfigDict, parts: list[tuple[LoadGroup, TrainSplit]], batching: Batching) -> list[Stream]:
+    kind = GroupKind(config.data.groups, config.data.group_copies, config.data.group_near_misses)
+    return group_streams(parts, config.hierarchy.levels, kind, batching)
 
 
-def _files(data: Iterable[DataSet]) -> list[Path]:
+def _files(data: Iterable[TrainSplit]) -> list[Path]:
     """What the content of data set directories is known by."""
     return [own.store.path / name for own in data for name in (MANIFEST, QUERIES)]
 

@@ -145,7 +145,7 @@ def _score_stretches(similarity: jax.Array, length: jax.Array, best: int) -> tup
     """Frames t .. t + L - 1 for every t: their score `[Q, N]` and the centre of a moment in frames `[Q, N]`."""
     frame = jnp.broadcast_to(jnp.arange(similarity.shape[1], dtype=jnp.float32), similarity.shape)
 
-    def add(offset, carry):
+    def add(offset: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         total, tops, places = carry
         value, place = jnp.roll(similarity, -offset, axis=1), frame + offset
         total = total + value

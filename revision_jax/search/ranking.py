@@ -27,7 +27,7 @@ def rank_moments(start: jax.Array, end: jax.Array, confidence: jax.Array, *, top
     start, end = jnp.asarray(start), jnp.asarray(end)
     queries = jnp.arange(start.shape[0])
 
-    def take(k, carry):
+    def take(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         alive, moments = carry
         best = jnp.argmax(alive, axis=1)
         moment = jnp.stack([start[queries, best], end[queries, best], alive[queries, best]], axis=1)  # [Q, 3]

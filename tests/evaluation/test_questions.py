@@ -59,7 +59,7 @@ def test_greedy_answers_are_those_of_one_question_read_token_by_token(place, mon
     config, mesh, directories, grounder = prepared(place, monkeypatch, "configs/stage2.py")
     store, queries = open_split(config, directories["train"], grounder.visual_width)
     loader = make_loader(config, store, queries, parts.make_prompt_encoder(config), mesh)
-    drawer = held_out.make_group_drawer(loader, queries, 4, "windows", (2,), 0.0)
+    drawer = held_out.make_group_drawer(loader, queries, 4, held_out.GroupKind(copies=(2,)))
     clips = held_out._draw(drawer, 0)[:3]
     grammar = AnswerGrammar.compile(loader.prompts, group_answers(4))
     answers = held_out.Answerer(loader, grammar, 2, mesh)(grounder, clips)  # a batch of 2, and one filled up

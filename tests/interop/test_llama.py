@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from revision_jax.interop.llama import load_llama, read_llama_config, save_llama
 from revision_jax.interop.table import TableError, flat_params
-from revision_jax.models.llama import KVCache, Llama, LlamaConfig
+from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 
 # Weights are drawn wide (std 0.2), so that a wrong operation shows; hidden states are then of order 10, and
@@ -138,7 +138,7 @@ def test_greedy_decoding_through_extend_equals_generate(tmp_path):
 def test_bfloat16_files_and_lora_on_top(tmp_path):
     hf_llama().to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
     lora = LoRAConfig(rank=2, alpha=4, dropout=0.0, targets=("q_proj", "up_proj"))
-    model = load_llama(tmp_path / "theirs", lora=lora, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(3))
+    model = load_llama(tmp_path / "theirs", lora=lora, compute=Compute(jnp.bfloat16, jnp.bfloat16), rngs=nnx.Rngs(3))
     params = flat_params(model)
     assert params["layers/self_attn/q_proj/kernel"].dtype == jnp.bfloat16
     assert params["layers/self_attn/q_proj/lora_a"].dtype == params["norm/scale"].dtype == jnp.float32

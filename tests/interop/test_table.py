@@ -14,7 +14,7 @@ from revision_jax.interop.table import (
     flat_params,
     import_params,
 )
-from revision_jax.models.layers import Linear, normal
+from revision_jax.models.layers import Linear, Stack, normal
 
 TABLE = Table(
     (Row("blocks.{layer}.fc.weight", "kernel", TRANSPOSED), Row("blocks.{layer}.fc.bias", "bias")),
@@ -23,7 +23,7 @@ TABLE = Table(
 
 
 def linear():
-    return Linear(2, 3, axes=("embed", "mlp"), init=normal(1.0), num_layers=12, rngs=nnx.Rngs(0))
+    return Linear((2, 3), ("embed", "mlp"), init=normal(1.0), stack=Stack(12), rngs=nnx.Rngs(0))
 
 
 def exported(module):

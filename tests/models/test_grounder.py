@@ -10,8 +10,9 @@ import revision_jax.models
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import LORA_TARGETS, KVCache, Llama, LlamaConfig
+from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.names import LORA_TARGETS
 
 LORA = LoRAConfig(rank=2, alpha=4, dropout=0.5, targets=LORA_TARGETS)
 CONFIG = LlamaConfig(31, 16, 24, 2, 4, 2, 4)

@@ -10,6 +10,7 @@ from revision_jax.models.layers import (
     REMAT,
     LayerNorm,
     Linear,
+    Stack,
     normal,
     parameter,
     save_name,
@@ -18,7 +19,7 @@ from revision_jax.models.layers import (
 
 
 def stack(num_layers=3, width=4):
-    return Linear(width, width, axes=("embed", "mlp"), init=normal(0.5), num_layers=num_layers, rngs=nnx.Rngs(0))
+    return Linear((width, width), ("embed", "mlp"), init=normal(0.5), stack=Stack(num_layers), rngs=nnx.Rngs(0))
 
 
 def test_scan_equals_loop_over_the_layer_axis():
@@ -67,7 +68,7 @@ def test_unknown_names_raise():
 
 
 def test_layer_norm_is_float32_inside_and_dtype_outside():
-    norm = LayerNorm(8, axis="norm", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    norm = LayerNorm(8, axis="norm", stack=Stack(dtype=jnp.bfloat16), rngs=nnx.Rngs(0))
     x = jnp.linspace(100, 101, 8, dtype=jnp.float32)[None]
     y = norm(x)
     assert y.dtype == jnp.bfloat16 and norm.scale.dtype == jnp.float32

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from revision_jax.models.llama import LORA_TARGETS, KVCache, Llama, LlamaConfig
+from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.names import LORA_TARGETS
 
 CONFIG = LlamaConfig(
     vocab_size=31, hidden_size=16, intermediate_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4
 )
 LLAMA_7B = LlamaConfig(32000, 4096, 11008, 32, 32, 32, 128)
+NARROW = Compute(jnp.bfloat16, jnp.bfloat16)
 LORA_64 = LoRAConfig(rank=64, alpha=128, dropout=0.05, targets=LORA_TARGETS)
 
 
@@ -72,7 +74,8 @@ def test_remat_and_dropout_keys(draw):
     lora = LoRAConfig(rank=2, alpha=4, dropout=0.5, targets=("q_proj", "down_proj"))
 
     def value_and_grad(remat, key):
-        graphdef, params = nnx.split(draw(lambda: Llama(CONFIG, lora=lora, remat=remat, rngs=nnx.Rngs(0))))
+        compute = Compute(remat=remat)
+        graphdef, params = nnx.split(draw(lambda: Llama(CONFIG, lora=lora, compute=compute, rngs=nnx.Rngs(0))))
 
         def loss(params):
             model = nnx.merge(graphdef, params)
@@ -114,9 +117,7 @@ def test_trains_from_scratch_and_every_parameter_has_a_gradient():
 
 def test_sizes_of_the_7b_model():
     """Llama-2-7B has 6,738,415,616 parameters; LoRA r 64 on its seven linear layers 159.9 M."""
-    model = nnx.eval_shape(
-        lambda: Llama(LLAMA_7B, lora=LORA_64, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    )
+    model = nnx.eval_shape(lambda: Llama(LLAMA_7B, lora=LORA_64, compute=NARROW, rngs=nnx.Rngs(0)))
     flat = {"/".join(map(str, keys)): param for keys, param in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     is_lora = lambda path: path.endswith(("lora_a", "lora_b"))
     count = lambda chosen: sum(param.size for path, param in flat.items() if chosen(path))
@@ -133,7 +134,7 @@ def test_sizes_of_the_7b_model():
 
 
 def test_bfloat16_compute_is_near_float32_and_logits_are_float32(model, draw):
-    half = draw(lambda: Llama(CONFIG, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    half = draw(lambda: Llama(CONFIG, compute=NARROW, rngs=nnx.Rngs(0)))
     tokens = jnp.arange(8).reshape(2, 4)
 
     def run(model):
@@ -151,9 +152,9 @@ def test_wrong_arguments_raise_or_show(model):
         cache = KVCache.zeros(CONFIG, 1, 3, jnp.float32)
         model.extend(jnp.ones((1, 2, 16)), jnp.zeros((1, 2), int), None, cache, 2, jnp.ones((1, 2, 3), bool))
     with pytest.raises(ValueError, match="remat is 'half'"):
-        Llama(CONFIG, remat="half", rngs=nnx.Rngs(0))
+        Compute(remat="half")
     with pytest.raises(ValueError, match="attention backend is 'fast'"):
-        Llama(CONFIG, attention="fast", rngs=nnx.Rngs(0))
+        Compute(attention="fast")
     with pytest.raises(ValueError, match="multiple of num_kv_heads"):
         LlamaConfig(31, 16, 24, 3, 4, 3, 4)
     with pytest.raises(ValueError, match="even"):

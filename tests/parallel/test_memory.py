@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from revision_jax.parallel.memory import GIB, check_memory, device_limit, held
+from revision_jax.parallel.memory import check_memory, device_limit, held
 from revision_jax.parallel.mesh import make_mesh
+from revision_jax.units import GIB
 
 MESH = {"data": 2, "fsdp": 1, "tensor": 1}
 

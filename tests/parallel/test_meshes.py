@@ -21,7 +21,7 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from revision_jax.models.adapter import DenseAdapter
 from revision_jax.models.grounder import Grounder
-from revision_jax.models.llama import Llama, LlamaConfig
+from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.parallel.collectives import read_collectives
 from revision_jax.parallel.mesh import make_mesh, put_batch
@@ -33,7 +33,7 @@ TABLE = (("llm/.*/lora_[ab]", 1.0), (".*", "frozen"))
 
 def make_model(dtype):
     lora = LoRAConfig(2, 4.0, 0.0, ("q_proj", "down_proj"))
-    llm = Llama(SIZES, lora=lora, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat="names")
+    llm = Llama(SIZES, lora=lora, rngs=nnx.Rngs(0), compute=Compute(dtype, dtype, remat="names"))
     model = Grounder(llm, DenseAdapter(fake_run.D, SIZES.hidden_size, rngs=nnx.Rngs(1)))
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(dtype), state))

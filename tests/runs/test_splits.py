@@ -12,6 +12,7 @@ from revision_jax import evaluate
 from revision_jax.config import ConfigError, save_json
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.rows import Annotations, Row
+from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.query_tokens import StoredQueryTokens
 from revision_jax.data.builders.annotated import Imported, QueryFeatures
 from revision_jax.data.check import save_verdict
@@ -68,7 +69,7 @@ def test_sound_data_is_taken(foreign):
     make, folder = foreign
     assert prepare_data(make()) == {split: folder / split for split in ("train", "val", "test")}
     data = open_train(make(), folder / "train", None, 12)
-    assert len(data) == 1 and data[0].negatives is None and data[0].weight == 1
+    assert len(data) == 1 and isinstance(data[0].negatives, Random) and data[0].weight == 1
 
 
 def test_a_query_outside_its_video_is_refused_or_left_out(foreign):
@@ -130,9 +131,9 @@ def test_mixtures_and_strategies_of_a_config(foreign, made):
         (str(folder / "train"), 1.0),
         (f"{other}/train", 2.5),
     ]
-    drawn = [data[0].negatives.draw(data[0].queries[0], np.random.default_rng(n)) for n in range(8)]
+    drawn = [data[0].negatives.draw(data[0].queries[0], np.random.default_rng(n), 0.0) for n in range(8)]
     assert len({clip.video_id for clip in drawn}) == 1  # every sentence is said of both videos
-    stream = stages._dense_stream(config, data, make_prompt_encoder(config))
+    stream = stages._dense_stream(config, data, make_prompt_encoder(config), stages._batching(config, make_mesh()))
     assert stream.batches[0]["video"].shape == (4, 8, 12)
     assert np.mean([stream.describe_record.clips[n][0] for n in range(70)]) == pytest.approx(5 / 7, abs=0.02)
     with pytest.raises(ConfigError, match=r"data\.mixture: no manifest\.json in nowhere"):

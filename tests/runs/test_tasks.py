@@ -1,5 +1,6 @@
 """From a config to data and a stage, on a few minutes of Shapes with random parts."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -128,6 +129,26 @@ def test_a_stage_trains_its_part_alone_and_resumes_to_the_bit(chain, mesh, tmp_p
     assert step == 4
     for path, array in take_apart(restored)[1].items():
         np.testing.assert_array_equal(array, after[path])
+
+
+@pytest.mark.parametrize(("field", "acts_on"), [("near_miss_fraction", "clips"), ("group_near_misses", "groups")])
+def test_each_stream_of_unified_has_its_own_share_of_near_misses(chain, mesh, tmp_path, field, acts_on):
+    """Also with strategies beside `random`, which clips and groups share."""
+    train = shutil.copytree(chain.directories["train"], tmp_path / "train")
+    rows = [json.loads(line) for line in (train / "queries.jsonl").read_text().splitlines()]
+    near = [[20.0, 23.0], [60.0, 63.0], [100.0, 103.0]]
+    (train / "queries.jsonl").write_text("".join(json.dumps(row | {"distractors": near}) + "\n" for row in rows))
+    mixed = {"data__negatives": (("random", 9.0), ("hard", 1.0)), "data__near_miss_fraction": 0.0}
+    drawn = {}
+    for share in (0.0, 1.0):
+        changes = mixed | {"data__group_near_misses": 0.0, f"data__{field}": share}
+        config = chain.config("configs/stage2.py:unified", **changes)
+        batches = iter(make_task(config, train, mesh).batches)
+        drawn[share] = [next(batches)["video"].tobytes() for _ in range(12)]  # clips and groups in turn
+    changed = [a != b for a, b in zip(drawn[0.0], drawn[1.0], strict=True)]
+    assert {"clips": any(changed[::2]), "groups": any(changed[1::2])} == {
+        kind: kind == acts_on for kind in ("clips", "groups")
+    }
 
 
 def test_a_stage_starts_from_what_was_trained_before(chain, mesh):

@@ -1,6 +1,6 @@
 """Captions of single frames, for the align stage: rendered Shapes frames, or LLaVA's LCS-558K image captions.
 
-Letters: N images, D feature width, T text tokens.
+Letters: B batch, N images, D feature width, T text tokens.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from revision_jax.data.batches.streams import Rows, Stream, make_stream
+from revision_jax.data.batches.streams import Batching, Rows, Stream, make_stream
 from revision_jax.data.builders.shapes_world import make_video
 from revision_jax.data.store.features import MANIFEST, FeatureStore
 from revision_jax.data.video import frames as video
@@ -116,9 +116,15 @@ class LoadCaption:
         return f"{self.captions.name(number)}: {self.captions.texts[number]}"
 
 
-def caption_stream(captions: Captions, prompts: PromptEncoder, *, batch_size: int, seed: int, **where) -> Stream:
-    """Batches of frames with their captions; ValueError if there are fewer than a batch, or one is too long."""
-    if len(captions.texts) < batch_size:
-        raise ValueError(f"there are {len(captions.texts)} captions; expected at least a batch of {batch_size}")
-    prompts.encode_example(max(captions.texts, key=len), max(captions.texts, key=len), "caption")
-    return make_stream(Rows(CaptionDrawer(captions), LoadCaption(captions, prompts)), batch_size, seed, **where)
+def caption_stream(captions: Captions, prompts: PromptEncoder, batching: Batching) -> Stream:
+    """Batches of single frames with their captions: `video [B, 1, D]`, `tokens` and `loss_mask [B, T]`.
+
+    Raises ValueError if there are fewer captions than a batch, or one is too long for the prompt.
+    """
+    if len(captions.texts) < batching.batch_size:
+        raise ValueError(
+            f"there are {len(captions.texts)} captions; expected at least a batch of {batching.batch_size}"
+        )
+    longest = max(captions.texts, key=len)
+    prompts.encode_example(longest, longest, "caption")
+    return make_stream(Rows(CaptionDrawer(captions), LoadCaption(captions, prompts)), batching)

@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from revision_jax.data.annotations.queries import Query, check_queries
+from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches import sampling
-from revision_jax.data.batches.negatives import Random, Strategy, guarded
+from revision_jax.data.batches.companions import Companions
+from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.sampling import Clip
-from revision_jax.data.batches.streams import Pipeline, Rows, Stream, join, make_stream
+from revision_jax.data.batches.strategy import Negatives, guarded
+from revision_jax.data.batches.streams import Batching, Rows, Stream, make_stream
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import NOT_PRESENT, PromptEncoder, span_answer
@@ -26,11 +29,30 @@ TOO_NEAR = "another occurrence too near"
 NO_ROOM = "no window without the event"
 
 
-class ClipDrawer:
-    """Row number -> random clip: first one row a moment that fits, then the contrastive rows.
+@dataclasses.dataclass(frozen=True)
+class ClipKind:
+    """Which clips are drawn.
 
-    A contrastive row belongs to the query of a positive row, or to one whose event never happens; there are
+    neg_factor: contrastive clips for each positive one.
+    near_miss_fraction: of the contrastive clips that are drawn at random, those made to show a near miss, where the
+      query has one.
+    questions: asked of a window at once; the paper's is 1. See `companions.Companions`.
+    """
+
+    neg_factor: float = 1.0
+    near_miss_fraction: float = 0.0
+    questions: int = 1
+
+
+class ClipDrawer:
+    """Row number -> random clip: first one row for each moment that fits, then the contrastive rows.
+
+    A contrastive row belongs to the query of a positive row, or to a query whose event never happens; there are
     `neg_factor` times as many as of these together. A fraction of a pass is drawn at random.
+
+    Args:
+      durations: seconds by video id.
+      negatives: where contrastive windows come from; None = at random.
     """
 
     def __init__(
@@ -38,19 +60,16 @@ class ClipDrawer:
         queries: Sequence[Query],
         hierarchy: Hierarchy,
         durations: Mapping[str, float],
-        neg_factor: float,
-        near_miss_fraction: float,
-        questions_per_window: int = 1,
-        negatives: Strategy | None = None,
+        kind: ClipKind,
+        negatives: Negatives | None = None,
     ):
-        self.hierarchy, self.durations = hierarchy, durations
-        self.strategy = negatives or Random(hierarchy, durations, near_miss_fraction)
-        self.questions = questions_per_window
+        self.hierarchy, self.durations, self.kind = hierarchy, durations, kind
+        self.strategy = negatives or Random(hierarchy, durations)
         by_video = collections.defaultdict(list)
         for query in queries:
             by_video[query.video_id].append(query)
         self.companions = {
-            video_id: sampling.Companions(by_video[video_id], hierarchy, near_miss_fraction) for video_id in durations
+            video_id: Companions(by_video[video_id], hierarchy, kind.near_miss_fraction) for video_id in durations
         }
         self.guarded = guarded(queries)
         self.positives: list[tuple[Query, int]] = []
@@ -67,7 +86,7 @@ class ClipDrawer:
             self.negatives += [query] * (len(fitting) if query.present else 1) if room else []
             skipped.update([] if room else [NO_ROOM])
         self.skipped = dict(skipped)
-        self.contrastive = round(neg_factor * len(self.negatives))
+        self.contrastive = round(kind.neg_factor * len(self.negatives))
 
     def __len__(self) -> int:
         return len(self.positives) + self.contrastive
@@ -82,11 +101,11 @@ class ClipDrawer:
         return None if fits else TOO_NEAR
 
     def draw(self, row: int, rng: np.random.Generator) -> tuple[Clip, ...]:
-        """One row -> its clip, and companions about the same window up to `questions_per_window`."""
+        """One row -> its clip, and companions about the same window up to `kind.questions`."""
         clip = self._draw(row, rng)
-        if self.questions == 1:
+        if self.kind.questions == 1:
             return (clip,)
-        return clip, *self.companions[clip.video_id].draw(clip, self.questions - 1, rng)
+        return clip, *self.companions[clip.video_id].draw(clip, self.kind.questions - 1, rng)
 
     def _draw(self, row: int, rng: np.random.Generator) -> Clip:
         if row < len(self.positives):
@@ -95,7 +114,8 @@ class ClipDrawer:
         row -= len(self.positives)
         whole_passes = self.contrastive - self.contrastive % len(self.negatives)
         number = row % len(self.negatives) if row < whole_passes else rng.integers(len(self.negatives))
-        return self.strategy.draw(self.guarded[self.negatives[number].query_id], rng)
+        query = self.guarded[self.negatives[number].query_id]
+        return self.strategy.draw(query, rng, self.kind.near_miss_fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,94 +159,34 @@ def answer_text(clip: Clip) -> str:
     return NOT_PRESENT if clip.answer is None else span_answer(*clip.answer)
 
 
-def make_pipeline(
-    store: FeatureStore,
-    queries: Sequence[Query],
-    hierarchy: Hierarchy,
-    prompts: PromptEncoder,
-    *,
-    read_threads: int = 4,
-    prefetch: int = 8,
-    **options,
-) -> Pipeline:
-    """Training batches of one split's windows alone; the other arguments are those of `clip_stream`."""
-    stream = clip_stream([DataSet(store, queries)], hierarchy, prompts, **options)
-    return join([[stream]], read_threads=read_threads, prefetch=prefetch)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """A prepared split that a stream draws from.
-
-    negatives: where its contrastive windows come from; None = at random. weight: its share of a mixture.
-    """
-
-    store: FeatureStore
-    queries: Sequence[Query]
-    negatives: Strategy | None = None
-    weight: float = 1.0
-
-
 def clip_stream(
-    data: Sequence[DataSet],
-    hierarchy: Hierarchy,
-    prompts: PromptEncoder,
-    *,
-    batch_size: int,
-    seed: int,
-    neg_factor: float = 1.0,
-    near_miss_fraction: float = 0.0,
-    questions_per_window: int = 1,
-    **where,
+    splits: Sequence[TrainSplit], hierarchy: Hierarchy, prompts: PromptEncoder, kind: ClipKind, batching: Batching
 ) -> Stream:
     """Batches of positive and contrastive windows: `video [B, F, D]`, `tokens` and `loss_mask [B, (G,) T]`.
 
-    Args:
-      data: a split, or several that are mixed by weight.
-      batch_size: clips a batch, over all shards.
-      neg_factor: contrastive clips for each positive one.
-      near_miss_fraction: of the contrastive clips, those made to show a near miss, where there is one.
-      questions_per_window: questions asked of a window at once; the paper's is 1. See `sampling.Companions`.
-      where: `num_epochs`, `shard`, `place` and `places` of `streams.make_stream`.
+    splits: one, or several that are mixed by weight.
 
-    Raises ValueError for queries that do not fit the store, the window or the prompt.
+    Raises ValueError for queries that do not fit the store, the window or the prompt, or give too few clips.
     """
     longest = span_answer(hierarchy.num_frames - 1, hierarchy.num_frames - 1)
     rows = []
-    for own in data:
-        queries = check_queries(own.queries, own.store.durations)
-        check_prompts(queries, prompts, longest, "dense")
-        drawer = make_drawer(
-            own, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window=questions_per_window
-        )
-        load = LoadClip(own.store, hierarchy, prompts, {query.query_id: query.sentence for query in queries})
-        rows.append(Rows(drawer, load, own.weight))
-    return make_stream(rows, batch_size, seed, **where)
+    for split in splits:
+        split.check(prompts, longest, "dense")
+        drawer = make_clip_drawer(split, hierarchy, kind, batching.batch_size)
+        load = LoadClip(split.store, hierarchy, prompts, {query.query_id: query.sentence for query in split.queries})
+        rows.append(Rows(drawer, load, split.weight))
+    return make_stream(rows, batching)
 
 
-def make_drawer(
-    data: DataSet, hierarchy, batch_size, neg_factor, near_miss_fraction, questions_per_window=1
-) -> ClipDrawer:
+def make_clip_drawer(split: TrainSplit, hierarchy: Hierarchy, kind: ClipKind, batch_size: int) -> ClipDrawer:
     """A `ClipDrawer` that fills at least a batch; ValueError if the queries give too few clips."""
-    queries, durations = data.queries, data.store.durations
-    drawer = ClipDrawer(
-        queries, hierarchy, durations, neg_factor, near_miss_fraction, questions_per_window, data.negatives
-    )
+    drawer = ClipDrawer(split.queries, hierarchy, split.store.durations, kind, split.negatives)
     if drawer.skipped:
-        logging.warning("of %d queries some give no clips: %s", len(queries), drawer.skipped)
+        logging.warning("of %d queries some give no clips: %s", len(split.queries), drawer.skipped)
     if not drawer.positives or len(drawer) < batch_size:
         raise ValueError(
-            f"{len(queries)} queries give {len(drawer.positives)} positive, {drawer.contrastive} contrastive "
+            f"{len(split.queries)} queries give {len(drawer.positives)} positive, {drawer.contrastive} contrastive "
             f"clips (skipped: {drawer.skipped}); expected at least one positive and a batch of {batch_size}. "
             "Use a longer window, more videos or a smaller batch"
         )
     return drawer
-
-
-def check_prompts(queries: Sequence[Query], prompts: PromptEncoder, longest: str, level: str) -> None:
-    """Raises ValueError now, not in mid-run, if a question of a level with its longest answer is too long."""
-    for query in queries:
-        try:
-            prompts.encode_example(query.sentence, longest, level)
-        except ValueError as error:
-            raise ValueError(f"query {query.query_id!r}: {error}") from error

@@ -1,7 +1,7 @@
-"""Training clips: a positive window around an event, contrastive windows away from every occurrence of it, groups.
+"""Random clips and groups: positive windows around an event, contrastive windows away from every occurrence of it.
 
-All times in seconds. Which windows are allowed is computed, never found by trial and error, so that a
-draw always succeeds where `can_*` says it can. REFERENCE: the paper's section on training (arXiv 2411.14901).
+All times in seconds. Which windows are allowed is computed, never found by trial and error, so that a draw succeeds
+wherever `positive_starts` or `free_starts` is not empty. REFERENCE: the paper's section on training (arXiv 2411.14901).
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from revision_jax.hierarchy import Hierarchy
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One window of a video with a question and its answer.
+    """One window of a video with one question about it and its answer.
 
     answer: (first frame, last frame) in the window's own frames 0..F-1, or None = Not Present.
     """
@@ -28,8 +28,10 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupClip:
+class Group:
     """Windows in the order in which the model sees them, with one question about all of them and its answer.
+
+    A window may be a whole video, and a group may hold one window alone (level "sparse").
 
     windows: (video id, start_s, end_s) of each.
     answer: (a, b), the windows a..b - 1 show the event; None = none does.
@@ -131,99 +133,50 @@ def uniform(intervals: list[Interval], rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-class Companions:
-    """More questions about a window: the video's other queries, answered for that window.
-
-    A model reads a window once for all of them (`data.questions_per_window`; the paper asks one). Half of them, where
-    there are any, are events that happen whole inside the window; the others do not happen there: of these
-    `near_miss_fraction` are queries whose near miss the window holds. A query with an event cut by the window's
-    edge, or with two inside, has no clear answer and is not asked.
-    """
-
-    def __init__(self, queries: list[Query], hierarchy: Hierarchy, near_miss_fraction: float):
-        self.queries, self.hierarchy, self.near_miss_fraction = queries, hierarchy, near_miss_fraction
-        self._moments = _flat([query.moments for query in queries])
-        self._distractors = _flat([query.distractors for query in queries])
-
-    def draw(self, clip: Clip, count: int, rng: np.random.Generator) -> list[Clip]:
-        """`count` clips of `clip`'s window about other queries; the same query at most once while there are others."""
-        start, end = clip.window_start_s, clip.window_start_s + self.hierarchy.window_s
-        touching = self._count(self._moments, lambda s, e: (s < end) & (e > start))
-        inside = self._count(self._moments, lambda s, e: (s >= start) & (e <= end))
-        near = self._count(self._distractors, lambda s, e: (s >= start) & (e <= end))
-        other = np.array([query.query_id != clip.query_id for query in self.queries], bool)
-        pools = {
-            "present": list(np.flatnonzero(other & (touching == 1) & (inside == 1))),
-            "near": list(np.flatnonzero(other & (touching == 0) & (near > 0))),
-            "absent": list(np.flatnonzero(other & (touching == 0) & (near == 0))),
-        }
-        clips = []
-        for _ in range(count):
-            negative = ("near", "absent") if rng.random() < self.near_miss_fraction else ("absent", "near")
-            order = ("present", *negative) if rng.random() < 0.5 else (*negative, "present")
-            pool = next((pools[kind] for kind in order if pools[kind]), None)
-            if pool is None:  # a video with fewer queries than questions: ask the clip's own again
-                clips.append(clip)
-                continue
-            clips.append(self._clip(self.queries[pool.pop(rng.integers(len(pool)))], clip))
-        return clips
-
-    def _count(self, spans, condition) -> np.ndarray:
-        """How many spans of each query meet a condition, `[queries]` int."""
-        owner, start, end = spans
-        return np.bincount(owner[condition(start, end)], minlength=len(self.queries))
-
-    def _clip(self, query: Query, clip: Clip) -> Clip:
-        start, window_s = clip.window_start_s, self.hierarchy.window_s
-        inside = [moment for moment in query.moments if moment[0] >= start and moment[1] <= start + window_s]
-        answer = self.hierarchy.to_frames(*inside[0], start) if inside else None
-        return Clip(query.query_id, query.video_id, start, answer)
-
-
-def _flat(spans: list[tuple[Interval, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spans of many queries as arrays: owner `[n]` int, start and end `[n]` s."""
-    rows = [(owner, *span) for owner, many in enumerate(spans) for span in many]
-    table = np.array(rows, np.float64).reshape(-1, 3)
-    return table[:, 0].astype(np.int64), table[:, 1], table[:, 2]
-
-
-def alone(clip: Clip, window_s: float) -> GroupClip:
-    """A clip's window as a group of one, asked whether the event happens."""
+def alone(clip: Clip, window_s: float) -> Group:
+    """A clip's window as a group of one, asked whether the event happens in it."""
     window = (clip.video_id, clip.window_start_s, clip.window_start_s + window_s)
-    return GroupClip(clip.query_id, (window,), None if clip.answer is None else (0, 1), "sparse")
+    return Group(clip.query_id, (window,), None if clip.answer is None else (0, 1), "sparse")
 
 
 def group(
-    query: Query,
-    moment: int,
+    positive: Callable[[np.random.Generator], Clip],
+    negative: Callable[[np.random.Generator], Clip],
     rng: np.random.Generator,
-    hierarchy: Hierarchy,
-    duration_s: float,
     *,
     size: int,
     copies: Sequence[int],
-    negative: Callable[[np.random.Generator], Clip],
-) -> GroupClip:
-    """`size` windows of a video, some adjacent ones around moment number `moment`, the others away from the event.
+    window_s: float,
+) -> Group:
+    """`size` windows of a video: some adjacent ones around one moment, the others away from the event.
 
-    One of `copies` is drawn: so many positive windows, each at its own offset, stand together at a random place; the
-    contrastive windows before and after them, each drawn by `negative`, are in time order. ValueError where there is no
-    positive or contrastive window.
+    Args:
+      positive: draws a window around the moment; each copy has its own offset.
+      negative: draws a window of the same video without the event.
+      copies: one of them is drawn: so many positive windows stand together at a random place of the group. The
+        contrastive windows before and after them are in time order.
+      window_s: length of a window in seconds.
     """
     count = int(rng.choice(copies))
-    around = [positive(query, moment, rng, hierarchy, duration_s) for _ in range(count)]
-    others = [negative(rng) for _ in range(size - count)]
-    around, others = (sorted(clip.window_start_s for clip in clips) for clips in (around, others))
+    around = sorted([positive(rng) for _ in range(count)], key=_start)
+    others = sorted([negative(rng) for _ in range(size - count)], key=_start)
     place = int(rng.integers(size - count + 1))
-    starts = [*others[:place], *around, *others[place:]]
-    windows = tuple((query.video_id, start, start + hierarchy.window_s) for start in starts)
-    return GroupClip(query.query_id, windows, (place, place + count), "group")
+    clips = [*others[:place], *around, *others[place:]]
+    windows = tuple((clip.video_id, clip.window_start_s, clip.window_start_s + window_s) for clip in clips)
+    return Group(around[0].query_id, windows, (place, place + count), "group")
+
+
+def _start(clip: Clip) -> float:
+    return clip.window_start_s
 
 
 def video_group(
     query: Query, others: Sequence[str], rng: np.random.Generator, durations: Mapping[str, float], *, size: int
-) -> GroupClip:
-    """The query's video at a random place among `size - 1` of the videos `others`, each whole: which is it?"""
+) -> Group:
+    """The query's video at a random place among `size - 1` of the videos `others`, each whole: which is it?
+
+    durations: seconds by video id. Raises ValueError if there are too few others.
+    """
     if len(others) < size - 1:
         raise ValueError(
             f"query {query.query_id!r}: a group of {size} videos needs {size - 1} without the event, there are "
@@ -233,4 +186,4 @@ def video_group(
     place = int(rng.integers(size))
     chosen.insert(place, query.video_id)
     windows = tuple((video_id, 0.0, durations[video_id]) for video_id in chosen)
-    return GroupClip(query.query_id, windows, (place, place + 1), "retrieval")
+    return Group(query.query_id, windows, (place, place + 1), "retrieval")

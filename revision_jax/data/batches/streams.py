@@ -3,7 +3,7 @@
     rows                                          int
     -> shuffle, repeat                            every epoch in another order
     -> drawn at random                            by (seed, global index)
-    -> data sets mixed                            by weight
+    -> splits mixed                               by weight
     -> batch                                      of what was drawn; its number is the position of every host
     -> shard                                      this host's contiguous rows of each batch
     -> loaded                                     dict of arrays, each window read into its place in the batch
@@ -22,31 +22,36 @@ import numpy as np
 
 
 class Drawer(Protocol):
-    """`len(drawer)` rows; `draw(row, rng)` is what one of them becomes; `skipped`: reason -> what gives no row."""
+    """`len(drawer)` rows, each drawn anew every epoch.
+
+    skipped: reason -> number of moments or queries that give no row.
+    """
 
     skipped: Mapping[str, int]
 
     def __len__(self) -> int: ...
 
-    def draw(self, row: int, rng: np.random.Generator) -> Any: ...
+    def draw(self, row: int, rng: np.random.Generator) -> Any:
+        """What one row becomes: a tuple of clips of one window, a `Group`, or the number of a caption."""
 
 
 class Load(Protocol):
-    """(record id, drawn) -> dict of arrays; `describe(drawn)` says in a line what it is.
+    """(record id, drawn) -> dict of arrays.
 
-    Given `video`, an array of the right shape, the features are read into it, and it is what the dict holds.
+    If an array `video` of the right shape is given, the features are read into it, and the dict holds it.
     """
 
     def __call__(self, item: tuple[int, Any], video: np.ndarray | None = None) -> dict[str, np.ndarray]: ...
 
-    def describe(self, drawn: Any) -> str: ...
+    def describe(self, drawn: Any) -> str:
+        """One line about what was drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Batches and what is known about them.
+    """The batches of all streams of a run as they are read, and what is known about them.
 
-    batches: data set of dicts. Of single windows: `video [B, F, D]` in the stored dtype, `tokens [B, T]` int32,
+    batches: dicts of arrays. Of single windows: `video [B, F, D]` in the stored dtype, `tokens [B, T]` int32,
       `loss_mask [B, T]` bool; with G > 1 questions a window, tokens and mask are `[B, G, T]`. Of groups of windows:
       `video [B, n, F, D]`, `query [B, Q, D]` float16, `query_mask [B, Q]` bool, tokens and mask. Of all:
       `record_id [B]` int32, which `describe_record` understands.
@@ -63,7 +68,7 @@ class Pipeline:
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Batches of one kind, not yet read; the fields are those of `Pipeline`."""
+    """The batches of one kind (clips, groups of one size or captions), not yet read; fields as in `Pipeline`."""
 
     batches: grain.MapDataset
     epoch_batches: int
@@ -73,41 +78,65 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """One data set's part of a stream; of several, batches hold rows in proportion to the weights."""
+    """One split's part of a stream; of several, batches hold rows in proportion to the weights."""
 
     drawer: Drawer
     load: Load
     weight: float = 1.0
 
 
-def make_stream(
-    rows: Rows | Sequence[Rows],
-    batch_size: int,
-    seed: int,
-    *,
-    num_epochs: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-    place: int = 0,
-    places: int = 1,
-) -> Stream:
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How the rows of a stream become batches.
+
+    batch_size: rows of a batch, over all hosts.
+    num_epochs: None = without end. A batch may span two epochs; the last incomplete batch is dropped. A mixture ends
+      when the first of its splits does.
+    shard: (index, count) of this host, which loads its contiguous part of each global batch. The iterator's state is
+      the number of global batches, so it means the same for any count.
+    place, places: number of the stream among those that will be joined, and how many these are. Each stream draws from
+      a seed of its own and has record ids of its own.
+    """
+
+    batch_size: int
+    seed: int
+    num_epochs: int | None = None
+    shard: tuple[int, int] = (0, 1)
+    place: int = 0
+    places: int = 1
+
+    def __post_init__(self):
+        index, count = self.shard
+        if self.batch_size % count or not 0 <= index < count:
+            raise ValueError(
+                f"shard {index} of {count}, batch_size {self.batch_size}; expected equal parts, index < count"
+            )
+        if not 0 <= self.place < self.places:
+            raise ValueError(f"place is {self.place} of {self.places} streams; expected place < places")
+
+    @property
+    def own_rows(self) -> slice:
+        """The rows of a global batch that this host loads."""
+        index, count = self.shard
+        size = self.batch_size // count
+        return slice(index * size, (index + 1) * size)
+
+    def own_seed(self, number: int) -> int:
+        """The seed of split `number` of the stream: every stream, and every split of a mixture, draws apart."""
+        if not self.place and not number:
+            return self.seed
+        key = [self.seed, self.place, number] if number else [self.seed, self.place]
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def make_stream(rows: Rows | Sequence[Rows], batching: Batching) -> Stream:
     """Rows shuffled, repeated, drawn, mixed, batched and loaded.
 
-    Args:
-      rows: of one data set, or of several to be mixed by weight; an epoch then has as many rows as all of them.
-      batch_size: over all shards.
-      num_epochs: None = without end. A batch may span two epochs; the last incomplete one is dropped. A mixture ends
-        when the first of its data sets does.
-      shard: (index, count) of this host, which loads its contiguous part of each global batch. The iterator's state is
-        the number of global batches: it means the same for any count.
-      place, places: number of this stream among those that will be joined, and how many there are. Each draws apart,
-        and has record ids of its own.
+    rows: of one split, or of several to be mixed by weight; an epoch then has as many rows as all of them.
     """
     rows = [rows] if isinstance(rows, Rows) else list(rows)
-    index, count = shard
-    if batch_size % count or not 0 <= index < count:
-        raise ValueError(f"shard {index} of {count}, batch_size {batch_size}; expected equal parts, index < count")
     drawn = [
-        grain.MapDataset.range(len(own.drawer)).seed(_own_seed(seed, place, number)).shuffle().repeat(num_epochs)
+        grain.MapDataset.range(len(own.drawer)).seed(batching.own_seed(number)).shuffle().repeat(batching.num_epochs)
         .random_map(own.drawer.draw)
         for number, own in enumerate(rows)
     ]  # fmt: skip
@@ -116,23 +145,16 @@ def make_stream(
     else:
         tagged = [clips.map(Tag(number)) for number, clips in enumerate(drawn)]
         clips, load = grain.MapDataset.mix(tagged, [own.weight for own in rows]), LoadMixed([own.load for own in rows])
-    number = lambda record, item: (record * places + place, item)
-    batches = clips.map_with_index(number).batch(batch_size, drop_remainder=True, batch_fn=list)
-    mine = slice(index * (batch_size // count), (index + 1) * (batch_size // count))
+    identify = lambda number, item: (number * batching.places + batching.place, item)
+    batches = clips.map_with_index(identify).batch(batching.batch_size, drop_remainder=True, batch_fn=list)
     skipped = sum((collections.Counter(own.drawer.skipped) for own in rows), collections.Counter())
-    epoch_batches = sum(len(own.drawer) for own in rows) // batch_size
-    return Stream(batches.map(LoadBatch(load, mine)), epoch_batches, dict(skipped), Describe(clips, load))
-
-
-def _own_seed(seed: int, place: int, number: int) -> int:
-    """Every stream, and every data set of a mixture, draws apart."""
-    key = [seed, place, number] if number else [seed, place] if place else None
-    return seed if key is None else int(np.random.SeedSequence(key).generate_state(1)[0])
+    epoch_batches = sum(len(own.drawer) for own in rows) // batching.batch_size
+    return Stream(batches.map(LoadBatch(load, batching.own_rows)), epoch_batches, dict(skipped), Describe(clips, load))
 
 
 @dataclasses.dataclass(frozen=True)
 class Tag:
-    """drawn -> (number of its data set, drawn)."""
+    """drawn -> (number of its split, drawn)."""
 
     number: int
 
@@ -142,7 +164,7 @@ class Tag:
 
 @dataclasses.dataclass(frozen=True)
 class LoadMixed:
-    """(record id, (number of a data set, drawn)) -> what that data set's `Load` makes of it."""
+    """(record id, (number of a split, drawn)) -> what that split's `Load` makes of it."""
 
     loads: Sequence[Load]
 
@@ -151,7 +173,7 @@ class LoadMixed:
         return self.loads[number]((record_id, drawn), video)
 
     def describe(self, tagged: tuple[int, Any]) -> str:
-        """As the data set's own."""
+        """As the split's own `Load`."""
         number, drawn = tagged
         return self.loads[number].describe(drawn)
 

@@ -112,7 +112,7 @@ class Extractor:
         return self._encode_image._cache_size() + self._encode_text._cache_size()
 
     def encode_video(self, path: str | os.PathLike, *, allow_truncated: bool = False) -> VideoFeatures:
-        """Decodes a file at `fps` and encodes it; VideoError (see data/video.py) if it cannot be used."""
+        """Decodes a file at `fps` and encodes it; VideoError (see data/video/frames.py) if it cannot be used."""
         frames = video.read_frames(path, self.fps, self.image_size, batch=self.batch, allow_truncated=allow_truncated)
         features = self.encode_frames(frames, name=str(path))
         return VideoFeatures(features, frames.duration_s, self.fps)

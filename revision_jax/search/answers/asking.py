@@ -10,7 +10,7 @@ tokens of the shared head, T question tokens, S slots of the suffix cache, A ans
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,9 @@ class ReadPairs:
         return self.suffix.k.shape[2] - self.num_tokens
 
 
+_Carry = tuple[jax.Array, KVCache, DecodeState]  # answer tokens fed, suffix cache, answers
+
+
 def encode_context(llm: Llama, context: jax.Array, head: jax.Array) -> KVCache:
     """The key/value cache of (context `[B, C, H]`, head `[h]` int32): C + h slots a row."""
     embedded = llm.embed(head[None])
@@ -178,7 +181,7 @@ def _in_blocks(
     order = jnp.pad(order, (0, -pairs % block))
     count = jnp.sum(todo)
 
-    def finish_block(i, answers):
+    def finish_block(i: jax.Array, answers: DecodeState) -> DecodeState:
         rows = jax.lax.dynamic_slice_in_dim(order, i * block, block)
         # Rows of the block past the last such pair are copies of its first row, so that they never prolong the
         # block. They are not written back: row `pairs` does not exist.
@@ -191,7 +194,7 @@ def _in_blocks(
     return jax.lax.fori_loop(0, -(-count // block), finish_block, answers)
 
 
-def _extend(llm: Llama, read: ReadPairs, suffix: KVCache, tokens: jax.Array, k: jax.Array) -> tuple[Any, KVCache]:
+def _extend(llm: Llama, read: ReadPairs, suffix: KVCache, tokens: jax.Array, k: jax.Array) -> tuple[jax.Array, KVCache]:
     """Feeds the k-th answer token of each row `[R]`: -> raw logits `[R, V]` of the next one, and the suffix cache."""
     slot, write_at = jnp.arange(suffix.k.shape[2]), read.num_tokens + k
     # The question's own slots, then the answer's up to this one; padding between them is never seen.
@@ -205,7 +208,7 @@ def _decode(answerer: Answerer, read: ReadPairs, answers: DecodeState) -> Decode
     """Decodes rows in lockstep from the first answer token on, until no answer is open."""
     grammar = answerer.grammar
 
-    def step(carry):
+    def step(carry: _Carry) -> _Carry:
         k, suffix, answers = carry
         logits, suffix = _extend(answerer.llm, read, suffix, answers.token, k)
         return k + 1, suffix, decode_step(grammar, answers, logits, answerer.asking.strategy)
@@ -220,7 +223,7 @@ def _decode_beams(answerer: Answerer, read: ReadPairs, logits: jax.Array) -> Dec
     start = start_beams(len(logits) // width, width, answerer.asking.answer_tokens)
     first, parent = beam_step(grammar, start, logits, width)
 
-    def step(carry):
+    def step(carry: _Carry) -> _Carry:
         k, suffix, beams = carry
         logits, suffix = _extend(answerer.llm, read, suffix, beams.token, k)
         beams, parent = beam_step(grammar, beams, logits, width)

@@ -114,7 +114,7 @@ def search_windows(grounder: Grounder, inputs: DenseInputs, chosen: jax.Array, a
         cache = encode_context(grounder.llm, embeddings, questions.head)
         own_first = jnp.argsort(~chosen[windows], axis=1, stable=True)  # [B, Q]
 
-        def ask(i, state):
+        def ask(i: jax.Array, state: SearchState) -> SearchState:
             turn = i * asking.query_batch + jnp.arange(asking.query_batch)
             queries, asked = own_first[:, turn], turn < counts[windows][:, None]  # [B, q]
             pair = number[windows][:, None] * num_queries + queries

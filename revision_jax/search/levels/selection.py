@@ -155,7 +155,7 @@ def window_similarity(features: jax.Array, frames: jax.Array, queries: jax.Array
     unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     queries = unit(queries.astype(jnp.float32))
 
-    def compare(rows):
+    def compare(rows: jax.Array) -> jax.Array:
         cosine = jnp.einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
         return jnp.mean(jax.lax.top_k(cosine, min(best, rows.shape[-1]))[0], axis=-1)
 

@@ -148,7 +148,7 @@ def search_levels(
     )
     chunks = -(-questions.count // query_batch)
 
-    def search_chunk(i, found: LevelsFound) -> LevelsFound:
+    def search_chunk(i: jax.Array, found: LevelsFound) -> LevelsFound:
         queries = (i * parts + number) * query_batch + jnp.arange(query_batch)
         asked = queries < questions.count
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
@@ -180,7 +180,7 @@ def sparse_vectors(upper: Grounder, features: jax.Array, inputs: UpperInputs, qu
     width = upper.llm.embed(jnp.zeros((1, 1), jnp.int32))
     vectors = jnp.zeros((batch, blocks, block, width.shape[-1]), width.dtype)
 
-    def encode(i, vectors):
+    def encode(i: jax.Array, vectors: jax.Array) -> jax.Array:
         j, b = i // used, i % used
         each = lambda x: jnp.broadcast_to(x[queries[j]], (block, *x.shape[1:]))
         new = upper.sparse_tokens(features[table.frames[b]], each(inputs.query), each(inputs.query_mask))
@@ -212,7 +212,7 @@ def ask_level(
     rows = min(batch * -(-windows // size), asking.group_block)
     answerer = Answerer(upper.llm, grammar, Asking(level.answer_tokens, 1, asking.decode_block))
 
-    def ask(i, carry):
+    def ask(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         total, times, decoded = carry
         group, query = jnp.divmod(i * rows + jnp.arange(rows), batch)
         asked = (group < num_groups) & asks[query]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from revision_jax.data.batches.captions import Captions, LoadCaption, caption_stream, lcs_captions
-from revision_jax.data.batches.streams import join
+from revision_jax.data.batches.streams import Batching, join
 from revision_jax.data.builders.shapes_world import make_video
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 
@@ -31,7 +31,7 @@ def test_a_shapes_frame_is_described_by_what_is_on_screen():
 
 def test_batches_hold_single_frames_and_their_captions():
     captions = Captions(["a dog", "a cat", "nothing"], lambda i: np.full(4, i, np.float16), lambda i: f"image {i}", [])
-    pipeline = join([[caption_stream(captions, PROMPTS, batch_size=2, seed=0)]], read_threads=1, prefetch=1)
+    pipeline = join([[caption_stream(captions, PROMPTS, Batching(2, seed=0))]], read_threads=1, prefetch=1)
     batch = next(iter(pipeline.batches))
     assert batch["video"].shape == (2, 1, 4)
     for row in range(2):
@@ -40,7 +40,7 @@ def test_batches_hold_single_frames_and_their_captions():
         assert answer == text
         assert pipeline.describe_record(int(batch["record_id"][row])).endswith(f": {text}")
     with pytest.raises(ValueError, match="there are 3 captions; expected at least a batch of 4"):
-        caption_stream(captions, PROMPTS, batch_size=4, seed=0)
+        caption_stream(captions, PROMPTS, Batching(4, seed=0))
 
 
 def write_picture(path, value):

@@ -8,10 +8,12 @@ import pytest
 
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches import clips as module
-from revision_jax.data.batches.clips import make_pipeline
+from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.streams import Batching, join
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import NOT_PRESENT, PromptEncoder, PromptTemplate, parse_answer
+from revision_jax.prompts import NOT_PRESENT, PromptEncoder, PromptTemplate, dense_answers
 
 HIERARCHY = Hierarchy(window_s=20.0, num_frames=10)
 FPS = 2.0
@@ -45,9 +47,12 @@ def store(make_store, tmp_path_factory):
     return FeatureStore(directory)
 
 
-def build(store, queries=QUERIES, **options):
-    options = {"batch_size": 4, "seed": 3, "near_miss_fraction": 0.5, "num_epochs": 1, **options}
-    return make_pipeline(store, queries, HIERARCHY, PROMPTS, **options)
+def build(store, queries=QUERIES, *, read_threads=4, prefetch=8, **options):
+    """A pipeline of clips alone; options are fields of `ClipKind` and `Batching`."""
+    kind = {"near_miss_fraction": 0.5} | {key: value for key, value in options.items() if hasattr(ClipKind(), key)}
+    batching = {"batch_size": 4, "seed": 3, "num_epochs": 1} | {k: v for k, v in options.items() if k not in kind}
+    stream = clip_stream([TrainSplit(store, queries)], HIERARCHY, PROMPTS, ClipKind(**kind), Batching(**batching))
+    return join([[stream]], read_threads=read_threads, prefetch=prefetch)
 
 
 def records(pipeline):
@@ -97,7 +102,7 @@ def test_features_answers_and_questions_are_those_of_the_clip(store):
             assert not any(start < e and s < end for s, e in query.moments)
         else:
             present += 1
-            s, e = HIERARCHY.to_seconds(*parse_answer(answer(record)), start)
+            s, e = HIERARCHY.to_seconds(*dense_answers(10)[answer(record)], start)
             assert any(abs(s - a) <= 2 and abs(e - b) <= 2 for a, b in query.moments)
             assert sum(start < b and a < end for a, b in query.moments) == 1
     assert present == 8 * 7
@@ -190,7 +195,7 @@ def test_bad_arguments(store):
 
 
 def test_several_questions_share_a_window_and_the_first_is_the_clips_own(store):
-    one, three = (records(build(store, questions_per_window=n)) for n in (1, 3))
+    one, three = (records(build(store, questions=n)) for n in (1, 3))
     assert one.keys() == three.keys()
     for record_id, record in three.items():
         assert record["tokens"].shape == (3, 96) and record["loss_mask"].shape == (3, 96)

@@ -1,5 +1,6 @@
 """Groups as training batches: right features, query tokens and answers, deterministic, restorable at every step."""
 
+import dataclasses
 import types
 
 import grain
@@ -8,13 +9,16 @@ import pytest
 
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches import groups
-from revision_jax.data.batches.clips import DataSet, clip_stream
-from revision_jax.data.batches.groups import LoadGroup, group_streams, presence_stream
+from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.groups import GroupKind, group_streams
+from revision_jax.data.batches.load_group import LoadGroup
+from revision_jax.data.batches.presence import presence_stream
 from revision_jax.data.batches.query_tokens import QueryTokens
-from revision_jax.data.batches.streams import join
+from revision_jax.data.batches.streams import Batching, join
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import PromptEncoder, PromptTemplate, parse_answer
+from revision_jax.prompts import PromptEncoder, PromptTemplate, group_answers
 
 Q, D = 3, 8
 FPS = 2.0
@@ -32,7 +36,7 @@ QUERIES = [
     Query("q5", "v0", "Too near.", ((40.0, 50.0), (51.0, 60.0), (30.0, 39.0))),
     Query("q6", "v1", "No room.", ((12.0, 20.0),)),
 ]
-SETTINGS = {"batch_size": 2, "seed": 3, "num_epochs": 4}
+BATCHING = Batching(2, seed=3, num_epochs=4)
 
 
 def encode_query_tokens(sentences):
@@ -55,9 +59,9 @@ def load(make_store, tmp_path_factory):
 
 
 def long(load, **options):
-    return group_streams(
-        [(load, DataSet(load.store, QUERIES))], **{"sizes": (6, 4), "copies": (2, 3), **SETTINGS, **options}
-    )
+    """Streams of groups of 6 and of 4; options are fields of `Batching`."""
+    batching = dataclasses.replace(BATCHING, **{"places": 2} | options)
+    return group_streams([(load, TrainSplit(load.store, QUERIES))], (6, 4), GroupKind(), batching)
 
 
 def read(*kinds):
@@ -66,14 +70,6 @@ def read(*kinds):
 
 def answer(tokens, mask):
     return "".join(chr(token) for token in tokens[mask])[:-1].strip()
-
-
-def test_query_tokens_are_cut_padded_and_in_half_precision():
-    tokens = QueryTokens(EXTRACTOR, ["ab", "abcde", "ab"], Q)
-    short, cut = tokens("ab"), tokens("abcde")
-    assert tokens.width == D and short["query"].dtype == np.float16
-    assert short["query"][:, 0].tolist() == [1, 1, 0] and short["query_mask"].tolist() == [True, True, False]
-    assert cut["query"][:, 0].tolist() == [2.5] * 3 and cut["query_mask"].all()
 
 
 def test_sizes_come_in_turn_with_their_features_and_answers(load):
@@ -92,7 +88,7 @@ def test_sizes_come_in_turn_with_their_features_and_answers(load):
             "record_id": ((), "int32"),
         }
         for row, record_id in enumerate(batch["record_id"]):
-            first, end = parse_answer(answer(batch["tokens"][row], batch["loss_mask"][row]))
+            first, end = group_answers(n)[answer(batch["tokens"][row], batch["loss_mask"][row])]
             described = pipeline.describe_record(int(record_id))
             assert described.endswith(f"From {first} to {end}.") and f"in {n} windows of video v" in described
             assert 2 <= end - first <= 3 and end <= n
@@ -104,7 +100,7 @@ def test_sizes_come_in_turn_with_their_features_and_answers(load):
 
 
 def all_clips(load, size):
-    drawer = groups.make_group_drawer(load, QUERIES, size, "windows", (2, 3), 0.0)
+    drawer = groups.make_group_drawer(load, QUERIES, size, GroupKind())
     return [drawer.draw(row, np.random.default_rng(row)) for row in range(len(drawer))]
 
 
@@ -119,7 +115,8 @@ def test_windows_of_a_group_are_read_in_order(load):
 
 
 def test_single_windows_are_asked_for_presence(load):
-    pipeline = read([presence_stream([(load, DataSet(load.store, QUERIES))], near_miss_fraction=0.5, **SETTINGS)])
+    parts = [(load, TrainSplit(load.store, QUERIES))]
+    pipeline = read([presence_stream(parts, ClipKind(near_miss_fraction=0.5), BATCHING)])
     answers = []
     for batch in pipeline.batches:
         assert batch["video"].shape == (2, 1, 10, D)
@@ -130,9 +127,9 @@ def test_single_windows_are_asked_for_presence(load):
 
 
 def test_dense_batches_and_groups_alternate(load):
-    where = {"places": 3}
-    dense = clip_stream([DataSet(load.store, QUERIES)], HIERARCHY, PROMPTS, questions_per_window=2, **SETTINGS, **where)
-    pipeline = read([dense], long(load, place=1, **where))
+    batching = dataclasses.replace(BATCHING, places=3)
+    dense = clip_stream([TrainSplit(load.store, QUERIES)], HIERARCHY, PROMPTS, ClipKind(questions=2), batching)
+    pipeline = read([dense], long(load, place=1, places=3))
     iterator = iter(pipeline.batches)
     seen = [next(iterator) for _ in range(6)]
     assert [b["video"].shape[1:-1] for b in seen] == [(10,), (6, 10), (10,), (4, 10), (10,), (6, 10)]
@@ -163,14 +160,15 @@ def all_queries(stream):
 
 @pytest.mark.parametrize("kind", ["presence", "long", "unified"])
 def test_restored_at_every_step(load, kind):
-    once = SETTINGS | {"num_epochs": 1}
+    split = TrainSplit(load.store, QUERIES)
+    once = dataclasses.replace(BATCHING, num_epochs=1, places=3)
     if kind == "presence":
-        pipeline = read([presence_stream([(load, DataSet(load.store, QUERIES))], **once)])
+        pipeline = read([presence_stream([(load, split)], ClipKind(), once)])
     elif kind == "long":
-        pipeline = read(long(load, **once))
+        pipeline = read(long(load, num_epochs=1))
     else:
-        dense = clip_stream([DataSet(load.store, QUERIES)], HIERARCHY, PROMPTS, **once, places=3)
-        pipeline = read([dense], long(load, **once, place=1, places=3))
+        dense = clip_stream([split], HIERARCHY, PROMPTS, ClipKind(), once)
+        pipeline = read([dense], long(load, num_epochs=1, place=1, places=3))
     grain.experimental.assert_equal_output_after_checkpoint(pipeline.batches)
 
 
@@ -189,10 +187,10 @@ def test_shards_together_are_the_whole(load):
 
 def test_groups_of_videos(load):
     queries = [*QUERIES, Query("twin", "v2", "one", ((30.0, 36.0),))]
-    options = {"sizes": (3,), "kind": "videos"} | SETTINGS
+    whole = GroupKind(of="videos")
     sentences = load.sentences | {"twin": "One."}
     with_twin = LoadGroup(load.store, HIERARCHY, PROMPTS, sentences, load.query_tokens)
-    (stream,) = group_streams([(with_twin, DataSet(with_twin.store, queries))], **options)
+    (stream,) = group_streams([(with_twin, TrainSplit(with_twin.store, queries))], (3,), whole, BATCHING)
     for batch in read([stream]).batches:
         assert batch["video"].shape == (2, 3, 10, D)
     clips = stream.describe_record.clips
@@ -201,7 +199,7 @@ def test_groups_of_videos(load):
         assert not (clip.query_id == "q0" and "v2" in videos), "the same sentence holds there"
     assert "of 3 videos" in stream.describe_record(0) and "In video" in stream.describe_record(0)
     with pytest.raises(ValueError, match=f"0 groups of 9 videos .*{groups.FEW_VIDEOS}"):
-        group_streams([(load, DataSet(load.store, QUERIES))], **options | {"sizes": (9,)})
+        group_streams([(load, TrainSplit(load.store, QUERIES))], (9,), whole, BATCHING)
 
 
 def test_bad_arguments(load):
@@ -209,8 +207,6 @@ def test_bad_arguments(load):
         long(load, batch_size=64)
     longer = [*QUERIES, Query("q8", "v0", "long " * 30, ((0.0, 1.0),))]
     with pytest.raises(ValueError, match=r"query 'q8': .*max_text_tokens is 96"):
-        group_streams(
-            [(load, DataSet(load.store, longer))],
-            sizes=(4,),
-            **SETTINGS,
-        )
+        group_streams([(load, TrainSplit(load.store, longer))], (4,), GroupKind(), BATCHING)
+    with pytest.raises(ValueError, match="place is 1 of 1 streams"):
+        long(load, places=1)

@@ -1,16 +1,22 @@
 """Strategies of contrastive windows: each where it says, none ever on the event."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import grain
 import numpy as np
 import pytest
 
 from revision_jax.data.annotations.queries import Query
-from revision_jax.data.batches import negatives as module
-from revision_jax.data.batches.clips import DataSet, clip_stream
-from revision_jax.data.batches.negatives import Frames, Random, guarded, make_strategy, read_answers, spread
-from revision_jax.data.batches.streams import join
+from revision_jax.data.batches import frame_grid, negatives, sampling
+from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.negatives.mined import read_answers
+from revision_jax.data.batches.negatives.random import Random
+from revision_jax.data.batches.strategy import Strategy, StrategyContext, guarded, make_strategy
+from revision_jax.data.batches.streams import Batching, join
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, PromptTemplate
@@ -57,13 +63,13 @@ def store(tmp_path_factory, builder_parts):
     return FeatureStore(directory)
 
 
-def strategy(store, *names, **options):
+def strategy(store, *names, answers=None):
     names = [(name, 1.0) if isinstance(name, str) else name for name in names]
-    return make_strategy(names, store, QUERIES, HIERARCHY, encode=encode, **options)
+    return make_strategy(names, StrategyContext(store, QUERIES, HIERARCHY, encode, answers))
 
 
 def draws(strategy, query, count=60):
-    return [strategy.draw(guarded(QUERIES)[query.query_id], np.random.default_rng(n)) for n in range(count)]
+    return [strategy.draw(guarded(QUERIES)[query.query_id], np.random.default_rng(n), 0.0) for n in range(count)]
 
 
 def shows(clip, span):
@@ -80,7 +86,7 @@ def answers(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["random", "hard", "semi_hard", "cross_video", "mined"])
+@pytest.mark.parametrize("name", negatives.strategy_names())
 def test_no_strategy_ever_shows_the_event_or_its_repetition(store, answers, name):
     made = strategy(store, name, answers=answers)
     for query in QUERIES:
@@ -94,28 +100,28 @@ def test_no_strategy_ever_shows_the_event_or_its_repetition(store, answers, name
 
 def test_random_is_the_papers_and_takes_the_same_draws(store):
     query = QUERIES[2]
-    made = strategy(store, "random", near_miss_fraction=0.5)
+    made = strategy(store, "random")
     assert isinstance(made, Random)
     for seed in range(5):
-        expected = module.sampling.contrastive(query, np.random.default_rng(seed), HIERARCHY, 500.0, 0.5)
-        assert made.draw(query, np.random.default_rng(seed)) == expected
+        expected = sampling.contrastive(query, np.random.default_rng(seed), HIERARCHY, 500.0, 0.5)
+        assert made.draw(query, np.random.default_rng(seed), 0.5) == expected
 
 
 def test_hard_takes_what_looks_like_the_sentence_but_not_what_looks_like_the_event(store):
     clips = draws(strategy(store, "hard"), QUERIES[0], 200)
     near = sum(shows(clip, (200.0, 206.0)) for clip in clips)
-    assert near > 200 / module.TOP / 2  # one of the best places
-    places = strategy(store, "hard").places(guarded(QUERIES)["q0"])
-    assert len(places) == module.TOP and abs(places[0] - 203) < 4 and not any(399 < place < 407 for place in places)
+    assert near > 200 / frame_grid.TOP / 2  # one of the best places
+    places = strategy(store, "hard").times(guarded(QUERIES)["q0"])
+    assert len(places) == frame_grid.TOP and abs(places[0] - 203) < 4 and not any(399 < place < 407 for place in places)
     assert (np.diff(np.sort(places)) >= 10).all()
 
 
 def test_semi_hard_keeps_to_its_band(store):
     made = strategy(store, "semi_hard")
     query = guarded(QUERIES)["q0"]
-    times, unit = made.frames.grid("v0")
-    scores, allowed = unit.astype(np.float32)[:, 0], made.frames.allowed(query)
-    chosen = np.isin(times.astype(np.float32), made.places(query))
+    times, unit = made.grid.frames("v0")
+    scores, allowed = unit.astype(np.float32)[:, 0], made.grid.allowed(query)
+    chosen = np.isin(times.astype(np.float32), made.times(query))
     assert allowed[chosen].all() and 0.2 < chosen.sum() / allowed.sum() < 0.3
     assert scores[chosen].max() < scores[allowed].max() and scores[chosen].min() > np.median(scores[allowed])
 
@@ -123,18 +129,20 @@ def test_semi_hard_keeps_to_its_band(store):
 def test_cross_video_takes_videos_in_which_nobody_says_the_same(store):
     assert {clip.video_id for clip in draws(strategy(store, "cross_video"), QUERIES[0])} == {"v1", "v3"}
     everywhere = [Query(f"e{n}", f"v{n}", "Same.", ((1.0, 2.0),)) for n in range(4)]
-    made = make_strategy([("cross_video", 1.0)], store, everywhere, HIERARCHY)
-    assert made.draw(everywhere[0], np.random.default_rng(0)).video_id == "v0"  # none is left: at random in its own
+    made = make_strategy([("cross_video", 1.0)], StrategyContext(store, everywhere, HIERARCHY))
+    assert (
+        made.draw(everywhere[0], np.random.default_rng(0), 0.0).video_id == "v0"
+    )  # none is left: at random in its own
 
 
 def test_mined_takes_wrong_answers_but_neither_the_event_nor_its_like(store, answers):
     made = strategy(store, "mined", answers=answers)
-    assert made.places(guarded(QUERIES)["q0"]).tolist() == [222.0]
+    assert made.times(guarded(QUERIES)["q0"]).tolist() == [222.0]
     assert all(clip.window_start_s <= 222 <= clip.window_start_s + 20 for clip in draws(made, QUERIES[0]))
     assert len({clip.window_start_s for clip in draws(made, QUERIES[2])}) > 30  # no answers: at random
     assert read_answers(answers).keys() == {"q0"}
     with pytest.raises(FileNotFoundError, match=r"data\.mined"):
-        strategy(store, "mined", answers="nowhere.jsonl")
+        strategy(store, "mined", answers=Path("nowhere.jsonl"))
 
 
 def test_a_mixture_keeps_to_its_weights(store):
@@ -144,28 +152,70 @@ def test_a_mixture_keeps_to_its_weights(store):
 
 
 def test_nothing_but_look_alikes_is_drawn_at_random(store, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_ALIKE", -1.0)
+    monkeypatch.setattr(frame_grid, "LOOK_ALIKE", -1.0)
     made = strategy(store, "hard")
-    assert not len(made.places(guarded(QUERIES)["q0"]))
+    assert not len(made.times(guarded(QUERIES)["q0"]))
     assert len({clip.window_start_s for clip in draws(made, QUERIES[0])}) > 30
-
-
-def test_frames_are_read_once(store, monkeypatch):
-    frames = Frames(store, HIERARCHY)
-    times, unit = frames.grid("v1")
-    np.testing.assert_allclose(np.linalg.norm(unit.astype(np.float32), axis=1), 1, atol=1e-2)
-    assert len(times) == len(unit) == 1000 and times[1] == 0.5
-    monkeypatch.setattr(FeatureStore, "read", None)
-    assert frames.grid("v1")[1] is unit
-
-
-def test_spread_keeps_the_first_and_the_distance():
-    assert spread(np.array([5.0, 7.0, 20.0, 11.0, 29.0]), 10).tolist() == [5.0, 20.0]
-    assert len(spread(np.arange(0, 1000, 10.0), 10)) == module.TOP
 
 
 @pytest.mark.parametrize("name", ["hard", "semi_hard", "cross_video", "mined"])
 def test_pipelines_are_restored_at_every_step(store, answers, name):
-    data = [DataSet(store, QUERIES, strategy(store, name, answers=answers))]
-    make = lambda: clip_stream(data, HIERARCHY, PROMPTS, batch_size=2, seed=1, num_epochs=1, questions_per_window=2)
-    grain.experimental.assert_equal_output_after_checkpoint(join([[make()]], read_threads=2, prefetch=2).batches)
+    splits = [TrainSplit(store, QUERIES, strategy(store, name, answers=answers))]
+    stream = clip_stream(splits, HIERARCHY, PROMPTS, ClipKind(questions=2), Batching(2, seed=1, num_epochs=1))
+    grain.experimental.assert_equal_output_after_checkpoint(join([[stream]], read_threads=2, prefetch=2).batches)
+
+
+def test_a_strategy_is_found_by_its_file(tmp_path, monkeypatch, store):
+    """One more file in the package is one more name in the config and one more strategy, and nothing else changes."""
+    (tmp_path / "first.py").write_text(
+        "from revision_jax.data.batches.sampling import Clip\n"
+        "from revision_jax.data.batches.strategy import Strategy\n"
+        "class First(Strategy):\n"
+        "    name = 'first'\n"
+        "    for_groups = False\n"
+        "    @classmethod\n"
+        "    def make(cls, context):\n"
+        "        return cls()\n"
+        "    def draw(self, query, rng, near_miss_fraction):\n"
+        "        return Clip(query.query_id, query.video_id, 0.0, None)\n"
+    )
+    (tmp_path / "other.py").write_text("first = 1\n")
+    monkeypatch.setattr(negatives, "__path__", [*negatives.__path__, str(tmp_path)])
+    assert {"first", "random"} <= set(negatives.strategy_names())
+    assert draws(strategy(store, "first"), QUERIES[0], 1)[0].window_start_s == 0.0
+    with pytest.raises(ValueError, match=r"other\.py: found 0 classes with name = 'other'"):
+        negatives.find_strategy("other")
+
+
+def test_every_strategy_says_what_it_needs(store):
+    assert {name for name in negatives.strategy_names() if not negatives.find_strategy(name).for_groups} == {
+        "cross_video"
+    }
+    assert all(issubclass(negatives.find_strategy(name), Strategy) for name in negatives.strategy_names())
+    bare = StrategyContext(store, QUERIES, HIERARCHY)
+    for name, lacking in (("hard", "an encoder"), ("semi_hard", "an encoder"), ("mined", r"data\.mined")):
+        with pytest.raises(ValueError, match=f"'{name}' .*{lacking}"):
+            make_strategy([(name, 1.0)], bare)
+    with pytest.raises(ValueError, match="no strategy 'none'; expected one of cross_video, hard"):
+        make_strategy([("none", 1.0)], bare)
+
+
+def test_the_names_are_known_without_loading_a_strategy():
+    code = "import sys; from revision_jax.data.batches.negatives import strategy_names; print(strategy_names())\n"
+    code += "print(any(name in sys.modules for name in ('jax', 'numpy')))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "semi_hard" in shown and shown.endswith("False\n")
+
+
+def test_near_misses_are_as_many_as_the_stream_asks_where_a_strategy_draws_at_random(store, monkeypatch):
+    """The share belongs to the draw: clips and groups of one strategy may have different ones."""
+    monkeypatch.setattr(frame_grid, "LOOK_ALIKE", -1.0)  # nothing is left for `hard`: it draws at random
+    query = Query("q", "v1", "A cat sits.", ((50.0, 54.0),), ((300.0, 304.0),))
+    made = make_strategy([("hard", 1.0)], StrategyContext(store, [query], HIERARCHY, encode))
+    share = lambda fraction: np.mean(
+        [
+            clip.window_start_s <= 300 and clip.window_start_s + 20 >= 304
+            for clip in (made.draw(query, np.random.default_rng(n), fraction) for n in range(200))
+        ]
+    )
+    assert share(1.0) == 1.0 and share(0.0) < 0.15

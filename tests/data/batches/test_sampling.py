@@ -1,4 +1,4 @@
-"""Clips: where windows may lie, by brute force over many draws."""
+"""Clips and groups: where windows may lie, by brute force over many draws."""
 
 import numpy as np
 import pytest
@@ -92,40 +92,15 @@ def test_no_room_and_short_videos():
     assert short.window_start_s == 0.0 and short.answer == (3, 9)
 
 
-def companion_queries():
-    spans = {"red": (100.0, 110.0), "blue": (130.0, 140.0), "cut": (155.0, 170.0), "away": (900.0, 910.0)}
-    queries = [Query(name, "v", f"a {name} event", (span,)) for name, span in spans.items()]
-    return [*queries, Query("near", "v", "a near miss", ((500.0, 510.0),), distractors=((120.0, 125.0),))]
-
-
-def test_companions_answer_for_the_window_and_skip_what_its_edge_cuts():
-    queries = companion_queries()
-    clip = sampling.Clip("red", "v", 96.0, (4, 14))  # 96 to 160 s: holds red and blue, cuts "cut"
-    drawn = sampling.Companions(queries, HIERARCHY, 0.5).draw(clip, 3, np.random.default_rng(0))
-    assert {c.query_id: c.answer for c in drawn} == {"blue": (34, 44), "near": None, "away": None}
-    assert all(c.window_start_s == 96.0 for c in drawn)
-
-
-def test_companions_prefer_near_misses_as_often_as_asked():
-    clip = sampling.Clip("red", "v", 96.0, (4, 14))
-    only_near = sampling.Companions(companion_queries(), HIERARCHY, 1.0)
-    drawn = {only_near.draw(clip, 1, np.random.default_rng(i))[0].query_id for i in range(40)}
-    assert drawn == {"blue", "near"}
-
-
-def test_a_video_with_too_few_queries_asks_the_clips_own_again():
-    clip = sampling.Clip("red", "v", 96.0, (4, 14))
-    lonely = sampling.Companions(companion_queries()[:1], HIERARCHY, 0.5)
-    assert lonely.draw(clip, 2, np.random.default_rng(0)) == [clip, clip]
-
-
-def away(query, near_miss_fraction=0.0):
-    return lambda rng: sampling.contrastive(query, rng, HIERARCHY, DURATION, near_miss_fraction)
+def group(query, rng, size, copies, near_miss_fraction=0.0):
+    positive = lambda rng: sampling.positive(query, 0, rng, HIERARCHY, DURATION)
+    negative = lambda rng: sampling.contrastive(query, rng, HIERARCHY, DURATION, near_miss_fraction)
+    return sampling.group(positive, negative, rng, size=size, copies=copies, window_s=64.0)
 
 
 def test_a_group_holds_adjacent_copies_and_contrastive_windows_in_time_order():
     query = Query("q", "v", "s", ((100.0, 110.0), (300.0, 310.0)), ((200.0, 210.0),))
-    make = lambda rng: sampling.group(query, 0, rng, HIERARCHY, DURATION, size=8, copies=(2, 3), negative=away(query))
+    make = lambda rng: group(query, rng, size=8, copies=(2, 3))
     clips = draws(make)
     assert clips[5] == make(np.random.default_rng(5))
     for clip in clips:
@@ -144,10 +119,7 @@ def test_a_group_holds_adjacent_copies_and_contrastive_windows_in_time_order():
 
 def test_near_misses_in_a_group_are_as_many_as_asked():
     query = Query("q", "v", "s", ((100.0, 110.0),), ((300.0, 310.0),))
-    make = lambda rng: sampling.group(
-        query, 0, rng, HIERARCHY, DURATION, size=16, copies=(2,), negative=away(query, 1.0)
-    )
-    clip = make(np.random.default_rng(0))
+    clip = group(query, np.random.default_rng(0), size=16, copies=(2,), near_miss_fraction=1.0)
     others = [start for i, (_, start, _) in enumerate(clip.windows) if not clip.answer[0] <= i < clip.answer[1]]
     assert len(others) == 14 and all(start <= 300 and start + 64 >= 310 for start in others)
 
@@ -168,5 +140,5 @@ def test_a_group_of_videos_holds_the_right_one_once():
 
 def test_a_window_alone_is_asked_for_presence():
     present = sampling.alone(sampling.Clip("q", "v", 30.0, (4, 9)), 64.0)
-    assert present == sampling.GroupClip("q", (("v", 30.0, 94.0),), (0, 1), "sparse")
+    assert present == sampling.Group("q", (("v", 30.0, 94.0),), (0, 1), "sparse")
     assert sampling.alone(sampling.Clip("q", "v", 30.0, None), 64.0).answer is None

@@ -1,6 +1,7 @@
 """Streams over processes: disjoint shards whose union is one stream, whatever the number of hosts before and after."""
 
 import concurrent.futures
+import dataclasses
 import itertools
 import multiprocessing
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 
 from revision_jax.data.annotations.queries import Query
-from revision_jax.data.batches import streams
-from revision_jax.data.batches.clips import DataSet, clip_stream
-from revision_jax.data.batches.streams import Rows, join, make_stream
+from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.streams import Batching, Rows, join, make_stream
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, PromptTemplate
@@ -29,12 +30,12 @@ class Letters:
 
 
 def pipeline(directories, shard=(0, 1), num_epochs=None):
-    """Two kinds in turn, the first a mixture of two data sets: the position must hold for all of them."""
-    data = [DataSet(FeatureStore(path), QUERIES, weight=weight) for path, weight in zip(directories, (3.0, 1.0))]
+    """Two kinds in turn, the first a mixture of two splits: the position must hold for all of them."""
+    splits = [TrainSplit(FeatureStore(path), QUERIES, weight=weight) for path, weight in zip(directories, (3.0, 1.0))]
     prompts = PromptEncoder(Letters(), PromptTemplate(""), 96)
-    options = {"batch_size": BATCH, "seed": 5, "shard": shard, "num_epochs": num_epochs, "places": 2}
-    mixed = clip_stream(data, HIERARCHY, prompts, **options, place=0, questions_per_window=2)
-    single = clip_stream(data[:1], HIERARCHY, prompts, **options, place=1)
+    batching = Batching(BATCH, 5, num_epochs, shard, places=2)
+    mixed = clip_stream(splits, HIERARCHY, prompts, ClipKind(questions=2), batching)
+    single = clip_stream(splits[:1], HIERARCHY, prompts, ClipKind(), dataclasses.replace(batching, place=1))
     return join([[mixed], [single]], read_threads=2, prefetch=2)
 
 
@@ -91,16 +92,18 @@ def test_a_mixture_keeps_to_its_weights_and_names_its_records(directories):
     made = pipeline(directories)
     described = [made.describe_record(2 * record) for record in range(200)]
     assert all(line.startswith("query q") for line in described)
-    data = [DataSet(FeatureStore(path), QUERIES, weight=weight) for path, weight in zip(directories, (3.0, 1.0))]
-    stream = clip_stream(data, HIERARCHY, PromptEncoder(Letters(), PromptTemplate(""), 96), batch_size=4, seed=0)
+    splits = [TrainSplit(FeatureStore(path), QUERIES, weight=weight) for path, weight in zip(directories, (3.0, 1.0))]
+    prompts = PromptEncoder(Letters(), PromptTemplate(""), 96)
+    stream = clip_stream(splits, HIERARCHY, prompts, ClipKind(), Batching(4, seed=0))
     taken = [stream.describe_record.clips[record][0] for record in range(400)]
     assert np.mean(taken) == pytest.approx(0.25, abs=0.01)
     assert stream.epoch_batches == 2 * (12 + 12) // 4
 
 
-def test_each_data_set_of_a_mixture_draws_apart(directories):
-    twice = [DataSet(FeatureStore(directories[0]), QUERIES)] * 2
-    stream = clip_stream(twice, HIERARCHY, PromptEncoder(Letters(), PromptTemplate(""), 96), batch_size=4, seed=0)
+def test_each_split_of_a_mixture_draws_apart(directories):
+    twice = [TrainSplit(FeatureStore(directories[0]), QUERIES)] * 2
+    prompts = PromptEncoder(Letters(), PromptTemplate(""), 96)
+    stream = clip_stream(twice, HIERARCHY, prompts, ClipKind(), Batching(4, seed=0))
     drawn = {number: [] for number in range(2)}
     for record in range(48):
         number, clips = stream.describe_record.clips[record]
@@ -132,13 +135,16 @@ def test_features_are_read_into_their_row_of_the_batch():
         video[:] = row
         return {"video": video, "record_id": np.int32(record_id)}
 
-    stream = make_stream(Rows(Drawer(), load), 3, 0, num_epochs=1, shard=(0, 1))
+    stream = make_stream(Rows(Drawer(), load), Batching(3, 0, num_epochs=1))
     batch = stream.batches[0]
     assert batch["video"].shape == (3, 2, 3) and batch["record_id"].tolist() == [0, 1, 2]
     assert given == [False, True, True]
     assert sorted({*batch["video"][:, 0, 0], *stream.batches[1]["video"][:, 0, 0]}) == list(range(6))
 
 
-def test_every_place_and_data_set_has_its_own_seed():
-    seeds = {streams._own_seed(3, place, number) for place in range(3) for number in range(3)}
-    assert len(seeds) == 9 and streams._own_seed(3, 0, 0) == 3
+def test_every_place_and_split_has_its_own_seed():
+    batching = [Batching(4, 3, place=place, places=3) for place in range(3)]
+    seeds = {own.own_seed(number) for own in batching for number in range(3)}
+    assert len(seeds) == 9 and batching[0].own_seed(0) == 3
+    with pytest.raises(ValueError, match="place is 3 of 3 streams"):
+        Batching(4, 3, place=3, places=3)

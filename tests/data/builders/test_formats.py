@@ -12,8 +12,10 @@ import pytest
 
 from revision_jax.data.annotations.gaps import load_gaps
 from revision_jax.data.annotations.queries import load_queries
-from revision_jax.data.batches.clips import make_pipeline
+from revision_jax.data.batches.clips import ClipKind, clip_stream
 from revision_jax.data.batches.query_tokens import StoredQueryTokens
+from revision_jax.data.batches.streams import Batching, join
+from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.annotated import QUERY_TOKENS, Imported, QueryFeatures
 from revision_jax.data.builders.folder import read_queries
 from revision_jax.data.builders.mad import read_cone, read_mad
@@ -75,9 +77,16 @@ def prepare(tmp_path, annotations, features, fps, name="test"):
     return directory, store, load_queries(directory / "queries.jsonl", store.durations)
 
 
+def one_epoch(store, queries, hierarchy, batch_size):
+    """The windows of a split, once each."""
+    batching = Batching(batch_size, seed=2, num_epochs=1)
+    stream = clip_stream([TrainSplit(store, queries)], hierarchy, PROMPTS, ClipKind(), batching)
+    return join([[stream]], read_threads=4, prefetch=8)
+
+
 def check_windows(store, queries, arrays, hierarchy):
     """The windows of an epoch equal those cut from the source arrays by hand."""
-    pipeline = make_pipeline(store, queries, hierarchy, PROMPTS, batch_size=1, seed=2, num_epochs=1)
+    pipeline = one_epoch(store, queries, hierarchy, 1)
     fps, seen = store.manifest.fps, 0
     for batch in pipeline.batches:
         (clip,) = pipeline.describe_record.clips[int(batch["record_id"][0])]
@@ -303,5 +312,5 @@ def test_the_windows_stream_is_restored_at_every_step(tmp_path):
     annotations = read_mad(mad_file(tmp_path, {"m0": 180.0, "m1": 180.0}))
     _, store, queries = prepare(tmp_path, annotations, write_h5(tmp_path / "f.h5", arrays), 5.0)
     hierarchy = Hierarchy(window_s=25.0, num_frames=10)
-    pipeline = make_pipeline(store, queries, hierarchy, PROMPTS, batch_size=3, seed=2, num_epochs=1)
+    pipeline = one_epoch(store, queries, hierarchy, 3)
     grain.experimental.assert_equal_output_after_checkpoint(pipeline.batches)
