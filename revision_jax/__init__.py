@@ -3,11 +3,8 @@
 The public API is `load_run(workdir)`, whose `ground(video, sentences)` gives ranked moments.
 """
 
-from revision_jax import lazy
-
 __version__ = "0.1.0"
 __all__ = ["load_run"]
-lazy.install()
 
 
 def __getattr__(name: str):

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from revision_jax import config as configs
-from revision_jax import verb
-from revision_jax.ahead import compiling
+from revision_jax import lazy, verb
+
+compiling = lazy.module("revision_jax.ahead.compiling")
 
 USAGE = """
 Examples:

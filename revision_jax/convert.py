@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 from revision_jax import config as configs
-from revision_jax import verb
-from revision_jax.report import table
-from revision_jax.runs import converting
+from revision_jax import lazy, verb
+
+converting = lazy.module("revision_jax.runs.converting")
+table = lazy.module("revision_jax.report.table")
 
 USAGE = """
 A config can name many PyTorch files as they are: base.llm and base.clip a Hugging Face directory (safetensors or .bin),

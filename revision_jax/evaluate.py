@@ -4,12 +4,13 @@ import argparse
 import sys
 
 from revision_jax import config as configs
-from revision_jax import verb
-from revision_jax.evaluation import evaluate as evaluation
+from revision_jax import lazy, verb
 from revision_jax.evaluation.options import Options
 from revision_jax.evaluation.protocols import PROTOCOLS
-from revision_jax.parallel import multihost
-from revision_jax.runs import run as runs
+
+evaluation = lazy.module("revision_jax.evaluation.evaluate")
+multihost = lazy.module("revision_jax.parallel.multihost")
+runs = lazy.module("revision_jax.runs.run")
 
 USAGE = """
 A run is scored by what its stage learned. A run that answers a search (stages dense, long, unified) answers the queries

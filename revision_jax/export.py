@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from revision_jax import verb
-from revision_jax.report import table
-from revision_jax.runs import exporting
+from revision_jax import lazy, verb
+
+exporting = lazy.module("revision_jax.runs.exporting")
+table = lazy.module("revision_jax.report.table")
 
 USAGE = """
 Formats:

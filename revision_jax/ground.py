@@ -7,10 +7,12 @@ from pathlib import Path
 
 import rich.console
 
-from revision_jax import prompts, verb
-from revision_jax.data.video import frames
-from revision_jax.runs import answers
-from revision_jax.runs import run as runs
+from revision_jax import lazy, verb
+
+answers = lazy.module("revision_jax.runs.answers")
+frames = lazy.module("revision_jax.data.video.frames")
+prompts = lazy.module("revision_jax.prompts")
+runs = lazy.module("revision_jax.runs.run")
 
 USAGE = """
 Examples:

@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from revision_jax import verb
+from revision_jax import lazy, verb
 from revision_jax.data.builders.datasets import DATA_SETS, DataSet
-from revision_jax.preparation import commands
+
+commands = lazy.module("revision_jax.preparation.commands")
 
 USAGE = """
 Examples:

@@ -8,11 +8,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax import verb
-from revision_jax.evaluation import evaluate as evaluation
-from revision_jax.parallel import multihost
-from revision_jax.runs import run as runs
-from revision_jax.runs import training
+from revision_jax import lazy, verb
+
+evaluation = lazy.module("revision_jax.evaluation.evaluate")
+multihost = lazy.module("revision_jax.parallel.multihost")
+runs = lazy.module("revision_jax.runs.run")
+training = lazy.module("revision_jax.runs.training")
 
 log = logging.getLogger("revision_jax.train")  # `__name__` is `__main__` for the verb
 USAGE = """

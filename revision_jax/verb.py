@@ -9,9 +9,13 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import checkpoint
-from revision_jax.parallel import multihost
-from revision_jax.training import loop, preemption
+from revision_jax import lazy
+
+checkpoint = lazy.module("revision_jax.checkpoint")
+loop = lazy.module("revision_jax.training.loop")
+multihost = lazy.module("revision_jax.parallel.multihost")
+preemption = lazy.module("revision_jax.training.preemption")
+
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 FLAGS = {"config": "", "search": "search.", "mesh": "mesh.", "model": "model."}  # `--search.beam 4` sets search.beam

@@ -70,10 +70,9 @@ class Chain:
 def chain(tmp_path_factory):
     from tiny_base import chain_config, make_base
 
-    from revision_jax.parallel.mesh import make_mesh
+    from revision_jax.runs.run import Run
     from revision_jax.runs.splits import prepare_data
-    from revision_jax.runs.tasks import make_task
-    from revision_jax.training import loop
+    from revision_jax.runs.training import train
 
     folder = tmp_path_factory.mktemp("chain")
     # As wide as the text tower of CLIP: the sparse adapter reads both.
@@ -82,8 +81,19 @@ def chain(tmp_path_factory):
     dense = config("configs/stage1.py")
     directories = dict(prepare_data(dense))
     for name, stage in (("dense", dense), ("sparse", config("configs/stage1_sparse.py"))):
-        loop.run(stage, folder / name, make_task(stage, directories["train"], make_mesh(**stage.mesh)))
+        train(Run(stage, folder / name), directories)
     return Chain(folder, directories, config)
+
+
+@pytest.fixture(scope="session")
+def long_run(chain):
+    """The work folder of a run of stage 2 on the chain's, whose LoRA differs from its dense run's; do not change it."""
+    from revision_jax.runs.run import Run
+    from revision_jax.runs.training import train
+
+    config = chain.config("configs/stage2.py", train__learning_rate=1e-2, search__depth=3)
+    train(Run(config, chain.folder / "long"), chain.directories)
+    return chain.folder / "long"
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_help_teaches_and_is_quick(tmp_path):
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("revision_jax.runs.splits.check_files", lambda config: None)
+    monkeypatch.setattr("revision_jax.runs.training.check_files", lambda *_: None)
     assert train.main([*argv, "--workdir", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -71,7 +71,7 @@ def same_command(trained_run, tmp_path):
 def test_a_run_ends_with_an_evaluation(trained_run):
     folder, metrics = trained_run.workdir, trained_run.metrics
     assert json.loads((folder / "eval/metrics.json").read_text()) == metrics
-    assert metrics["compilations"]["train_step"] == 1
+    assert metrics["compilations"]["train_step"] == {"programs": 1, "shapes": 1}
     search = metrics["compilations"]["search"]
     assert search["programs"] == search["shapes"] > 0
     assert metrics["before"] and metrics["methods"].keys() >= metrics["before"].keys()
@@ -84,12 +84,12 @@ def test_the_same_command_again_trains_nothing_and_keeps_the_counters(trained_ru
     assert train.main(argv) == 0
     assert (folder / "metrics.jsonl").read_text() == (trained_run.workdir / "metrics.jsonl").read_text()
     again = json.loads((folder / "eval/metrics.json").read_text())
-    assert again["compilations"]["train_step"] == 1
+    assert again["compilations"]["train_step"] == {"programs": 1, "shapes": 1}
     assert again["methods"].keys() == trained_run.metrics["methods"].keys()
 
 
 def test_another_config_is_refused_before_the_data(same_command, capsys, monkeypatch):
     _, argv = same_command
-    monkeypatch.setattr("revision_jax.runs.splits.prepare_data", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr("revision_jax.runs.training.prepare_data", lambda *a, **k: pytest.fail("too late"))
     assert train.main([*argv, "--config.seed=5"]) == 2
     assert "seed: 0 there, 5 now" in capsys.readouterr().err

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from revision_jax.checkpoint import config_changes
 from revision_jax.config import ConfigError, load_json, save_json
@@ -81,6 +80,8 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter  # it imports PyTorch where that is installed, which takes seconds
+
         self._writes = jax.process_index() == 0
         if not self._writes:
             return

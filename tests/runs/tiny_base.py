@@ -6,7 +6,6 @@ from pathlib import Path
 from flax import nnx
 
 from revision_jax import config as configs
-from revision_jax.config_rules import STAGE_NEEDS
 from revision_jax.interop.adapter import save_projector
 from revision_jax.interop.clip import save_clip
 from revision_jax.interop.llama import save_llama
@@ -14,6 +13,7 @@ from revision_jax.models.adapter import DenseAdapter
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.pretrain.tokenizer import make_tokenizer
+from revision_jax.runs.stage import stage_of
 
 PATHS = {"llm": "llm", "clip": "clip", "projector": "projector.safetensors"}
 SMALL = {
@@ -111,8 +111,8 @@ def chain_config(spec: str, folder: Path, **changes):
     """A tiny config of any stage over `folder/base`, `folder/data` and the runs `folder/dense` and `folder/sparse`."""
     config = configs.load(spec)
     overrides = overrides_of(folder / "base", folder / "data") | GROUPS
-    overrides |= {f"init.{before}": str(folder / before) for before in STAGE_NEEDS[config.stage]}
-    if config.stage == "align":
+    overrides |= {f"init.{before}": str(folder / before) for before in stage_of(config).needs}
+    if "projector" in stage_of(config).draws:
         overrides["base.projector"] = ""
     return configs.load(spec, overrides | {key.replace("__", "."): value for key, value in changes.items()})
 
