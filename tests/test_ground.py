@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import revision_jax
-from revision_jax import ground
+from revision_jax import ground, load_run
 from revision_jax.data.video.frames import read_frames, write_video
 
 SENTENCE = "a red circle moves to the left"
@@ -46,7 +46,8 @@ def test_prints_moments_or_that_there_are_none(trained_run, capfd):
     out, err = capfd.readouterr()
     assert err == ""
     blocks = out.strip().split("\n\n")
-    assert [block.splitlines()[0] for block in blocks] == [SENTENCE, "a blue star spins"]
+    assert [block.splitlines()[0] for block in blocks[:2]] == [SENTENCE, "a blue star spins"]
+    assert re.fullmatch(r"depth 1: 100 % of the dense windows asked, [\d,]+ tokens a query .*, \d+\.\d s", blocks.pop())
     moment = r"  \d+\. 0:0[0-2]:\d\d - 0:0[0-2]:\d\d   confidence \d+\.\d\d"
     for line in [line for block in blocks for line in block.splitlines()[1:]]:
         assert re.fullmatch(moment, line) or line.startswith("  not in this video"), line
@@ -66,14 +67,12 @@ def test_json_and_files_of_queries(trained_run, videos, tmp_path, capfd):
 
 
 def test_the_python_api_gives_the_same(trained_run, monkeypatch, tmp_path):
-    results = ground.ground(trained_run.video, [SENTENCE, "a blue star spins"], trained_run.workdir)
+    results = load_run(trained_run.workdir).ground(trained_run.video, [SENTENCE, "a blue star spins"])
     # The newest run under ./runs is the default.
     monkeypatch.chdir(trained_run.workdir.parents[1])
-    from revision_jax.api import load_run
-
     run = load_run()
-    assert run.threshold == trained_run.metrics["calibration"]["depth1"]["threshold"]
     one = run.ground(run.encode(trained_run.video), SENTENCE)[0]
+    assert one.threshold == trained_run.metrics["calibration"]["depth1"]["threshold"]
     assert one.sentence == SENTENCE and one.present == results[0].present
     np.testing.assert_allclose(one.moments, results[0].moments, rtol=1e-5)
 
@@ -83,7 +82,7 @@ def test_agrees_with_the_evaluation(trained_run):
     lines = (trained_run.workdir / "eval/predictions.jsonl").read_text().splitlines()
     of_video = [row for row in map(json.loads, lines) if row.get("video_id") == trained_run.video.stem]
     rows = [row for row in of_video if "query_id" in row and row["method"] == "depth1"]
-    results = ground.ground(trained_run.video, [row["sentence"] for row in rows], trained_run.workdir)
+    results = load_run(trained_run.workdir).ground(trained_run.video, [row["sentence"] for row in rows])
     assert sum(len(result.moments) for result in results) > 0
     for row, result in zip(rows, results):
         np.testing.assert_allclose(result.moments, np.reshape(row["moments"], (-1, 3)), rtol=1e-3, atol=1e-3)
@@ -127,7 +126,7 @@ def test_without_a_run_it_says_how_to_make_one(trained_run, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert ground.main([str(trained_run.video), SENTENCE]) == 2
     err = capfd.readouterr().err
-    assert "no trained run under runs/" in err and "python -m revision_jax.train --config configs/stage1.py" in err
+    assert "no trained run under runs/ that can answer" in err and "python -m revision_jax.train --config configs/stage1.py" in err
     shutil.copytree(trained_run.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     assert ground.main([str(trained_run.video), SENTENCE, "--workdir", "run"]) == 2
     assert "holds no trained run" in capfd.readouterr().err
