@@ -4,22 +4,15 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import jax
 import pytest
-from flax import nnx
-from ml_collections import ConfigDict
 
 from revision_jax import evaluate
-from revision_jax.models.adapter import SparseAdapter
-from revision_jax.models.grounder import Grounder
-from revision_jax.parallel.mesh import make_mesh
+from revision_jax.evaluation.evaluate import evaluate as evaluate_run
+from revision_jax.evaluation.options import Options
 from revision_jax.report.table import level_rows, print_table
-from revision_jax.runs.grounder import restore_grounder
+from revision_jax.runs.run import Run
 from revision_jax.search.clip_baseline import ClipRetrieval
 from revision_jax.search.searcher import Searcher
 
@@ -65,7 +58,7 @@ def test_metrics_hold_everything(trained_run):
 
 def test_programs_compile_once_a_shape(trained_run):
     compilations = trained_run.metrics["compilations"]
-    assert compilations["train_step"] == 1
+    assert compilations["train_step"] == {"programs": 1, "shapes": 1}
     # Both depths, after and before training, val and test: one program for each depth.
     assert compilations["search"] == {"programs": 2, "shapes": 2}
 
@@ -102,7 +95,7 @@ def test_a_killed_evaluation_goes_on(trained_run, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Searcher, "search", dies)
-        evaluate.evaluate_run(workdir)
+        evaluate_run(Run.load(workdir))
     assert not (workdir / "eval/metrics.json").exists() and not (workdir / "eval/calibration.json").exists()
 
     def counts(self, *args, **kwargs):
@@ -110,7 +103,7 @@ def test_a_killed_evaluation_goes_on(trained_run, tmp_path, monkeypatch):
         return search(self, *args, **kwargs)
 
     monkeypatch.setattr(Searcher, "search", counts)
-    metrics = evaluate.evaluate_run(workdir)
+    metrics = evaluate_run(Run.load(workdir))
     # 2 models x 2 splits x 2 videos x 2 depths, none of them twice.
     assert len(searched) == 16
     assert _scores(metrics) == _scores(trained_run.metrics)
@@ -119,15 +112,15 @@ def test_a_killed_evaluation_goes_on(trained_run, tmp_path, monkeypatch):
 def test_a_finished_evaluation_searches_nothing_again(trained_run, tmp_path, monkeypatch):
     workdir = _copy(trained_run, tmp_path)
     monkeypatch.delattr(Searcher, "search")
-    metrics = evaluate.evaluate_run(workdir)
+    metrics = evaluate_run(Run.load(workdir))
     assert _scores(metrics) == _scores(trained_run.metrics)
-    assert metrics["compilations"]["train_step"] == 1
+    assert metrics["compilations"]["train_step"] == {"programs": 1, "shapes": 1}
 
 
 def test_another_split_has_its_own_files(trained_run, tmp_path, monkeypatch):
     workdir = _copy(trained_run, tmp_path)
     before = (workdir / "eval/metrics.json").read_bytes()
-    metrics = evaluate.evaluate_run(workdir, "val")
+    metrics = evaluate_run(Run.load(workdir), Options(split="val"))
     assert metrics["split"] == "val"
     assert (workdir / "eval/metrics_val.json").exists() and (workdir / "eval/report_val.html").exists()
     assert (workdir / "eval/metrics.json").read_bytes() == before
@@ -142,9 +135,9 @@ def test_a_query_that_cannot_be_asked_is_a_miss(trained_run, tmp_path, monkeypat
     broken = next(row for row in rows if row["moments"])
     broken["sentence"] = "a red circle " * 40
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("revision_jax.runs.splits.prepare_data", lambda *_, **__: directories)
+    monkeypatch.setattr("revision_jax.runs.run.prepare_data", lambda *_, **__: directories)
     workdir = _copy(trained_run, tmp_path)
-    metrics = evaluate.evaluate_run(workdir)
+    metrics = evaluate_run(Run.load(workdir))
     assert metrics["methods"]["depth1"]["failed"] == 1 and metrics["methods"]["clip"]["failed"] == 0
     assert metrics["queries"] == trained_run.metrics["queries"]
     lines = [json.loads(line) for line in (workdir / "eval/predictions.jsonl").read_text().splitlines()]
@@ -158,53 +151,38 @@ def test_clip_is_scored_with_the_variant_chosen_on_val(trained_run):
     assert math.isfinite(chosen["threshold"])
 
 
-def test_help_teaches_and_is_quick(tmp_path):
-    start = time.perf_counter()
-    code = "import sys; from revision_jax.evaluate import main\n"
-    code += "try: main(['--help'])\nfinally: print('jax' in sys.modules, 'transformers' in sys.modules)"
-    env = {"PYTHONPATH": str(Path(evaluate.__file__).parents[1]), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.endswith("False False\n")
-    for word in ("Examples:", "--workdir runs/", "calibration.json", "continues"):
-        assert word in done.stdout
-    assert time.perf_counter() - start < 30
+def test_each_split_by_itself_keeps_its_answers(trained_run, tmp_path, monkeypatch):
+    """val, test, val: nothing of the first is asked again."""
+    workdir = _copy(trained_run, tmp_path)
+    shutil.rmtree(workdir / "eval")
+    first = evaluate_run(Run.load(workdir), Options(split="val"))
+    evaluate_run(Run.load(workdir), Options(split="test"))
+    monkeypatch.delattr(Searcher, "search")
+    assert _scores(evaluate_run(Run.load(workdir), Options(split="val"))) == _scores(first)
 
 
 @pytest.fixture(scope="module")
-def with_upper(trained_run, tmp_path_factory):
-    """The run evaluated once more, with random upper levels."""
-    workdir = _copy(trained_run, tmp_path_factory.mktemp("upper"))
-    config, mesh = trained_run.config, make_mesh(**trained_run.config.mesh)
-    grounder, _ = restore_grounder(config, workdir, mesh)
-    sparse = SparseAdapter(12, 16, rngs=nnx.Rngs(5), mlp_width=8, num_heads=2, num_layers=1)
-    upper = Grounder(grounder.llm, sparse=sparse)
-    return workdir, evaluate.evaluate(
-        config, workdir, grounder, directories=trained_run.directories, mesh=mesh, upper=upper
-    )
+def evaluated(long_run):
+    """The run of stage 2 with its metrics: its own questions, and every depth of the search."""
+    return long_run, evaluate_run(Run.load(long_run))
 
 
-def test_what_two_models_share_counts_once_among_the_trained_parameters(trained_run, with_upper):
-    sparse = nnx.state(SparseAdapter(12, 16, rngs=nnx.Rngs(5), mlp_width=8, num_heads=2, num_layers=1))
-    size = sum(array.size for array in jax.tree.leaves(sparse))
-    assert trained_run.metrics["trained_parameters"] > 0
-    assert with_upper[1]["trained_parameters"] == trained_run.metrics["trained_parameters"] + size
-
-
-def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys):
-    workdir, metrics = with_upper
-    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "depth3_rescaled", "fused"}
-    deeper.add("retrieve_then_ground")
+def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluated):
+    _, metrics = evaluated
+    deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "depth3_top_down_rescaled", "depth3_fused"}
+    deeper.add("depth1_retrieve_then_ground")
     assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
-    # What was searched before is neither searched again nor changed.
+    assert metrics["served"] == "depth3" and metrics["stage"] == "long" and metrics["version"] == 4
+    # The dense level is the dense run's own model.
+    alone = evaluate_run(Run.load(chain.folder / "dense"), Options(out="eval-alone", methods=("depth1", "depth0")))
     for method in ("depth1", "depth0"):
-        assert metrics["methods"][method]["recall"] == trained_run.metrics["methods"][method]["recall"]
+        assert metrics["methods"][method]["recall"] == alone["methods"][method]["recall"]
+        assert metrics["methods"][method]["threshold"] == alone["methods"][method]["threshold"]
     assert metrics["methods"]["depth1"]["cost"]["frame_share"] == 100.0
     assert metrics["methods"]["depth1"]["search"] == []
     for method in deeper:
         scores = metrics["methods"][method]
-        levels = scores["search"]
-        levels_of = {"fused": 2, "retrieve_then_ground": 0}
-        uppers = levels_of[method] if method in levels_of else int(method[5]) - 1
+        levels, uppers = scores["search"], int(method[5]) - 1
         assert len(scores["cost"]["levels"]) == uppers and len(levels) == max(uppers, 1)
         assert all(0 <= level["recall"] <= 100 and 0 < level["sent"] <= 100 for level in levels)
         if "bottom_up" in method:
@@ -212,36 +190,50 @@ def test_upper_levels_are_scored_beside_the_rest(trained_run, with_upper, capsys
         else:
             assert levels[-1]["sent"] == scores["cost"]["frame_share"] < 75.0
     assert metrics["compilations"]["search"]["programs"] == metrics["compilations"]["search"]["shapes"]
+
+
+def test_upper_levels_are_told_beside_the_rest(evaluated, capsys):
+    workdir, metrics = evaluated
     headings, rows = level_rows(metrics)
     assert len(rows) == 2 * (1 + 2) + 2 + 2 + 1 and all(len(row) == len(headings) for row in rows)
     page = (workdir / "eval/report.html").read_text()
-    assert "Where the search goes" in page and "depth 3, bottom-up" in page
+    assert "Where the search goes" in page and "depth 3, bottom-up" in page and "Questions of this stage" in page
     print_table(metrics)
-    assert "where the search goes" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "where the search goes" in out and "groups of 5: exact" in out
 
 
-def test_a_finished_search_of_upper_levels_is_kept(with_upper):
-    workdir, metrics = with_upper
+def test_what_two_models_share_counts_once_among_the_trained_parameters(chain, evaluated):
+    config = chain.config("configs/stage2.py")
+    rank, hidden, layers, width, inner = config.lora.rank, 16, 2, 16, config.sparse.mlp_width
+    lora = layers * rank * 2 * hidden  # q_proj alone
+    attention = 4 * width * width + 4 * width
+    layer = attention + 2 * width * inner + inner + width + 4 * width
+    sparse = 2 * width + 2 * config.sparse.num_layers * layer + width * hidden + hidden
+    assert evaluated[1]["trained_parameters"] == 2 * lora + sparse  # two LoRAs that differ, one sparse adapter
+
+
+def test_a_finished_search_of_upper_levels_is_kept(evaluated, monkeypatch):
+    workdir, metrics = evaluated
     rows = [json.loads(line) for line in (workdir / "eval/predictions_upper.jsonl").read_text().splitlines()]
     held = [row["held"] for row in rows if row.get("method") == "depth3" and "held" in row]
     assert len(held) == metrics["present"] and all(len(levels) == 2 for levels in held)
     recall = 100 * sum(levels[-1] for levels in held) / len(held)
     assert recall == pytest.approx(metrics["methods"]["depth3"]["search"][-1]["recall"])
+    monkeypatch.delattr(Searcher, "search")
+    assert _scores(evaluate_run(Run.load(workdir))) == _scores(metrics)
 
 
-def test_upper_levels_must_look_at_the_same_windows(trained_run):
-    other = ConfigDict(trained_run.config.to_dict())
-    with pytest.raises(ValueError, match="--upper is a run of stage 'dense'; expected one of long, unified"):
-        evaluate.check_same(trained_run.config, other, "there")
-    other.stage = "long"
-    evaluate.check_same(trained_run.config, other, "there")
-    other.hierarchy.window_s = 32.0
-    with pytest.raises(
-        ValueError, match=r"--upper there differ; expected the same:\n  hierarchy.window_s: 16.0 and 32.0"
-    ):
-        evaluate.check_same(trained_run.config, other, "there")
+def test_a_predecessor_that_is_gone_is_one_clear_line(chain, long_run, tmp_path, capsys):
+    workdir = Path(shutil.copytree(long_run, tmp_path / "long"))
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace(str(chain.folder / "dense"), str(tmp_path / "gone")))
+    assert evaluate.main(["--workdir", str(workdir)]) == 2
+    err = capsys.readouterr().err
+    assert f"init.dense: no trained run at {tmp_path}/gone; make it with" in err
+    assert "python -m revision_jax.train --config configs/stage1.py" in err
 
 
 def test_no_run_is_one_clear_line(tmp_path, capsys):
     assert evaluate.main(["--workdir", str(tmp_path / "nothing")]) == 2
-    assert "expected the work folder of a training run" in capsys.readouterr().err
+    assert "holds no trained run" in capsys.readouterr().err

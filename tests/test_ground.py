@@ -126,7 +126,8 @@ def test_without_a_run_it_says_how_to_make_one(trained_run, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert ground.main([str(trained_run.video), SENTENCE]) == 2
     err = capfd.readouterr().err
-    assert "no trained run under runs/ that can answer" in err and "python -m revision_jax.train --config configs/stage1.py" in err
+    assert "no trained run under runs/ that can answer" in err
+    assert "python -m revision_jax.train --config configs/stage1.py" in err
     shutil.copytree(trained_run.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     assert ground.main([str(trained_run.video), SENTENCE, "--workdir", "run"]) == 2
     assert "holds no trained run" in capfd.readouterr().err

@@ -1,10 +1,9 @@
 import json
 
 import numpy as np
-import pytest
 
 from revision_jax.data.annotations.queries import Query
-from revision_jax.evaluation.predictions import Prediction, PredictionLog, read_json, write_json
+from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 
 QUERIES = [Query(f"q{i}", "v", f"event {i}", ((1.0, 2.0),) if i else ()) for i in range(3)]
@@ -52,11 +51,3 @@ def test_another_model_starts_a_new_file(tmp_path):
     PredictionLog(path, "a").append("depth1", QUERIES, ANSWERS, Cost())
     assert PredictionLog(path, "b").get("depth1", "v") is None
     assert len(path.read_text().splitlines()) == 1
-
-
-def test_json_holds_no_nan(tmp_path):
-    write_json(tmp_path / "m.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": np.float64(2)}})
-    assert read_json(tmp_path / "m.json") == {"a": None, "b": [1.5, None], "c": {"d": 2.0}}
-    assert read_json(tmp_path / "none.json") is None
-    with pytest.raises(FileNotFoundError):
-        (tmp_path / "m.json.tmp").read_text()

@@ -1,68 +1,102 @@
-"""A stage's own questions on held-out windows: asked, answered greedily, scored, written."""
+"""A stage's own questions on held-out rows: asked, answered greedily, logged, scored."""
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from tiny_base import chain_config, make_base
 
-from revision_jax.evaluation import questions as held_out
-from revision_jax.parallel.mesh import make_mesh
+from revision_jax.data.batches.groups import GroupKind, make_group_drawer
+from revision_jax.evaluation import captions, questions
+from revision_jax.evaluation.evaluate import evaluate
+from revision_jax.evaluation.options import Options
 from revision_jax.prompts import AnswerGrammar, group_answers
-from revision_jax.runs import grounder as parts
-from revision_jax.runs.splits import open_split, prepare_data
-from revision_jax.runs.tasks import make_loader
+from revision_jax.runs.batches import make_loader
+from revision_jax.runs.run import Run
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Tiny parts; predecessors are not needed to ask an untrained model."""
-    folder = tmp_path_factory.mktemp("held_out")
+def align_run(tmp_path_factory):
+    """A run of the align stage, trained a little."""
+    from revision_jax.runs.splits import prepare_data
+    from revision_jax.runs.training import train
+
+    folder = tmp_path_factory.mktemp("align")
     make_base(folder / "base")
-    return folder
+    config = chain_config("configs/align.py", folder, train__steps=2, eval__before=True)
+    train(Run(config, folder / "run"), dict(prepare_data(config)))
+    return folder / "run"
 
 
-def prepared(place, monkeypatch, spec):
-    monkeypatch.setattr(parts, "missing_predecessors", lambda config: [])
-    monkeypatch.setattr(parts, "predecessor_prints", lambda config: {})
-    monkeypatch.setattr(parts, "trained_before", lambda *_: {})
-    config = chain_config(spec, place)
-    mesh = make_mesh(devices=jax.devices()[:1])
-    return config, mesh, prepare_data(config, mesh, splits=("train", "val")), parts.load_grounder(config, mesh)
+def workdir_of(stage, chain, long_run, align_run):
+    return {"sparse": chain.folder / "sparse", "long": long_run, "align": align_run}[stage]
 
 
 @pytest.mark.parametrize(
-    "spec, told",
+    "stage, told",
     [
-        ("configs/stage1_sparse.py", ["val: accuracy", "near miss", "before training"]),
-        ("configs/stage2.py", ["val, groups of 5: exact", "val, groups of 4", "hit rate"]),
-        ("configs/align.py", ["val: token accuracy", "captions"]),
+        ("sparse", ["presence: accuracy", "presence: near miss, right"]),
+        ("align", ["captions: token accuracy", "captions: loss"]),
     ],
 )
-def test_every_stage_is_asked_told_and_written(place, monkeypatch, tmp_path, capsys, spec, told):
-    config, mesh, directories, grounder = prepared(place, monkeypatch, spec)
-    monkeypatch.setattr(held_out, "CAPTIONS", 5)
-    counters = {"programs": 1, "shapes": 1}
-    options = {"directories": {"val": directories["val"]}, "mesh": mesh, "steps": 4}
-    metrics = held_out.evaluate_held_out(config, tmp_path, grounder, **options, before=grounder, compilations=counters)
+def test_every_stage_is_asked_told_and_written(stage, told, chain, long_run, align_run, monkeypatch, capsys):
+    monkeypatch.setattr(captions, "CAPTIONS", 5)
+    workdir = workdir_of(stage, chain, long_run, align_run)
+    counted = {"programs": 1, "shapes": 1}
+    metrics = evaluate(Run.load(workdir, {"eval.max_rows": 6}), Options(out="eval-asked"), compilations=counted)
     printed = capsys.readouterr().out
-    assert all(text in printed for text in told)
-    written = json.loads((tmp_path / "eval/metrics.json").read_text())
-    assert written["stage"] == config.stage and written["compilations"]["train_step"] == counters
-    assert metrics["scores"]["val"] == metrics["scores"]["val, before training"]  # the same questions, the same model
-    again = held_out.evaluate_held_out(config, tmp_path, grounder, **options, compilations={"programs": 0, "shapes": 0})
-    assert again["compilations"]["train_step"] == counters and again["scores"]["val"] == metrics["scores"]["val"]
+    assert all(text in printed for text in told), printed
+    written = json.loads((workdir / "eval-asked/metrics.json").read_text())
+    assert written["stage"] == stage and written["compilations"]["train_step"] == counted
+    assert written["methods"] == {} and written["trained_parameters"] > 0
+    # Asked again, everything is in the log; the counters of the first time stand.
+    monkeypatch.setattr(questions, "batches_of", lambda *_: pytest.fail("asked twice"))
+    monkeypatch.setattr(captions, "batches_of", lambda *_: pytest.fail("asked twice"))
+    nothing = {"programs": 0, "shapes": 0}
+    again = evaluate(Run.load(workdir, {"eval.max_rows": 6}), Options(out="eval-asked"), compilations=nothing)
+    assert again["questions"] == metrics["questions"] and again["compilations"]["train_step"] == counted
+    assert (workdir / "eval-asked/report.html").is_file()
 
 
-def test_greedy_answers_are_those_of_one_question_read_token_by_token(place, monkeypatch):
-    config, mesh, directories, grounder = prepared(place, monkeypatch, "configs/stage2.py")
-    store, queries = open_split(config, directories["train"], grounder.visual_width)
-    loader = make_loader(config, store, queries, parts.make_prompt_encoder(config), mesh)
-    drawer = held_out.make_group_drawer(loader, queries, 4, held_out.GroupKind(copies=(2,)))
-    clips = held_out._draw(drawer, 0)[:3]
+def test_a_killed_one_goes_on_row_by_row(chain, monkeypatch):
+    """Stopped after each batch in turn: nothing is asked twice, the scores are the same."""
+    workdir, asked = chain.folder / "sparse", []
+    load = lambda: Run.load(workdir, {"eval.max_rows": 5, "eval.before": False})
+    answer = questions.Answerer.__call__
+    whole = evaluate(load(), Options(out="eval-whole"))["questions"]
+
+    def dies(self, grounder, clips):
+        if len(asked) in (1, 3):
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(clips))
+        return answer(self, grounder, clips)
+
+    monkeypatch.setattr(questions.Answerer, "__call__", dies)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(load(), Options(out="eval-killed"))
+        path = workdir / "eval-killed/questions.jsonl"
+        path.write_text(path.read_text() + '{"question": "pres')  # cut short
+    assert evaluate(load(), Options(out="eval-killed"))["questions"] == whole
+    assert sum(asked) == 5  # each row once
+
+
+def test_rows_are_drawn_by_seed():
+    assert questions.some_of(4, 10, 0) == [0, 1, 2, 3]
+    drawn = questions.some_of(1000, 10, 0)
+    assert drawn == sorted(set(drawn)) and len(drawn) == 10 and drawn == questions.some_of(1000, 10, 0)
+    assert drawn != questions.some_of(1000, 10, 1)
+
+
+def test_greedy_answers_are_those_of_one_question_read_token_by_token(long_run):
+    run = Run.load(long_run)
+    grounder, split = run.grounder("trained"), run.split("val")
+    loader = make_loader(run.config, split.store, split.all_queries, run.prompts, run.mesh)
+    drawer = make_group_drawer(loader, split.all_queries, 4, GroupKind(copies=(2,)))
+    clips = questions._draw(drawer, run)[:3]
     grammar = AnswerGrammar.compile(loader.prompts, group_answers(4))
-    answers = held_out.Answerer(loader, grammar, 2, mesh)(grounder, clips)  # a batch of 2, and one filled up
+    answers = questions.Answerer(loader, grammar, run)(grounder, clips)  # a batch of 2, and one filled up
     for clip, answer in zip(clips, answers, strict=True):
         record = loader((0, clip))
         tokens = record["tokens"][: np.argmax(record["loss_mask"])].tolist()
