@@ -153,7 +153,7 @@ def test_a_training_reads_the_splits_that_it_uses_alone(chain):
 
 def test_what_is_missing_or_does_not_fit_is_told_before_the_data(chain, tmp_path):
     config = chain.config("configs/stage1_sparse.py", base__clip=str(tmp_path), init__dense=str(tmp_path / "dense"))
-    with pytest.raises(ConfigError, match="(?s)init.dense: no trained run at .*; make it with"):
+    with pytest.raises(ConfigError, match=r"(?s)init.dense: no trained run at .*; make it with"):
         check_early(Run(config, tmp_path / "run"))
     (tmp_path / "used/checkpoints/2").mkdir(parents=True)
     shutil.copy(chain.folder / "dense/config.json", tmp_path / "used")
