@@ -92,6 +92,11 @@ def _hashed_once(file: Path, size: int, mtime_ns: int) -> str:
     return _hashed(file)
 
 
+def finished_steps(directory: str | Path) -> list[int]:
+    """The steps whose checkpoints are whole, in order; a write that a kill cut short has another name."""
+    return sorted(int(path.name) for path in Path(directory).glob("*") if path.name.isdigit())
+
+
 def fingerprint_trained(directory: str | Path, step: int | None = None) -> str:
     """sha256 over the trained parameters of one step in a run's checkpoints.
 
@@ -102,7 +107,7 @@ def fingerprint_trained(directory: str | Path, step: int | None = None) -> str:
     Raises:
       FileNotFoundError: there is no such finished step.
     """
-    steps = sorted(int(path.name) for path in Path(directory).glob("*") if path.name.isdigit())
+    steps = finished_steps(directory)
     if not steps or step not in (None, *steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise FileNotFoundError(f"no {wanted} in {directory}; expected those of a trained run.")
@@ -257,7 +262,10 @@ class Checkpoints:
         if step is None:
             raise CheckpointError(f"{self.directory} holds no checkpoint; train first.")
         if best and (step := self.best_step()) is None:
-            raise CheckpointError(f"{self.directory} holds no checkpoint with a validation loss; take the newest one.")
+            raise CheckpointError(
+                f"{self.directory} holds no checkpoint with a validation loss, which train.keep_best chooses by; give "
+                "train.keep_best=false, or train on with train.eval_every."
+            )
         self._check(step, params)
         with self._explained(f"restore step {step} from"):
             got = self._manager.restore(step, args=ocp.args.Composite(params=_restore_as(params)))

@@ -34,5 +34,5 @@ def read_json(path: Path) -> Any | None:
     """What `write_json` wrote, or None where there is nothing readable."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None

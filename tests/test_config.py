@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from revision_jax import config as configs
+from revision_jax import verb
 from revision_jax.config import ConfigError
 
 REPO = Path(configs.__file__).parents[1]
@@ -150,14 +151,26 @@ def test_paths(monkeypatch, tmp_path):
 
 def test_flags():
     parser = argparse.ArgumentParser()
-    configs.add_arguments(parser)
+    verb.add_config(parser, configs.DEFAULT)
     argv = ["--config.seed=3", "--config", "c.py:mad", "--config.data.dir", "x"]
-    args, overrides = configs.parse(parser, argv)
-    assert args.config == "c.py:mad" and overrides == ["seed=3", "data.dir=x"]
-    for wrong in (["--nope"], ["--config.seed"]):
+    args = verb.parse(parser, argv, ["config"])
+    assert args.config == "c.py:mad" and args.fields == {"seed": "3", "data.dir": "x"}
+    for wrong in (["--nope"], ["--config.seed"], ["--search.beam=2"]):
         with pytest.raises(SystemExit) as stop:
-            configs.parse(parser, wrong)
+            verb.parse(parser, wrong, ["config"])
         assert stop.value.code == 2
+
+
+def test_fields_of_one_section_take_the_types_of_its_values():
+    fields = {"beam": "4", "keep": "8,0.5", "drop_last_frame": "true", "confidence": "sequence_likelihood"}
+    found = configs.section(configs.load(), "search", fields)
+    assert found == {"beam": 4, "keep": (8, 0.5), "drop_last_frame": True, "confidence": "sequence_likelihood"}
+    for wrong, message in (
+        ({"beams": "4"}, "unknown config key 'search.beams'; did you mean search.beam"),
+        ({"beam": "four"}, "search.beam is 'four'; expected a whole number such as 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            configs.section(configs.load(), "search", wrong)
 
 
 def test_describe_teaches_every_field():
@@ -192,18 +205,34 @@ def test_later_stages_carry_the_papers_recipe(spec, recipe):
 @pytest.mark.parametrize(
     "spec, override, message",
     [
-        ("align", "init.dense=runs/x", "init.dense is 'runs/x'; expected nothing: stage 'align' does not start"),
-        ("stage1_sparse", "init.sparse=runs/x", "init.sparse is 'runs/x'; expected nothing"),
-        ("stage2", "data.questions_per_window=4", "data.questions_per_window is 4; expected 1: in stage 'long'"),
         ("stage2", "data.group_copies=(2,16)", "data.group_copies is .*; expected less than .*, 16"),
         ("stage2", "hierarchy.levels=16,48", "hierarchy.levels is .*; expected sizes of groups .* coarse first"),
-        ("align", "data.name=mad", "data.name is 'mad'; expected one of shapes, lcs, which have captions"),
-        ("stage1", "data.name=lcs", "data.name is 'lcs'; expected videos with queries, in stage 'dense'"),
+        ("stage1", "hierarchy.levels=16,", "search.keep is .*hierarchy.levels .*; expected a share for each level"),
+        ("stage1", "search.depth=4", "search.depth is 4; hierarchy.levels .* allow at most 3"),
+        ("stage1", "search.policy=best", "search.policy is 'best'; expected one of bottom_up"),
+        ("stage1", "data.negatives=(('mined', 1.0),)", "data.mined ''; expected predictions of an earlier run"),
+        ("stage1", "data.mined=x.jsonl", "data.negatives is .*, data.mined 'x.jsonl'; expected .* if, and only if"),
+        ("stage1", "train.accumulate=3", "train.accumulate is 3; expected a divisor of train.batch_size"),
+        ("stage1", "train.eval_every=15", r"train.eval_every is 15; expected a multiple of train.log_every \(10\)"),
+        ("stage1", "train.keep_best=true", "train.keep_best is true and train.eval_every 0; expected a multiple"),
     ],
 )
-def test_what_a_stage_cannot_have(spec, override, message):
+def test_fields_that_contradict_each_other(spec, override, message):
     with pytest.raises(ConfigError, match=message):
         configs.load(f"configs/{spec}.py", [override])
+
+
+def test_the_best_step_must_be_one_that_is_saved():
+    sound = {"train.keep_best": True, "train.eval_every": 200, "train.checkpoint_every": 100}
+    configs.load(overrides=sound)
+    for changes in ({"train.eval_every": 50}, {"train.eval_every": 150}, {"train.eval_every": 0}):
+        with pytest.raises(ConfigError, match=r"expected a multiple of train.checkpoint_every \(100\)"):
+            configs.load(overrides=sound | changes)
+
+
+def test_a_beam_is_not_sampled():
+    with pytest.raises(ConfigError, match=r"search.beam is 2 and search.sampling 0.5; expected one of them"):
+        configs.load(overrides={"search.beam": 2, "search.sampling": 0.5})
 
 
 def test_whole_numbers_of_a_tuple_need_no_brackets():

@@ -22,25 +22,25 @@ def threshold(workdir: Path | None, settings: SearchSettings, depth: int, policy
       ConfigError: the file holds no calibration.
     """
     method, command = method_name(depth, policy), f"python -m revision_jax.evaluate --workdir {workdir}"
-    found = None if workdir is None else read_json(workdir / FILE)
-    if found is None:
+    if workdir is None or not (workdir / FILE).exists():
         log.warning("%s was not evaluated, so that every answer counts; run `%s` for a threshold", workdir, command)
         return 0.0
+    found = read_json(workdir / FILE)
     try:
-        searched, methods = found["search"], found["methods"]
-        chosen = methods[method]["threshold"] if method in methods else None
-    except (KeyError, TypeError):
+        searched, evaluated = found["search"], method in found["methods"]
+        chosen = found["methods"][method]["threshold"] if evaluated else None
+        differing = [name for name in MEANING if searched.get(name) != getattr(settings, name)]
+    except (AttributeError, KeyError, TypeError):
         raise ConfigError(f"{workdir / FILE} is no calibration; make it again with `{command}`.") from None
-    if chosen is None:
+    if not evaluated:
         log.warning("%s was not evaluated with %s, so that every answer counts; run `%s`", workdir, method, command)
         return 0.0
-    differing = [name for name in MEANING if searched.get(name) != getattr(settings, name)]
     if differing:
         log.warning(
             "%s was evaluated with other values of %s, so that every answer counts; run `%s` with these",
             workdir, ", ".join(f"search.{name}" for name in differing), command,
         )  # fmt: skip
         return 0.0
-    if not isinstance(chosen, int | float) or not math.isfinite(chosen):
+    if type(chosen) not in (int, float) or not math.isfinite(chosen):
         raise ConfigError(f"{workdir / FILE}: the threshold of {method} is {chosen!r}; expected a number.")
     return float(chosen)

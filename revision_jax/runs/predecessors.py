@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax.checkpoint import Checkpoints, Meta, fingerprint, fingerprint_trained
+from revision_jax.checkpoint import Checkpoints, Meta, fingerprint, fingerprint_trained, finished_steps
 from revision_jax.config import ConfigError, differences, resolve_path
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.lora import CONFIG, is_lora
@@ -65,7 +65,7 @@ def command(config: ConfigDict, before: str) -> str:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is the work folder of a run that was trained."""
-    return (folder / "config.json").is_file() and any((folder / "checkpoints").glob("[0-9]*"))
+    return (folder / "config.json").is_file() and bool(finished_steps(folder / "checkpoints"))
 
 
 def served_step(config: ConfigDict, workdir: Path) -> int:

@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax import config as configs
+from revision_jax.checkpoint import finished_steps
 from revision_jax.config import ConfigError
 from revision_jax.data.batches.query_tokens import query_tokens
 from revision_jax.data.video.extraction import Extractor, VideoFeatures
@@ -127,8 +128,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Updates done at the newest checkpoint; 0 without one."""
-        steps = [] if self.workdir is None else (self.workdir / "checkpoints").glob("[0-9]*")
-        return max((int(path.name) for path in steps), default=0)
+        return 0 if self.workdir is None else max(finished_steps(self.workdir / "checkpoints"), default=0)
 
     @property
     def trained_parameters(self) -> int:

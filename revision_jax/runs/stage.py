@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from revision_jax.config import ConfigError
 from revision_jax.data.batches.negatives import find_strategy
 from revision_jax.runs.batches import CAPTIONS, GROUPS, PRESENCE, WINDOWS, BatchKind
+from revision_jax.runs.splits import splits_of
 
 CAPTIONED = ("shapes", "lcs")  # data sets whose frames have captions
 
@@ -114,5 +115,7 @@ def check_stage(config: ConfigDict) -> None:
     if (captions and data.name not in CAPTIONED) or (not captions and data.name == "lcs"):
         expected = f"one of {', '.join(CAPTIONED)}, which have captions" if captions else "videos with queries"
         faults.append(f"data.name is {data.name!r}; expected {expected}, in stage {stage.name!r}.")
+    if config.train.eval_every and "val" not in splits_of(config):
+        faults.append(f"train.eval_every is {config.train.eval_every}; expected 0: data.name {data.name!r} has no val.")
     if faults:
         raise ConfigError("\n".join(faults))

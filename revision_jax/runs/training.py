@@ -5,17 +5,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import grain
 import jax
 from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import fingerprint
-from revision_jax.config import flatten
+from revision_jax.config import ConfigError, flatten
 from revision_jax.data.batches.streams import join
 from revision_jax.interop.adapter import save_projector
 from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import host_shard, local_mesh
 from revision_jax.runs.base import missing_base, report_missing
-from revision_jax.runs.batches import Source, streams_of
+from revision_jax.runs.batches import BatchKind, Source, streams_of
 from revision_jax.runs.grounder import check_weights
 from revision_jax.runs.predecessors import missing_predecessors
 from revision_jax.runs.run import Run
@@ -74,18 +75,13 @@ def prepare(run: Run) -> Mapping[str, Path]:
 def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
     """The stage's model, batches and files; of `val` the batches of a validation, where the config wants one."""
     config, kinds, model = run.config, run.stage.batches, run.grounder("fresh")
-    open_source = lambda split: Source(
-        config, run.prompts, run.mesh, directories[split], model.visual_width, split
-    )  # fmt: skip
+    open_source = lambda split: Source(config, run.prompts, run.mesh, directories[split], model.visual_width, split)
     source = open_source("train")
     pipeline = join(streams_of(kinds, source), read_threads=config.data.read_threads, prefetch=config.data.prefetch)
     data: dict[str, dict[str, str]] = {}
     for path in source.files(kinds):  # of a mixture, the first split goes by its files' names
         role = str(path) if path.name in data else path.name
         data[role] = {"path": str(path), "sha256": fingerprint(path)}
-    validation = ()
-    if config.train.eval_every:
-        validation = [stream.batches for streams in streams_of(kinds, open_source("val")) for stream in streams]
     return Task(
         model=model,
         prefix=run.prompts.prefix,
@@ -93,8 +89,22 @@ def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
         epoch_batches=pipeline.epoch_batches,
         describe_record=pipeline.describe_record,
         base=run.fingerprints | data,
-        validation=validation,
+        validation=_validation(config, kinds, open_source("val")) if config.train.eval_every else (),
     )
+
+
+def _validation(config: ConfigDict, kinds: Sequence[BatchKind], val: Source) -> list[grain.MapDataset]:
+    """The held-out batches of each stream.
+
+    Raises:
+      ConfigError: the split cannot be used, or gives less than a batch.
+    """
+    try:
+        return [stream.batches for streams in streams_of(kinds, val) for stream in streams]
+    except ValueError as error:
+        raise ConfigError(
+            f"train.eval_every is {config.train.eval_every}, but val in {val.directory} cannot be used: {error}"
+        ) from error
 
 
 def train(run: Run, directories: Mapping[str, Path], *, profile: bool = False) -> loop.Result:

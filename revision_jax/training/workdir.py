@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import config_changes
+from revision_jax.checkpoint import config_changes, finished_steps
 from revision_jax.config import ConfigError, load_json, save_json
 
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
@@ -39,7 +39,7 @@ def check_workdir(path: Path, config: ConfigDict) -> None:
 def _changes(path: Path, config: ConfigDict) -> tuple[dict, dict]:
     """What differs from the config of a work folder: (what may, what may not), key -> (there, now)."""
     saved = path / "config.json"
-    if not saved.exists() or not any((path / "checkpoints").glob("[0-9]*")):
+    if not saved.exists() or not finished_steps(path / "checkpoints"):
         return {}, {}
     return config_changes(load_json(saved).to_dict(), config.to_dict(), FREE)
 

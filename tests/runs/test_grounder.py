@@ -6,13 +6,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_base import config_of
 
 from revision_jax import config as configs
 from revision_jax.checkpoint import CheckpointError, Checkpoints, Meta
 from revision_jax.config import ConfigError
+from revision_jax.interop.adapter import save_projector
+from revision_jax.models.adapter import DenseAdapter
 from revision_jax.parallel.mesh import make_mesh
+from revision_jax.runs import base as pretrained
 from revision_jax.runs import grounder as parts
+from revision_jax.runs.run import Run
+from revision_jax.runs.stage import stage_of
 from revision_jax.training.state import split_by_table, take_apart
 
 
@@ -23,7 +29,7 @@ def mesh():
 
 def test_loads_the_grounder_under_the_table(base, mesh):
     config = config_of(base)
-    grounder = parts.load_grounder(config, mesh)
+    grounder = parts.fresh_grounder(config, mesh)
     _, arrays = take_apart(grounder)
     trainable, frozen, _ = split_by_table(arrays, config.trainable)
     assert set(trainable) == {"llm/layers/self_attn/q_proj/lora_a", "llm/layers/self_attn/q_proj/lora_b"}
@@ -33,7 +39,7 @@ def test_loads_the_grounder_under_the_table(base, mesh):
 
 def test_the_seed_draws_the_lora(base, mesh):
     drawn = [
-        parts.load_grounder(config_of(base, seed=seed), mesh).llm.layers.self_attn.q_proj.lora_a[...]
+        parts.fresh_grounder(config_of(base, seed=seed), mesh).llm.layers.self_attn.q_proj.lora_a[...]
         for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -42,7 +48,7 @@ def test_the_seed_draws_the_lora(base, mesh):
 
 def test_dtypes_of_frozen_and_trained(base, mesh):
     config = config_of(base, model__dtype="bfloat16", model__param_dtype="bfloat16")
-    attention = parts.load_grounder(config, mesh).llm.layers.self_attn
+    attention = parts.fresh_grounder(config, mesh).llm.layers.self_attn
     assert attention.q_proj.kernel.dtype == "bfloat16" and attention.q_proj.lora_a.dtype == "float32"
 
 
@@ -51,7 +57,7 @@ def test_eight_bit_weights_answer_nearly_the_same(base, mesh):
     tokens = np.array([[5, 6, 7], [6, 5, 2]], np.int32)
 
     def load(param_dtype):
-        grounder = parts.load_grounder(config_of(base, model__param_dtype=param_dtype), mesh)
+        grounder = parts.fresh_grounder(config_of(base, model__param_dtype=param_dtype), mesh)
         return grounder.llm.layers.self_attn.q_proj, np.asarray(grounder(np.array([1, 3, 4]), video, tokens))
 
     (q_proj, narrow), (_, wide) = load("int8"), load("float32")
@@ -62,7 +68,7 @@ def test_eight_bit_weights_answer_nearly_the_same(base, mesh):
 def test_missing_parts_are_listed_with_how_to_make_them():
     config = configs.load("configs/stage1.py:mad", ["base.clip=/nowhere"])
     with pytest.raises(ConfigError) as error:
-        parts.check_base(config)
+        parts.check_files(config)
     text = str(error.value)
     assert "base.llm: not given; expected a Hugging Face directory of Vicuna-7B" in text
     assert "base.clip: no file at /nowhere; expected" in text
@@ -71,26 +77,40 @@ def test_missing_parts_are_listed_with_how_to_make_them():
 
 def test_a_sequence_longer_than_the_llms_positions(base, mesh):
     with pytest.raises(ConfigError, match=r"100 \(hierarchy.num_frames\).*has 128"):
-        parts.load_grounder(config_of(base, hierarchy__num_frames=100), mesh)
+        parts.fresh_grounder(config_of(base, hierarchy__num_frames=100), mesh)
 
 
 def test_restores_a_trained_grounder(base, mesh, tmp_path):
     base = Path(shutil.copytree(base, tmp_path / "base"))
     config = config_of(base)
     meta = Meta(config.to_dict(), parts.fingerprints(config))
-    _, arrays = take_apart(parts.load_grounder(config, mesh))
+    _, arrays = take_apart(parts.fresh_grounder(config, mesh))
     trainable, _, _ = split_by_table(arrays, config.trainable)
     trained = jax.tree.map(lambda x: x + 1, trainable)
     with Checkpoints(tmp_path / "checkpoints", meta) as checkpoints:
         checkpoints.save(3, trained, {"m": trained}, FakeIterator())
-    grounder, step = parts.restore_grounder(config, tmp_path, mesh)
-    assert step == 3
-    _, restored = take_apart(grounder)
+    run = Run(config, tmp_path, mesh)
+    assert run.steps == 3 and run.trained_parameters == sum(array.size for array in trained.values())
+    _, restored = take_apart(run.grounder("trained"))
     for path, array in arrays.items():
         np.testing.assert_array_equal(restored[path], trained.get(path, array))
+    assert parts.restore_trained(config, tmp_path, trainable)[0] == 3
     (base / "clip/model.safetensors").write_bytes(b"another CLIP")
     with pytest.raises(CheckpointError, match="clip: trained on"):
-        parts.restore_grounder(config, tmp_path, mesh)
+        Run(config, tmp_path, mesh, {"fresh": run.grounder("fresh")}).grounder("trained")
+
+
+def test_the_states_of_a_grounder_have_one_structure_and_share_what_was_not_trained(chain, mesh):
+    run = Run(chain.config("configs/stage1.py"), chain.folder / "dense", mesh)
+    fresh, trained, shapes = (take_apart(run.grounder(state))[1] for state in ("fresh", "trained", "abstract"))
+    trainable, _, _ = split_by_table(fresh, run.config.trainable)
+    for path, array in fresh.items():
+        assert (shapes[path].shape, shapes[path].dtype) == (array.shape, array.dtype)
+        assert isinstance(shapes[path], jax.ShapeDtypeStruct)
+        assert (array is trained[path]) == (path not in trainable), path
+    assert run.grounder("trained") is run.grounder("trained")  # made once
+    given = Run(run.config, run.workdir, mesh).with_trained(run.grounder("fresh"))
+    assert given.grounder("trained") is run.grounder("fresh")
 
 
 class FakeIterator:
@@ -100,8 +120,32 @@ class FakeIterator:
 
 def test_the_default_stands_on_the_shipped_parts(mesh):
     config = configs.load()
-    parts.check_base(config)
-    grounder = parts.load_grounder(config, mesh)
-    prefix, frames, text = parts.sequence_parts(config)
-    assert prefix >= 1 and (frames, text) == (config.hierarchy.num_frames, config.prompt.max_text_tokens)
+    assert pretrained.missing_base(config) == []
+    grounder = parts.fresh_grounder(config, mesh)
+    frames = config.hierarchy.num_frames
+    assert len(pretrained.make_prompts(config).prefix) >= 1 and stage_of(config).video_tokens(config) == frames
     assert grounder.adapter.kernel.shape[1] == grounder.llm.config.hidden_size
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"base.projector": "OTHER"}, r"base.clip: .*projection_dim 12.* takes features of width 20"),
+        ({"base.projector": "NARROW"}, r"base.projector: .* gives width 8; base.llm, .* has hidden_size 16"),
+    ],
+)
+def test_parts_of_other_widths_are_refused(base, mesh, tmp_path, changes, message):
+    save_projector(DenseAdapter(20, 16, rngs=nnx.Rngs(0)), tmp_path / "OTHER.safetensors")
+    save_projector(DenseAdapter(12, 8, rngs=nnx.Rngs(0)), tmp_path / "NARROW.safetensors")
+    changed = {key.replace(".", "__"): f"{tmp_path}/{name}.safetensors" for key, name in changes.items()}
+    config = config_of(base, **changed)
+    for check in (parts.check_weights, lambda config: parts.fresh_grounder(config, mesh)):
+        with pytest.raises(ConfigError, match=message):
+            check(config)
+
+
+def test_the_published_sizes_stand_in_where_a_config_names_no_files():
+    shapes = lambda spec: take_apart(parts.abstract_grounder(configs.load(spec)))[1]
+    long, dense = shapes("configs/stage2.py:mad"), shapes("configs/stage1.py:mad")
+    assert long["llm/embed_tokens/embedding"].shape == (32000, 4096) and long["adapter/kernel"].shape == (768, 4096)
+    assert any(path.startswith("sparse/") for path in long) and not any(path.startswith("sparse/") for path in dense)

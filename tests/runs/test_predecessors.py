@@ -5,13 +5,15 @@ import shutil
 import jax
 import pytest
 
+from revision_jax import config as configs
 from revision_jax import train
 from revision_jax.checkpoint import CheckpointError, Meta
 from revision_jax.config import ConfigError
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs import predecessors
-from revision_jax.runs.grounder import fingerprints, load_grounder
-from revision_jax.runs.splits import check_files
+from revision_jax.runs.grounder import check_files, fingerprints, fresh_grounder
+from revision_jax.runs.run import Run
+from revision_jax.runs.stage import makers
 
 
 @pytest.fixture
@@ -39,16 +41,14 @@ def test_the_command_names_the_preset(chain):
 
 def test_the_commands_of_the_defaults_are_a_chain():
     """What stage 2 asks for by default is what the other stages' defaults leave."""
-    from revision_jax import config as configs
-
     for before, path in configs.load("configs/stage2.py").init.items():
-        assert str(train.default_workdir(predecessors.CONFIGS[before])) == path
+        assert str(train.default_workdir(makers(before)[0].config)) == path
 
 
 def test_a_run_of_another_stage_is_refused(chain, mesh):
     config = chain.config("configs/stage2.py", init__sparse=str(chain.folder / "dense"))
     with pytest.raises(ConfigError, match=r"a run of stage 'dense'; expected sparse, made with"):
-        load_grounder(config, mesh)
+        fresh_grounder(config, mesh)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,20 @@ def test_a_run_of_another_stage_is_refused(chain, mesh):
 )
 def test_another_config_is_refused_with_the_differing_keys(chain, mesh, changes, listed):
     with pytest.raises(ConfigError, match=listed):
-        load_grounder(chain.config("configs/stage2.py", **changes), mesh)
+        fresh_grounder(chain.config("configs/stage2.py", **changes), mesh)
 
 
 def test_fields_that_a_stage_may_choose_for_itself(chain, mesh):
     free = {"lora__dropout": 0.3, "sparse__dropout": 0.2, "hierarchy__levels": (4, 3), "hierarchy__stride": 1.0}
-    load_grounder(chain.config("configs/stage2.py", **free, data__group_copies=(1, 2)), mesh)
+    fresh_grounder(chain.config("configs/stage2.py", **free, data__group_copies=(1, 2)), mesh)
+
+
+def test_a_run_names_its_predecessors(chain, mesh):
+    of = lambda spec, **changes: Run(chain.config(spec, **changes), mesh=mesh).predecessors
+    dense, sparse = chain.folder / "dense", chain.folder / "sparse"
+    assert of("configs/stage1.py") == {} and of("configs/stage1_sparse.py") == {"dense": dense}
+    assert of("configs/stage2.py") == {"dense": dense, "sparse": sparse}
+    assert of("configs/stage1.py", init__dense=str(dense)) == {"dense": dense}  # it may start from one
 
 
 def test_a_predecessor_that_changed_is_another(chain, mesh, tmp_path):
@@ -87,4 +95,4 @@ def test_a_predecessor_on_other_files_is_refused(chain, mesh, monkeypatch):
     config = chain.config("configs/stage1_sparse.py")
     monkeypatch.setattr(predecessors, "Meta", lambda config, base: Meta(config, {"llm": {"path": "x", "sha256": "0"}}))
     with pytest.raises(CheckpointError, match="llm: trained on"):
-        load_grounder(config, mesh)
+        fresh_grounder(config, mesh)

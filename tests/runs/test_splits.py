@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_base import config_of, make_base
 
-from revision_jax import evaluate
-from revision_jax.config import ConfigError, save_json
+from revision_jax.config import ConfigError
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.rows import Annotations, Row
 from revision_jax.data.batches.negatives.random import Random
@@ -17,11 +17,16 @@ from revision_jax.data.batches.query_tokens import StoredQueryTokens
 from revision_jax.data.builders.annotated import Imported, QueryFeatures
 from revision_jax.data.check import save_verdict
 from revision_jax.data.video.extraction import Encoder, identify
+from revision_jax.evaluation.evaluate import evaluate
+from revision_jax.evaluation.evaluator import Scored
+from revision_jax.evaluation.moments import MomentSearch
+from revision_jax.evaluation.options import Options
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.runs import grounder as parts
-from revision_jax.runs import tasks as stages
-from revision_jax.runs.grounder import make_prompt_encoder
-from revision_jax.runs.splits import check_files, open_split, open_train, other_split, prepare_data
+from revision_jax.runs import batches, splits
+from revision_jax.runs.base import make_prompts
+from revision_jax.runs.run import Run
+from revision_jax.runs.splits import missing_data, open_split, open_train, other_split, prepare_data
+from revision_jax.runs.training import check_files
 
 
 class Source:
@@ -125,7 +130,7 @@ def test_mixtures_and_strategies_of_a_config(foreign, made):
     make, folder = foreign
     other = str(made[1] / "foreign")
     config = make(data__mixture=((other, 2.5),), data__negatives=(("random", 1.0), ("cross_video", 1.0)))
-    check_files(config)
+    check_files(config, splits.SPLITS)
     data = open_train(config, folder / "train", None, 12)
     assert [(str(own.store.path), own.weight) for own in data] == [
         (str(folder / "train"), 1.0),
@@ -133,39 +138,99 @@ def test_mixtures_and_strategies_of_a_config(foreign, made):
     ]
     drawn = [data[0].negatives.draw(data[0].queries[0], np.random.default_rng(n), 0.0) for n in range(8)]
     assert len({clip.video_id for clip in drawn}) == 1  # every sentence is said of both videos
-    stream = stages._dense_stream(config, data, make_prompt_encoder(config), stages._batching(config, make_mesh()))
+    source = batches.Source(config, make_prompts(config), make_mesh(), folder / "train", 12)
+    [stream] = batches.WINDOWS.streams(source, 0, 1)
     assert stream.batches[0]["video"].shape == (4, 8, 12)
     assert np.mean([stream.describe_record.clips[n][0] for n in range(70)]) == pytest.approx(5 / 7, abs=0.02)
     with pytest.raises(ConfigError, match=r"data\.mixture: no manifest\.json in nowhere"):
-        check_files(make(data__mixture=(("nowhere", 1.0),)))
+        check_files(make(data__mixture=(("nowhere", 1.0),)), ["train"])
+    check_files(make(data__mixture=(("nowhere", 1.0),)), ["val"])  # is mixed with `train` alone
 
 
 def test_stored_query_features_are_used(foreign):
     make, folder = foreign
     config = make(prompt__query_tokens=4)
     store, queries = open_split(config, folder / "train", 12)
-    arguments = config, store, queries, make_prompt_encoder(config), make_mesh()
+    arguments = config, store, queries, make_prompts(config), make_mesh()
     source = Source({query.query_id: np.ones((3, 12), np.float32) for query in queries})
     QueryFeatures(folder / "train", "train", Encoder("text", "0" * 64, 12, 1.0), source.keys(), source).prepare()
-    tokens = stages.make_loader(*arguments).query_tokens
+    tokens = batches.make_loader(*arguments).query_tokens
     assert isinstance(tokens, StoredQueryTokens)
     found = tokens(queries[0].sentence)
     assert found["query"].shape == (4, 12) and found["query_mask"].tolist() == [True] * 3 + [False]
     assert prepare_data(config)  # its check looks at them too
     with pytest.raises(ValueError, match=r"1 of .* sentences have no token features"):
-        stages.make_loader(
+        batches.make_loader(
             config, store, [*queries, dataclasses.replace(queries[0], query_id="n", sentence="New.")], *arguments[3:]
         )
 
 
 def test_evaluate_scores_any_prepared_split(foreign, made, tmp_path, monkeypatch):
     make, folder = foreign
-    (tmp_path / "run").mkdir()
-    save_json(make(), tmp_path / "run/config.json")
-    monkeypatch.setattr(parts, "restore_grounder", lambda *_: (None, 0))
     asked = []
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr(MomentSearch, "__call__", lambda _, evaluation: asked.append(evaluation) or Scored({}))
+    monkeypatch.setattr("revision_jax.evaluation.evaluate.write_summary", lambda *_: None)
+    monkeypatch.setattr("revision_jax.evaluation.evaluate.print_table", lambda *_: None)
     elsewhere = made[1] / "foreign/test"
-    evaluate.evaluate_run(tmp_path / "run", data=elsewhere)
-    assert asked[0]["split"] == "foreign-test"
-    assert asked[0]["directories"] == {"val": folder / "val", "foreign-test": elsewhere}
+    metrics = evaluate(Run(make(), tmp_path / "run"), Options(data=str(elsewhere)))
+    assert metrics["split"] == asked[0].split == "foreign-test"
+    assert asked[0].directories == {"val": folder / "val", "foreign-test": elsewhere}
+    assert (tmp_path / "run/eval/metrics_foreign-test.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------ the shapes
+@pytest.fixture(scope="module")
+def prepared(base, tmp_path_factory):
+    config = config_of(base, tmp_path_factory.mktemp("data"))
+    seen = []
+    return config, prepare_data(config, make_mesh(), on_video=lambda *done: seen.append(done)), seen
+
+
+def test_shapes_are_prepared_once(prepared):
+    config, directories, seen = prepared
+    assert list(directories) == ["train", "val", "test"]
+    assert ("train", 2, 2) in seen and ("test", 1, 1) in seen
+    before = len(seen)
+    assert prepare_data(config, on_video=lambda *done: seen.append(done)) == directories and len(seen) == before
+
+
+def test_only_the_splits_that_are_asked_for_are_made(base, tmp_path):
+    run = Run(config_of(base, tmp_path / "data"))
+    directories = run.directories(["val"])
+    assert list(directories) == ["val"] and directories["val"].name.startswith("val-day-1x130s-")
+    assert list((tmp_path / "data").iterdir()) == [directories["val"]]
+
+
+def test_other_data_must_be_there(base, tmp_path):
+    config = config_of(base, tmp_path, data__name="mad", data__fps=5.0)
+    with pytest.raises(ConfigError, match=r"no train, val, test under .* of data.name 'mad': .* at 5.0 frames"):
+        prepare_data(config)
+    assert "no val under" in missing_data(config, ("val",))[0]
+
+
+def test_prepared_data_of_any_name_is_found(prepared, tmp_path):
+    config, directories, _ = prepared
+    for split, directory in directories.items():
+        (tmp_path / split).symlink_to(directory)
+    folder = config_of(Path(config.base.llm).parent, tmp_path, data__name="folder")
+    assert prepare_data(folder) == {split: tmp_path / split for split in directories}
+
+
+def test_a_split_is_checked_against_the_run(prepared):
+    config, directories, _ = prepared
+    store, queries = open_split(config, directories["val"], width=12)
+    assert store.manifest.width == 12 and {query.video_id for query in queries} == set(store.video_ids)
+    with pytest.raises(ConfigError, match=r"12 wide .*base.projector expects 768"):
+        open_split(config, directories["val"], width=768)
+    with pytest.raises(ConfigError, match=r"at 1.0 frames a second, data.fps is 5.0"):
+        open_split(config_of(Path(config.base.llm).parent, data__fps=5.0), directories["val"], width=12)
+
+
+def test_a_split_has_its_queries_by_video(prepared):
+    config, directories, _ = prepared
+    store, queries = open_split(config, directories["train"], width=12)
+    split = splits.Split.of("train", store, queries)
+    assert list(split.queries) == list(dict.fromkeys(query.video_id for query in queries))
+    assert sorted(query.query_id for query in split.all_queries) == sorted(query.query_id for query in queries)
+    with pytest.raises(ValueError, match=r"the train split in .* has no queries"):
+        splits.Split.of("train", store, [])

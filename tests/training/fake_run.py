@@ -33,6 +33,8 @@ FIELDS = {
     "lora.dropout": 0.1,
     "trainable": (("llm/layers/lora_[ab]", 1.0), ("llm/.*", "frozen"), ("adapter/.*", "frozen")),
 }
+BASE = {"llm": {"path": "somewhere/llm", "sha256": "0" * 64}}
+TRAINED = {"llm/layers/lora_a": (H, 2), "llm/layers/lora_b": (2, H)}  # the shapes of what the table trains
 
 
 class Layers(nnx.Module):
@@ -109,8 +111,15 @@ def make_task(config, *, bad_record: int | None = None, records: int = 20, shard
         batches=data.to_iter_dataset(grain.ReadOptions(2, 4)),
         epoch_batches=records // config.train.batch_size,
         describe_record=lambda index: f"query {index}",
-        base={"llm": {"path": "somewhere/llm", "sha256": "0" * 64}},
+        base=BASE,
+        validation=held_out(config, records) if config.train.eval_every else (),
     )
+
+
+def held_out(config, records: int) -> list[grain.MapDataset]:
+    """Batches of two kinds, of rows that no training sees."""
+    draw = lambda seed: grain.MapDataset.range(records, 2 * records).seed(seed).random_map(record)
+    return [draw(config.seed + number).batch(config.train.batch_size) for number in (1, 2)]
 
 
 def make_config(**changes):
