@@ -30,7 +30,11 @@ def exported(published, tmp_path_factory):
         run = Run.load(workdir, devices=jax.devices()[:1])
         out = folder / f"out-{stage}"
         export(workdir, out, "revisionllm", check=False)
-        return run, run.grounder("trained"), Double(published.folder / "base/llm", out, run.config.sparse.num_heads)
+        return (
+            run,
+            run.grounder("trained"),
+            Double(published.folder / "base/llm", out, heads=run.config.sparse.num_heads),
+        )
 
     return make
 
