@@ -15,8 +15,13 @@
 | mad, vidchapters, msrvtt | as tiny, at 7B               | groups of 100 and 33 (msrvtt: of videos)     | the same    |
 
 `--config.stage=unified` makes variant U of any preset. Starts from stage 1's LoRA; the sparse adapter is frozen. Ends
-with the accuracy on held-out groups; what the recursion is worth is measured by a search. `tiny` takes minutes on 2
-cores; the paper's recipe takes 8 x 80 GB (MAD: R1@.1 11.9 with one upper level, 15.0 with two).
+with the accuracy on held-out groups and with the search of held-out videos at every depth, for which the dense run
+(init.dense) must still be there; of `retrieval` and `msrvtt`, with the ranks of short videos. `tiny` takes minutes on
+2 cores; the paper's recipe takes 8 x 80 GB (MAD: R1@.1 11.9 with one upper level, 15.0 with two).
+
+Such a run searches recursively, at depth 3 unless told otherwise:
+    python -m revision_jax.ground VIDEO "a red circle moves" --workdir runs/stage2-tiny [--depth 2] [--policy bottom_up]
+    python -m revision_jax.evaluate --workdir runs/stage2-tiny --split val
 Only what differs from configs/stage1.py stands here.
 """
 
@@ -30,6 +35,7 @@ STAGE = {
     "init.sparse": "runs/stage1_sparse-tiny",
     "sparse.dropout": 0.0,  # frozen here
     "data.questions_per_window": 1,
+    "search.depth": 3,  # both upper levels, then the dense one
     "trainable": (
         (r"llm/.*/lora_[ab]", 1.0),
         (r"llm/.*", "frozen"),

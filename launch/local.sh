@@ -8,16 +8,17 @@ bash launch/local.sh [--seed N] [--root DIR] [--only STAGE,...] [--dry_run]
 
   --seed N      of data order, LoRA and adapters (default 0)
   --root DIR    work folders go here (default runs/local/seedN)
-  --only LIST   some of: align,dense,sparse,long,search,unified,retrieval (default: all, in this order)
+  --only LIST   some of: align,dense,sparse,long,unified,retrieval (default: all, in this order)
   --dry_run     print the commands only
 
-The same command again resumes what was stopped. Results: DIR/dense/eval (the search at all depths, report.html),
-DIR/unified/eval-depths (variant U), DIR/retrieval/eval/retrieval.json. Several seeds at a glance:
+Every training ends with its evaluation. The same command again resumes what was stopped. Results: metrics.json and
+report.html in DIR/long/eval (the search at all depths), DIR/unified/eval (variant U) and DIR/retrieval/eval. Several
+seeds at a glance:
   python -m revision_jax.benchmarks.seeds runs/local/seed*
 TEXT
 }
 
-seed=0 root="" only=align,dense,sparse,long,search,unified,retrieval dry_run=""
+seed=0 root="" only=align,dense,sparse,long,unified,retrieval dry_run=""
 while (($#)); do
   case "$1" in
     --seed) seed=$2; shift 2 ;;
@@ -26,6 +27,12 @@ while (($#)); do
     --dry_run) dry_run=1; shift ;;
     -h | --help) usage; exit 0 ;;
     *) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
+  esac
+done
+for name in ${only//,/ }; do
+  case "$name" in
+    align | dense | sparse | long | unified | retrieval) ;;
+    *) echo "error: --only names $name; see --help" >&2; exit 2 ;;
   esac
 done
 root=${root:-runs/local/seed$seed}
@@ -48,13 +55,5 @@ if wanted align; then train align align.py; fi
 if wanted dense; then train dense stage1.py; fi
 if wanted sparse; then train sparse stage1_sparse.py "${from[0]}"; fi
 if wanted long; then train long stage2.py "${from[@]}"; fi
-if wanted search; then say_and_run python -m revision_jax.evaluate --workdir "$root/dense" --upper "$root/long"; fi
-if wanted unified; then
-  train unified stage2.py:unified "${from[@]}"
-  say_and_run python -m revision_jax.evaluate --workdir "$root/unified" --upper "$root/unified" \
-    --methods depth1,depth2,depth3 --out eval-depths
-fi
-if wanted retrieval; then
-  train retrieval stage2.py:retrieval "${from[@]}"
-  say_and_run python -m revision_jax.evaluate --workdir "$root/dense" --upper "$root/retrieval"
-fi
+if wanted unified; then train unified stage2.py:unified "${from[@]}"; fi
+if wanted retrieval; then train retrieval stage2.py:retrieval "${from[@]}"; fi

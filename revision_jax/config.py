@@ -17,7 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from revision_jax.config_rules import ConfigError, flatten, unknown_key, validate
+from revision_jax.config_rules import flatten, validate
+from revision_jax.rules import ConfigError, unknown_key
 
 __all__ = [
     "ConfigError",

@@ -3,10 +3,7 @@
 A field without a rule raises, so that no knob can exist that nothing reads.
 """
 
-import difflib
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,41 +11,23 @@ from ml_collections import ConfigDict
 from revision_jax.data.batches.negatives import find_strategy, strategy_names
 from revision_jax.data.builders.datasets import DATA_SETS
 from revision_jax.models.names import ATTENTION_BACKENDS, LORA_TARGETS, REMAT_POLICIES
-from revision_jax.search.policies import policy_names  # the names of files; imports nothing
+from revision_jax.rules import (
+    ConfigError,
+    Rule,
+    anything,
+    at_least,
+    between,
+    broken_rules,
+    fraction,
+    one_of,
+    positive,
+    whole_numbers,
+)
+from revision_jax.search.rules import RULES as SEARCH_RULES
+from revision_jax.search.rules import search_conflicts
 
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key."""
-
-
-def _at_least(low) -> tuple[Callable, str]:
-    return lambda v: v >= low, f"at least {low}"
-
-
-def _between(low, high) -> tuple[Callable, str]:
-    return lambda v: low <= v <= high, f"between {low} and {high}"
-
-
-def _one_of(*options) -> tuple[Callable, str]:
-    return lambda v: v in options, "one of " + ", ".join(options)
-
-
-_positive = (lambda v: v > 0, "greater than 0")
-_anything = (lambda v: True, "anything")
-_fraction = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
-_dtype = _one_of("float32", "bfloat16")
+_dtype = one_of("float32", "bfloat16")
 _axis = (lambda v: v == -1 or v >= 1, "a number of devices, or -1 for the rest")
-CONFIDENCES = ("inverse_mean_entropy", "inverse_max_entropy", "sequence_likelihood")
-
-
-def _whole_numbers(low: int) -> Callable[[Any], bool]:
-    return lambda v: bool(v) and all(type(n) is int and n >= low for n in v)
-
-
-def _are_shares(values) -> bool:
-    """Shares up to 1, or whole numbers above it."""
-    sound = lambda v: isinstance(v, float | int) and (0 < v <= 1 or v == int(v) > 1)
-    return bool(values) and all(map(sound, values))
 
 
 def _are_weighted(rows) -> bool:
@@ -69,146 +48,94 @@ def _is_table(rows) -> bool:
 
 
 # key -> (check, what is expected). Every field of every config has its row here.
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _between(0, 2**31 - 1),
-    "stage": _anything,  # `runs.stage` knows the stages
-    "init.dense": _anything,
-    "init.sparse": _anything,
-    "base.llm": _anything,
-    "base.clip": _anything,
-    "base.projector": _anything,
+RULES: dict[str, Rule] = {
+    "seed": between(0, 2**31 - 1),
+    "stage": anything,  # `runs.stage` knows the stages
+    "init.dense": anything,
+    "init.sparse": anything,
+    "base.llm": anything,
+    "base.clip": anything,
+    "base.projector": anything,
     "model.dtype": _dtype,
-    "model.param_dtype": _one_of("float32", "bfloat16", "int8"),
-    "model.remat": _one_of(*REMAT_POLICIES),
-    "model.attention": _one_of(*ATTENTION_BACKENDS),
-    "model.window_chunk": _at_least(1),
-    "lora.rank": _at_least(1),
-    "lora.alpha": _positive,
-    "lora.dropout": _fraction,
+    "model.param_dtype": one_of("float32", "bfloat16", "int8"),
+    "model.remat": one_of(*REMAT_POLICIES),
+    "model.attention": one_of(*ATTENTION_BACKENDS),
+    "model.window_chunk": at_least(1),
+    "lora.rank": at_least(1),
+    "lora.alpha": positive,
+    "lora.dropout": fraction,
     "lora.targets": (lambda v: bool(v) and set(v) <= set(LORA_TARGETS), "some of " + ", ".join(LORA_TARGETS)),
-    "sparse.mlp_width": _at_least(1),
-    "sparse.num_heads": _at_least(1),
-    "sparse.num_layers": _at_least(1),
-    "sparse.dropout": _fraction,
-    "hierarchy.window_s": _positive,
-    "hierarchy.num_frames": _at_least(2),
+    "sparse.mlp_width": at_least(1),
+    "sparse.num_heads": at_least(1),
+    "sparse.num_layers": at_least(1),
+    "sparse.dropout": fraction,
+    "hierarchy.window_s": positive,
+    "hierarchy.num_frames": at_least(2),
     "hierarchy.stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
     "hierarchy.upper_stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
     "hierarchy.levels": (
-        lambda v: _whole_numbers(2)(v) and list(v) == sorted(set(v), reverse=True),
+        lambda v: whole_numbers(2)(v) and list(v) == sorted(set(v), reverse=True),
         "sizes of groups of at least 2 windows, coarse first",
     ),
-    "prompt.system": _anything,
-    "prompt.max_text_tokens": _at_least(8),
-    "prompt.query_tokens": _at_least(1),
-    "data.name": _one_of(*DATA_SETS),
-    "data.dir": _anything,
-    "data.fps": _positive,
-    "data.video_s": _positive,
-    "data.domain": _one_of("day", "night", "crowded", "noisy"),
-    "data.train_videos": _at_least(1),
-    "data.val_videos": _at_least(1),
-    "data.test_videos": _at_least(1),
-    "data.neg_factor": _at_least(0.0),
-    "data.near_miss_fraction": _between(0.0, 1.0),
+    "prompt.system": anything,
+    "prompt.max_text_tokens": at_least(8),
+    "prompt.query_tokens": at_least(1),
+    "data.name": one_of(*DATA_SETS),
+    "data.dir": anything,
+    "data.fps": positive,
+    "data.video_s": positive,
+    "data.domain": one_of("day", "night", "crowded", "noisy"),
+    "data.train_videos": at_least(1),
+    "data.val_videos": at_least(1),
+    "data.test_videos": at_least(1),
+    "data.neg_factor": at_least(0.0),
+    "data.near_miss_fraction": between(0.0, 1.0),
     "data.negatives": (
         lambda v: bool(v) and _are_weighted(v) and {name for name, _ in v} <= set(strategy_names()),
         "(strategy, weight > 0) of " + ", ".join(strategy_names()),
     ),
-    "data.mined": _anything,
+    "data.mined": anything,
     "data.mixture": (lambda v: _are_weighted(v), "(directory, weight > 0) of each"),
-    "data.faults": _one_of("refuse", "drop"),
-    "data.questions_per_window": _at_least(1),
-    "data.groups": _one_of("windows", "videos"),
-    "data.group_copies": (_whole_numbers(1), "numbers of windows of at least 1"),
-    "data.group_near_misses": _between(0.0, 1.0),
-    "data.read_threads": _at_least(1),
-    "data.prefetch": _at_least(1),
-    "train.batch_size": _at_least(1),
-    "train.accumulate": _at_least(1),
-    "train.steps": _at_least(0),
-    "train.epochs": _at_least(0),
-    "train.learning_rate": _positive,
-    "train.warmup_ratio": _fraction,
-    "train.weight_decay": _at_least(0.0),
-    "train.b1": _fraction,
-    "train.b2": _fraction,
-    "train.eps": _positive,
-    "train.clip_norm": _positive,
-    "train.log_every": _at_least(1),
-    "train.checkpoint_every": _at_least(1),
-    "train.keep_checkpoints": _at_least(1),
-    "train.eval_every": _at_least(0),
-    "train.keep_best": _anything,
+    "data.faults": one_of("refuse", "drop"),
+    "data.questions_per_window": at_least(1),
+    "data.groups": one_of("windows", "videos"),
+    "data.group_copies": (whole_numbers(1), "numbers of windows of at least 1"),
+    "data.group_near_misses": between(0.0, 1.0),
+    "data.read_threads": at_least(1),
+    "data.prefetch": at_least(1),
+    "train.batch_size": at_least(1),
+    "train.accumulate": at_least(1),
+    "train.steps": at_least(0),
+    "train.epochs": at_least(0),
+    "train.learning_rate": positive,
+    "train.warmup_ratio": fraction,
+    "train.weight_decay": at_least(0.0),
+    "train.b1": fraction,
+    "train.b2": fraction,
+    "train.eps": positive,
+    "train.clip_norm": positive,
+    "train.log_every": at_least(1),
+    "train.checkpoint_every": at_least(1),
+    "train.keep_checkpoints": at_least(1),
+    "train.eval_every": at_least(0),
+    "train.keep_best": anything,
     "trainable": (_is_table, "rows of (path pattern, multiplier > 0 or 'frozen')"),
     "mesh.data": _axis,
     "mesh.fsdp": _axis,
     "mesh.tensor": _axis,
-    "search.depth": _at_least(0),
-    "search.policy": _one_of(*policy_names()),
-    "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
-    "search.readings": _at_least(1),
-    "search.rescale": _at_least(0.0),
-    "search.confidence": _one_of(*CONFIDENCES),
-    "search.beam": _at_least(1),
-    "search.sampling": _at_least(0.0),
-    "search.drop_last_frame": _anything,
-    "search.windows": _one_of("whole", "released"),
-    "search.ranking": _one_of("confidence", "cosine"),
-    "search.top_k": _at_least(1),
-    "search.nms_iou": _between(0.0, 1.0),
-    "search.query_batch": _at_least(1),
-    "search.window_block": _at_least(1),
-    "search.decode_block": _at_least(1),
-    "search.question_tokens": _at_least(0),
-    "eval.split": _one_of("val", "test"),
-    "eval.before": _anything,
-    "eval.after_training": _anything,
-    "eval.max_rows": _at_least(1),
+    **SEARCH_RULES,
+    "eval.split": one_of("val", "test"),
+    "eval.before": anything,
+    "eval.after_training": anything,
+    "eval.max_rows": at_least(1),
 }
 
 
 def validate(config: ConfigDict) -> None:
     """Raises `ConfigError` with every value that breaks its rule, or a rule between fields."""
-    faults = _broken_rules(flatten(config), RULES) or _conflicts(config)
+    faults = broken_rules(flatten(config), RULES) or _conflicts(config)
     if faults:
         raise ConfigError("\n".join(faults))
-
-
-def check_fields(group: str, values: Mapping[str, Any]) -> None:
-    """Checks the fields of one group, such as `search`, apart from the rest of a config.
-
-    Args:
-      values: field -> value, without the group's name.
-
-    Raises:
-      ConfigError: a field is unknown, missing, or breaks its rule or a rule between fields of the group.
-    """
-    rules = {key: rule for key, rule in RULES.items() if key.startswith(f"{group}.")}
-    faults = _broken_rules({f"{group}.{name}": value for name, value in values.items()}, rules)
-    if not faults and group == "search":
-        faults = _search_conflicts(values)
-    if faults:
-        raise ConfigError("\n".join(faults))
-
-
-def _broken_rules(values: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]]) -> list[str]:
-    """Unknown and missing keys; without any, the values that break their rules."""
-    faults = [unknown_key(key, rules) for key in values if key not in rules]
-    faults += [f"{key} is missing; expected {rules[key][1]}." for key in rules if key not in values]
-    if not faults:
-        for key, value in values.items():
-            check, expected = rules[key]
-            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
-                faults.append(f"{key} is {value!r}; expected {expected}.")
-    return faults
-
-
-def _search_conflicts(search: Mapping[str, Any]) -> list[str]:
-    """Rules between the fields of `search`."""
-    if search["beam"] > 1 and search["sampling"]:
-        return [f"search.beam is {search['beam']} and search.sampling {search['sampling']}; expected one of them."]
-    return []
 
 
 def _conflicts(config: ConfigDict) -> list[str]:
@@ -237,7 +164,7 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"train.keep_best is true and train.eval_every {train.eval_every}; expected a multiple of "
             f"train.checkpoint_every ({train.checkpoint_every}): the best checkpoint is one that was validated."
         )
-    faults += _data_conflicts(config) + _search_conflicts(config.search)
+    faults += _data_conflicts(config) + search_conflicts(config.search)
     if len(config.search.keep) != len(config.hierarchy.levels):
         faults.append(
             f"search.keep is {config.search.keep}, hierarchy.levels {config.hierarchy.levels}; expected a share for "
@@ -269,13 +196,6 @@ def _data_conflicts(config: ConfigDict) -> list[str]:
             f"{min(config.hierarchy.levels)}."
         )
     return faults
-
-
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=3, cutoff=0.4)
-    # `--config.batch_size` is close to `train.batch_size` in meaning, not in letters.
-    near += [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2] and k not in near]
-    return f"unknown config key {key!r}" + (f"; did you mean {', '.join(near)}?" if near else ".")
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -16,23 +15,22 @@ from tiny_torch import unified_tensors
 
 from revision_jax import config as configs
 from revision_jax import convert, ground, train
-from revision_jax.api import load_run
 from revision_jax.checkpoint import CheckpointError
-from revision_jax.export import export
 from revision_jax.interop.clip import load_clip
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.table import flat_params
 from revision_jax.interop.weights import Weights
-from revision_jax.parallel.mesh import make_mesh
-from revision_jax.runs import exporting
-from revision_jax.runs.grounder import load_grounder
-from revision_jax.runs.tasks import make_task
+from revision_jax.runs import converting
+from revision_jax.runs.exporting import export
+from revision_jax.runs.run import Run, load_run
+from revision_jax.runs.stage import STAGES
+from revision_jax.runs.training import make_task
 from revision_jax.training import loop
 
 
-@pytest.fixture
-def mesh():
-    return make_mesh(devices=jax.devices()[:1])
+def fresh(spec, fields):
+    """The grounder as a stage starts."""
+    return Run(configs.load(spec, fields)).grounder("fresh")
 
 
 # ----------------------------------------------------------------------------------------------- stages
@@ -41,7 +39,7 @@ def test_a_published_stage_becomes_a_run_and_goes_out_again_exactly(stage, publi
     manifest = published.convert(stage, tmp_path / "run")
     for check in manifest["check"].values():
         assert check["max_difference"] == 0 and check["tokens_equal"] == check["tokens"] > 8 and check["max_value"] > 1
-    assert list(manifest["check"]) == list(exporting.LEVELS[stage])
+    assert list(manifest["check"]) == list(STAGES[stage].adapters)
     assert manifest["source"]["path"].endswith(stage) and len(manifest["source"]["sha256"]) == 64
     export(tmp_path / "run", tmp_path / "again", "revisionllm", check=False)
     assert equal_files(published.stage(stage), tmp_path / "again") >= 28  # two halves of seven layers in two blocks
@@ -60,35 +58,35 @@ def equal_files(one, two):
     return compared
 
 
-def test_a_converted_run_does_not_resume_but_a_stage_starts_from_it(published, mesh, tmp_path):
+def test_a_converted_run_does_not_resume_but_a_stage_starts_from_it(published, tmp_path):
     """VTimeLLM's LoRA and a published stage are both good for `init.dense`, as directories and as runs."""
     directory = published.overrides("dense", init__dense=str(published.stage("dense")))
     run = published.overrides("dense", init__dense=str(published.folder / "dense"))
     for overrides in (directory, run):
-        llm = load_grounder(configs.load(SPECS["dense"], overrides), mesh).llm
+        llm = fresh(SPECS["dense"], overrides).llm
         tensors = load_file(published.stage("dense") / "adapter_model.safetensors")
         for half, ours in (("A", llm.layers.mlp.up_proj.lora_a), ("B", llm.layers.mlp.up_proj.lora_b)):
             theirs = tensors[f"base_model.model.model.layers.1.mlp.up_proj.lora_{half}.weight"]
             np.testing.assert_array_equal(ours[1], theirs.T)
 
 
-def test_a_stage_after_it_starts_from_published_directories(published, mesh):
+def test_a_stage_after_it_starts_from_published_directories(published):
     overrides = published.overrides("long", init__sparse=str(published.stage("sparse")))
-    ours = load_grounder(configs.load(SPECS["long"], overrides), mesh)
+    ours = fresh(SPECS["long"], overrides)
     theirs = read_tensors(published.stage("sparse") / "non_lora_trainables.bin")
     key = "base_model.model.model.mm_projector.encoder.layers.1.linear1.weight"
     np.testing.assert_array_equal(ours.sparse.encoder.linear1.kernel[1], theirs[key].T)
     wrong = published.overrides("long", init__sparse=str(published.stage("dense")))
     with pytest.raises(configs.ConfigError, match=r"dense/non_lora_trainables.bin holds no sparse adapter"):
-        load_grounder(configs.load(SPECS["long"], wrong), mesh)
+        fresh(SPECS["long"], wrong)
     rank = published.overrides("long", init__dense=str(published.stage("dense")), lora__rank=4, lora__alpha=1.0)
     with pytest.raises(configs.ConfigError, match=r"(?s)adapter_config.json.*lora.rank: 3 there, 4 here.*lora.alpha"):
-        load_grounder(configs.load(SPECS["long"], rank), mesh)
+        fresh(SPECS["long"], rank)
 
 
 def test_a_stage_of_two_levels_goes_out_merged_and_is_checked_at_both(published, tmp_path):
-    options = {"spec": SPECS["unified"], "overrides": published.overrides("unified"), "check": False}
-    convert.convert("stage", published.stage("unified"), tmp_path / "run", **options)
+    given = {"spec": SPECS["unified"], "fields": published.overrides("unified")}
+    converting.convert("stage", published.stage("unified"), tmp_path / "run", options={"check": False}, **given)
     manifest = export(tmp_path / "run", tmp_path / "merged", "huggingface")
     assert list(manifest["check"]) == ["dense", "sparse"] and manifest["dtype"] == "float32"
     for check in manifest["check"].values():
@@ -102,8 +100,8 @@ def test_variant_u_goes_in_and_out_again_exactly(published, tmp_path):
     stage = shutil.copytree(published.stage("dense"), tmp_path / "stage")
     tensors = {f"base_model.model.model.{key}": value for key, value in unified_tensors(16, 24, 16).items()}
     torch.save(tensors, stage / "non_lora_trainables.bin")
-    manifest = convert.convert(
-        "stage", stage, tmp_path / "run", spec=SPECS["dense"], overrides=published.overrides("dense")
+    manifest = converting.convert(
+        "stage", stage, tmp_path / "run", spec=SPECS["dense"], fields=published.overrides("dense")
     )
     assert manifest["check"]["dense"]["max_difference"] == 0
     export(tmp_path / "run", tmp_path / "again", "revisionllm")
@@ -114,17 +112,17 @@ def test_variant_u_goes_in_and_out_again_exactly(published, tmp_path):
     assert "`unified_adapter.safetensors`" in (tmp_path / "merged/README.md").read_text()
 
 
-def test_a_trained_run_out_and_in_again_finds_the_same_but_does_not_train_on(trained_run, mesh, tmp_path):
+def test_a_trained_run_out_and_in_again_finds_the_same_but_does_not_train_on(trained_run, tmp_path):
     export(trained_run.workdir, tmp_path / "out", "revisionllm")
     overrides = configs.flatten(trained_run.config)
-    convert.convert("stage", tmp_path / "out", tmp_path / "run", spec=SPECS["dense"], overrides=overrides)
+    converting.convert("stage", tmp_path / "out", tmp_path / "run", spec=SPECS["dense"], fields=overrides)
     found = []
     for workdir in (trained_run.workdir, tmp_path / "run"):
         run = load_run(workdir)
         results = run.ground(run.encode(trained_run.video), ["a red circle", "a blue star spins"])
         found.append([result.moments.tolist() for result in results])
     assert found[0] == found[1] and any(found[0])
-    task = make_task(trained_run.config, trained_run.directories["train"], mesh)
+    task = make_task(Run(trained_run.config), trained_run.directories)
     with pytest.raises(CheckpointError, match=r"converted, with no optimizer.*init\.dense"):
         loop.run(trained_run.config, tmp_path / "run", task)
 
@@ -135,16 +133,16 @@ def test_parts_that_a_stage_was_not_trained_behind_are_refused(published, tmp_pa
     save_file({key: value + 1 for key, value in tensors.items()}, stage / "adapter_model.safetensors")
     overrides = published.overrides("sparse")
     with pytest.raises(configs.ConfigError, match=r"stands on other parts .* llm/layers.*lora_a and 13 more differ"):
-        convert.convert("stage", stage, tmp_path / "run", spec=SPECS["sparse"], overrides=overrides)
+        converting.convert("stage", stage, tmp_path / "run", spec=SPECS["sparse"], fields=overrides)
     with pytest.raises(configs.ConfigError, match=r"does not hold \['sparse/.* which stage 'sparse' trains"):
-        convert.convert("stage", published.stage("dense"), tmp_path / "run", spec=SPECS["sparse"], overrides=overrides)
+        converting.convert("stage", published.stage("dense"), tmp_path / "run", spec=SPECS["sparse"], fields=overrides)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stage"]
 
 
 # ----------------------------------------------------------------------------------------------- models
 def test_llama_and_clip_from_pytorch_shards(published, tmp_path):
     base = published.folder / "base"
-    manifest = convert.convert("llama", base / "llm", tmp_path / "llm", shard_gib=1e-5)
+    manifest = converting.convert("llama", base / "llm", tmp_path / "llm", options={"shard_gib": 1e-5})
     assert manifest["check"]["logits"]["max_difference"] == 0 and manifest["check"]["logits"]["tokens"] == 48
     before, after = Weights(base / "llm"), Weights(tmp_path / "llm")
     assert before.keys() == after.keys() and len(after.files) > 3
@@ -152,10 +150,10 @@ def test_llama_and_clip_from_pytorch_shards(published, tmp_path):
         np.testing.assert_array_equal(np.asarray(after[key]), np.asarray(before[key]))
     assert (tmp_path / "llm/tokenizer.json").is_file()
 
-    manifest = convert.convert("clip", base / "clip", tmp_path / "clip", dtype="float16")
+    manifest = converting.convert("clip", base / "clip", tmp_path / "clip", options={"dtype": "float16"})
     assert {check["passed"] for check in manifest["check"].values()} == {True}
     assert load_clip(tmp_path / "clip").config == load_clip(base / "clip").config
-    convert.convert("projector", base / "mm_projector.bin", tmp_path / "projector")
+    converting.convert("projector", base / "mm_projector.bin", tmp_path / "projector")
     weight = load_file(tmp_path / "projector/projector.safetensors")["mm_projector.weight"]
     np.testing.assert_array_equal(weight, torch.load(base / "mm_projector.bin")["model.mm_projector.weight"])
 
@@ -163,7 +161,7 @@ def test_llama_and_clip_from_pytorch_shards(published, tmp_path):
 def test_loading_reads_every_tensor_once(published, tmp_path, monkeypatch):
     from revision_jax.interop import llama
 
-    convert.convert("llama", published.folder / "base/llm", tmp_path / "llm", check=False)
+    converting.convert("llama", published.folder / "base/llm", tmp_path / "llm", options={"check": False})
     opened = []
 
     class Counted(Weights):
@@ -183,7 +181,9 @@ def test_loading_reads_every_tensor_once(published, tmp_path, monkeypatch):
 @pytest.fixture
 def llm(published, tmp_path):
     """A copy of the base LLM in two safetensors shards and an index."""
-    convert.convert("llama", published.folder / "base/llm", tmp_path / "in", shard_gib=2.5e-5, check=False)
+    converting.convert(
+        "llama", published.folder / "base/llm", tmp_path / "in", options={"shard_gib": 2.5e-5, "check": False}
+    )
     (tmp_path / "in/manifest.json").unlink()
     return tmp_path / "in"
 
@@ -263,7 +263,7 @@ def test_a_lora_that_does_not_fit(published, tmp_path, changes, told):
     path = stage / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(ValueError, match=told):
-        convert.convert("stage", stage, tmp_path / "run", spec=SPECS["dense"], overrides=published.overrides("dense"))
+        converting.convert("stage", stage, tmp_path / "run", spec=SPECS["dense"], fields=published.overrides("dense"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stage"]
 
 
@@ -275,7 +275,7 @@ def test_a_clip_of_another_width(published, tmp_path, capsys):
     overrides = published.overrides("dense", base__clip=str(clip))
     told = r"clip/config.json has projection_dim 512 \(ViT-B/32 or B/16\).*mm_projector.bin, is \(16, 16\)"
     with pytest.raises(configs.ConfigError, match=told):
-        convert.convert("stage", published.stage("dense"), tmp_path / "run", spec=SPECS["dense"], overrides=overrides)
+        converting.convert("stage", published.stage("dense"), tmp_path / "run", spec=SPECS["dense"], fields=overrides)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
 
 
@@ -312,16 +312,13 @@ def _files(path):
     return Path(path).iterdir() if Path(path).is_dir() else [Path(path)]
 
 
-def test_pytorchs_files_and_safetensors_give_one_grounder(published, mesh, tmp_path):
+def test_pytorchs_files_and_safetensors_give_one_grounder(published, tmp_path):
     base = published.folder / "base"
     for form, source in (("llama", "llm"), ("clip", "clip"), ("projector", "mm_projector.bin")):
-        convert.convert(form, base / source, tmp_path / form, check=False)
+        converting.convert(form, base / source, tmp_path / form, options={"check": False})
     paths = {"llm": "llama", "clip": "clip", "projector": "projector/projector.safetensors"}
     ours = published.overrides("dense") | {f"base.{role}": str(tmp_path / path) for role, path in paths.items()}
-    one, two = (
-        flat_params(load_grounder(configs.load(SPECS["dense"], given), mesh))
-        for given in (published.overrides("dense"), ours)
-    )
+    one, two = (flat_params(fresh(SPECS["dense"], given)) for given in (published.overrides("dense"), ours))
     assert one.keys() == two.keys() and len(one) > 20
     for path in one:
         np.testing.assert_array_equal(one[path][...], two[path][...])

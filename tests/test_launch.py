@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from revision_jax import config as configs
-from revision_jax import evaluate, train
-from revision_jax.evaluation.options import read_options
+from revision_jax import train, verb
+from revision_jax.runs.predecessors import predecessors
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
@@ -129,6 +129,7 @@ def test_only_a_config_error_ends_the_jobset():
         ("tpu_vm.sh", ["--name", "n", "--", "x"], "--zone"),
         ("tpu_vm.sh", ["--config", "x"], "unknown option --config"),
         ("slurm_gpu.sh", [], "no options"),
+        ("local.sh", ["--only", "dense,search"], "--only names search"),
     ],
 )
 def test_what_is_missing_is_said(name, arguments, message):
@@ -176,15 +177,18 @@ def test_arguments_survive_as_they_are():
     assert args["containers"][0]["args"] == [odd] and json.dumps(odd) in done.stdout
 
 
-def test_the_commands_of_a_local_run_are_such_as_the_programs_take():
-    lines = [shlex.split(line)[1:] for line in run("local.sh", "--dry_run").stdout.splitlines()]
-    asked = {"train": [], "evaluate": []}
+def test_the_commands_of_a_local_run_are_such_as_the_program_takes():
+    """A training of every stage, of which each ends with its evaluation; later ones start from earlier ones."""
+    lines = [shlex.split(line)[1:] for line in run("local.sh", "--dry_run", "--root", "R").stdout.splitlines()]
+    made = []
     for python, _, module, *arguments in lines:
-        assert python == "python"
-        asked[module.removeprefix("revision_jax.")].append(arguments)
-    for arguments in asked["train"]:
-        args, overrides = configs.parse(train.make_parser(), arguments)
-        configs.load(args.config, overrides)
-    for arguments in asked["evaluate"]:
-        read_options(*evaluate.make_parser().parse_known_args(arguments))
-    assert len(asked["train"]) == 6 and len(asked["evaluate"]) == 3
+        assert (python, module) == ("python", "revision_jax.train")
+        args = verb.parse(train.make_parser(), arguments, ["config"])
+        config = configs.load(args.config, args.fields)
+        assert config.eval.after_training
+        before = {config.init[name] for name in predecessors(config)}
+        assert before <= set(made), args.config
+        made.append(args.workdir)
+    assert made == [f"R/{name}" for name in ("align", "dense", "sparse", "long", "unified", "retrieval")]
+    (only,) = run("local.sh", "--dry_run", "--only", "long").stdout.splitlines()
+    assert "configs/stage2.py --workdir" in only

@@ -105,7 +105,7 @@ def advise(config: ConfigDict, report: dict[str, Any], what: str) -> str:
 
 
 def print_report(report: dict[str, Any]) -> None:
-
+    """Prints what a program takes of a chip, what is sent, and the roofline, as tables."""
     rows = [[name, f"{size:.2f}"] for name, size in report["parts_gib"].items()]
     rows += [["peak", f"{report['peak_gib']:.2f}"], ["of", f"{report['hbm_gib']:.2f}"]]
     title = f"{report['program']} of {report['config']} on {report['topology']}, GiB a chip"

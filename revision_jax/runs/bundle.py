@@ -1,17 +1,21 @@
 """A bundle: one folder that a run can be used from on another machine, by `ground`, `evaluate` and `load_run`.
 
 It is a work folder whose config names everything by a place within it (`bundle:llm`): the pretrained parts, the
-parameters of the newest checkpoint without the optimizer, the predecessors that it starts from, and the calibration.
-A bundle is read like any run; it cannot be trained further, but a later stage can start from it (`init.*`).
+parameters that the run is used with, without the optimizer, the predecessors that it starts from, and the calibration.
+A bundle is read like any run; it cannot be trained further, but a later stage can start from it (`init.*`). The data
+stay outside: `data.dir` is empty, and of what the training read beside it only the names are kept.
 """
 
+import itertools
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
+from revision_jax.checkpoint import fingerprint_trained
 from revision_jax.config import BUNDLED, resolve_path
 from revision_jax.interop.check import CheckError
 from revision_jax.interop.lora import is_lora
@@ -49,7 +53,7 @@ class _Bundle:
             inside[f"init.{name}"] = self._run(name, resolve_path(config.init[name]))
         named = {key: f"{BUNDLED}{os.path.relpath(place, folder)}" for key, place in inside.items()}
         bundled = ConfigDict(config.to_dict())
-        bundled.update_from_flattened_dict(named)
+        bundled.update_from_flattened_dict(named | _without_places(config))
         configs.save_json(bundled, folder / "config.json")
         step = served_step(config, workdir)
         shutil.copytree(
@@ -58,45 +62,63 @@ class _Bundle:
         )  # fmt: skip
         for extra in (CALIBRATION, Path(UNIFIED)):
             if (workdir / extra).is_file():
-                (folder / extra).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(workdir / extra, folder / extra)
+                _copy(workdir / extra, folder / extra)
 
     def _part(self, role: str, source: Path) -> Path:
         """A pretrained part; a file keeps its name, which its hash is made with."""
         source = source.resolve()
         if source not in self.places:
-            place = self.folder / role if source.is_dir() else self.folder / role / source.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, place, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(source, place)
-            self.places[source] = place
+            self.places[source] = self._free(role) if source.is_dir() else self._free(role) / source.name
+            _copy(source, self.places[source])
         return self.places[source]
 
     def _run(self, name: str, source: Path) -> Path:
         """A predecessor: another run, or a published LoRA."""
         source = source.resolve()
         if source not in self.places:
-            taken = {path.name for path in self.places.values()}
-            place = self.folder / (name if name not in taken else f"{name}{len(taken)}")
-            self.places[source] = place
+            self.places[source] = place = self._free(name)
             if is_lora(source):
-                shutil.copytree(source, place, dirs_exist_ok=True)
+                _copy(source, place)
             else:
                 self.add(configs.load_json(source / "config.json"), source, place)
         return self.places[source]
 
+    def _free(self, name: str) -> Path:
+        """A folder of this name in the bundle, or with a number where two runs have different parts of one name."""
+        taken = {place.relative_to(self.folder).parts[0] for place in self.places.values()}
+        names = (f"{name}{number}" for number in itertools.count(2))
+        return self.folder / next(free for free in itertools.chain([name], names) if free not in taken)
+
+
+def _copy(source: Path, place: Path) -> None:
+    """Copies a file or a folder; over what a killed export left."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, place, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, place)
+
+
+def _without_places(config: ConfigDict) -> dict[str, Any]:
+    """The fields that name training data outside the bundle, without their folders."""
+    mixture = tuple((Path(path).name, weight) for path, weight in config.data.mixture)
+    return {"data.dir": "", "data.mined": Path(config.data.mined).name, "data.mixture": mixture}
+
 
 def check_bundle(run: Run, folder: Path) -> dict[str, str]:
-    """The hashes of a bundle's parts, which must be those of the run.
+    """Role -> hash of a bundle's parts and of what the run trained, which must be those of the run.
 
     Raises:
       CheckError: a copy differs.
     """
-    sha256 = lambda config: {role: part["sha256"] for role, part in fingerprints(config).items()}
-    there, here = sha256(configs.load_json(folder / "config.json")), sha256(run.config)
+    there = _hashes(configs.load_json(folder / "config.json"), folder)
+    here = _hashes(run.config, run.workdir)
     differing = [role for role in here if there.get(role) != here[role]]
     if differing:
         raise CheckError(f"the copies of {', '.join(differing)} in {folder} differ from the run's; is a file changing?")
     return there
+
+
+def _hashes(config: ConfigDict, workdir: Path) -> dict[str, str]:
+    trained = fingerprint_trained(workdir / "checkpoints", served_step(config, workdir))
+    return {role: part["sha256"] for role, part in fingerprints(config).items()} | {"trained": trained}

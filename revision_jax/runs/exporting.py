@@ -19,6 +19,7 @@ from revision_jax.report.model_card import model_card
 from revision_jax.runs.bundle import check_bundle, write_bundle
 from revision_jax.runs.formats import ADAPTER_FILES, WRITERS, check_folder
 from revision_jax.runs.parts import RunParts, restore_parts
+from revision_jax.runs.predecessors import served_step
 from revision_jax.runs.run import Run
 from revision_jax.units import GIB
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 def export(
     workdir: str | Path, out: str | Path, form: str, *, dtype: str = "", shard_gib: float = 0.0, check: bool = True
 ) -> dict[str, Any]:
-    """Writes a run's newest checkpoint into the new folder `out`; returns what its manifest.json holds.
+    """Writes the checkpoint that a run is used with into the new folder `out`; returns what its manifest.json holds.
 
     Args:
       form: `bundle`, or a key of `formats.WRITERS`.
@@ -97,8 +98,9 @@ def _export_bundle(run: Run, out: Path, dtype: str, shard_gib: float, check: boo
     if refused:
         raise ConfigError(f"{', '.join(refused)} has no effect with --format {BUNDLE}: its files are copies")
     run.check_answers()
-    with output_folder(out, _identity(run, BUNDLE, run.steps)) as folder:
+    identity = _identity(run, BUNDLE, served_step(run.config, run.workdir))
+    with output_folder(out, identity) as folder:
         write_bundle(run.config, run.workdir, folder)
-        manifest = _identity(run, BUNDLE, run.steps) | {"check": check_bundle(run, folder)}
+        manifest = identity | {"check": check_bundle(run, folder)}
         write_json(folder / MANIFEST, manifest)
     return manifest

@@ -23,10 +23,11 @@ from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
 
 # Fields in which a stage must agree with its predecessor, or its parameters mean something else. Dropout may differ.
+# The pretrained parts are compared by content: a bundle has its own copies of them.
 SHARED = {
-    "dense": ("base.", "lora.", "hierarchy.window_s", "hierarchy.num_frames", "prompt.system"),
+    "dense": ("lora.", "hierarchy.window_s", "hierarchy.num_frames", "prompt.system"),
     "sparse": (
-        *("base.llm", "base.clip", "lora.", "sparse.", "hierarchy.window_s", "hierarchy.num_frames", "prompt.system"),
+        *("lora.", "sparse.", "hierarchy.window_s", "hierarchy.num_frames", "prompt.system"),
         "prompt.query_tokens",
     ),
 }

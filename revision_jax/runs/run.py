@@ -180,8 +180,8 @@ class Run:
         able = [stage for stage in makers("dense") if stage.answers]
         raise ConfigError(
             f"{self.workdir} is a run of stage {self.stage.name!r}, which trains {self.stage.trains} and answers no "
-            f"search; expected a run of {able[0].config} or configs/stage2.py. Make one with\n"
-            f"    python -m revision_jax.train --config {able[0].config}"
+            f"search; expected a run of {able[0].config} or configs/stage2.py. Make one with "
+            f"`python -m revision_jax.train --config {able[0].config}`."
         )
 
     # --------------------------------------------------------------------------------------------- its data

@@ -1,4 +1,4 @@
-"""How a search runs: one frozen dataclass. Defaults are in configs/stage1.py, rules in `config_rules`."""
+"""How a search runs: one frozen dataclass. Defaults are in configs/stage1.py, rules in `rules.py`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
-from revision_jax.config_rules import check_fields
 from revision_jax.search.answers.beam import Beam
 from revision_jax.search.answers.decoding import GREEDY, Greedy, Sampling
+from revision_jax.search.rules import check_search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SearchSettings:
     LAYOUT: ClassVar = ("query_batch", "window_block", "decode_block", "question_tokens")
 
     def __post_init__(self):
-        check_fields("search", dataclasses.asdict(self))
+        check_search(dataclasses.asdict(self))
 
     @classmethod
     def of(cls, fields: Mapping[str, Any] | ConfigDict, **changes: Any) -> "SearchSettings":
@@ -73,7 +73,7 @@ class SearchSettings:
           ValueError: a field is unknown, missing, or breaks its rule.
         """
         values = {**fields, **changes}
-        check_fields("search", values)
+        check_search(values)
         return cls(**values)
 
     @property

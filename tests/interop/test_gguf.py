@@ -12,9 +12,9 @@ import torch
 import transformers
 from tiny_torch import tiny_llama
 
-from revision_jax.convert import convert
 from revision_jax.interop.gguf import NEW_TOKENS, PROMPTS, greedy
 from revision_jax.interop.llama import load_llama
+from revision_jax.runs.converting import convert
 
 
 def test_greedy_tokens_are_those_of_transformers(tmp_path):

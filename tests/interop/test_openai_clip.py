@@ -6,11 +6,11 @@ import torch
 import transformers
 from torch import nn
 
-from revision_jax.convert import convert
 from revision_jax.interop.clip import load_clip
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.openai_clip import openai_clip_config, openai_to_hugging_face
 from revision_jax.interop.torchscript import read_torchscript
+from revision_jax.runs.converting import convert
 
 SIZE, PATCH, TEXT, VOCABULARY, LENGTH, COMMON = 24, 8, 64, 30, 10, 12
 
@@ -111,7 +111,7 @@ def test_converted_it_computes_the_same_features(openai, tmp_path, as_state_dict
         torch.save(module.state_dict(), path)
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/tokenizer.json").write_text("{}")
-    manifest = convert("openai-clip", path, tmp_path / "clip", tokenizer=str(tmp_path / "tokenizer"))
+    manifest = convert("openai-clip", path, tmp_path / "clip", options={"tokenizer": str(tmp_path / "tokenizer")})
     assert all(found["passed"] and found["max_difference"] == 0 for found in manifest["check"].values())
     assert (tmp_path / "clip/tokenizer.json").is_file()
     hf, info = transformers.CLIPModel.from_pretrained(tmp_path / "clip", output_loading_info=True)

@@ -7,13 +7,11 @@ import pytest
 import torch
 from torch_double import Double
 
-from revision_jax import config as configs
-from revision_jax.evaluation.methods import make_searcher
+from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.evaluation.questions import answer_greedily
-from revision_jax.export import export
-from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import AnswerGrammar, dense_answers, group_answers
-from revision_jax.runs.grounder import make_prompt_encoder, restore_grounder
+from revision_jax.runs.exporting import export
+from revision_jax.runs.run import Run
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.training.state import take_apart
 
@@ -23,24 +21,27 @@ SENTENCES = ("a red circle moves to the left", "a blue star spins", "a star grow
 
 @pytest.fixture(scope="module")
 def exported(published, tmp_path_factory):
-    """`exported(stage)` -> (our grounder, the double of its export, config, prompts)."""
+    """`exported(stage)` -> (our run, its grounder, the double of its export)."""
     folder = tmp_path_factory.mktemp("exported")
     published.convert("long", folder / "long")
 
     def make(stage):
         workdir = folder / "long" if stage == "long" else published.folder / stage
-        config = configs.load_json(workdir / "config.json")
+        run = Run.load(workdir, devices=jax.devices()[:1])
         out = folder / f"out-{stage}"
         export(workdir, out, "revisionllm", check=False)
-        grounder, _ = restore_grounder(config, workdir, make_mesh(devices=jax.devices()[:1]))
-        double = Double(published.folder / "base/llm", out, heads=config.sparse.num_heads)
-        return grounder, double, config, make_prompt_encoder(config)
+        return (
+            run,
+            run.grounder("trained"),
+            Double(published.folder / "base/llm", out, heads=run.config.sparse.num_heads),
+        )
 
     return make
 
 
 def test_dense_logits_and_the_moments_of_a_search(exported):
-    grounder, double, config, prompts = exported("dense")
+    run, grounder, double = exported("dense")
+    config, prompts = run.config, run.prompts
     rng = np.random.default_rng(0)
     frames = config.hierarchy.num_frames
     features = rng.standard_normal((frames, grounder.visual_width)).astype(np.float32)
@@ -54,16 +55,15 @@ def test_dense_logits_and_the_moments_of_a_search(exported):
 
     # One window: the search's best moment is that window's answer.
     grammar = AnswerGrammar.compile(prompts, dense_answers(frames))
-    searcher = make_searcher(config, grounder, make_mesh(devices=jax.devices()[:1]))
     answers = []
     for features in (scale * features for scale in (1, -1, 5, -5)):
         fps, video = frames / config.hierarchy.window_s, double.adapter(torch.tensor(features)).detach()
-        found = searcher.search(features, fps, config.hierarchy.window_s, SENTENCES, depth=1)
-        for sentence, result in zip(SENTENCES, found):
+        found = run.search(VideoFeatures(features, config.hierarchy.window_s, fps), SENTENCES, depth=1)
+        for sentence, result in zip(SENTENCES, found.results):
             question = prompts.encode_question(sentence)
             span, confidence = double.answer(prompts.prefix, video, question, grammar)
             answers.append(span)
-            moment = (*searcher.hierarchy.to_seconds(*span, 0.0), confidence)
+            moment = (*run.hierarchy.to_seconds(*span, 0.0), confidence)
             expected = np.array([] if span == (-1, -1) else [moment]).reshape(-1, 3)
             np.testing.assert_allclose(result.moments, expected, rtol=1e-4)
     assert len(set(answers)) > 1  # a model that answers everything alike would prove little
@@ -71,7 +71,8 @@ def test_dense_logits_and_the_moments_of_a_search(exported):
 
 @pytest.mark.parametrize("stage", ["sparse", "long"])
 def test_sparse_logits_and_the_answers_about_groups(stage, exported):
-    grounder, double, config, prompts = exported(stage)
+    run, grounder, double = exported(stage)
+    config, prompts = run.config, run.prompts
     rng = np.random.default_rng(1)
     windows, width, asked = 5, grounder.visual_width, len(SENTENCES)
     draw = lambda *shape: rng.standard_normal((*shape, width)).astype(np.float32)

@@ -37,10 +37,10 @@ class Published:
 
     def convert(self, name: str, out: Path | None = None, **changes) -> dict:
         """Makes the run of a stage."""
-        from revision_jax.convert import convert
+        from revision_jax.runs.converting import convert
 
         out = out or self.folder / name
-        return convert("stage", self.stage(name), out, spec=SPECS[name], overrides=self.overrides(name, **changes))
+        return convert("stage", self.stage(name), out, spec=SPECS[name], fields=self.overrides(name, **changes))
 
 
 def publish(folder: Path) -> Published:

@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from revision_jax.config_rules import CONFIDENCES
 from revision_jax.search.answers.confidence import EPSILON, confidence, token_entropy, uncertainty
+from revision_jax.search.rules import CONFIDENCES
 
 
 def test_entropy_of_known_distributions():

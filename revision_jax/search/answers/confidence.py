@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.config_rules import CONFIDENCES
+from revision_jax.search.rules import CONFIDENCES
 
 # An entropy below this is noise of float32; it bounds the confidence at 1e6.
 EPSILON = 1e-6
@@ -32,7 +32,7 @@ def confidence(kind: str, entropies: jax.Array, log_likelihood: jax.Array, lengt
     """How sure answers are, the larger the surer: `[...]` float32; an answer of no tokens has 0.
 
     Args:
-      kind: one of `config_rules.CONFIDENCES`.
+      kind: one of `search.rules.CONFIDENCES`.
       entropies: `[..., A]` float32, of an answer's tokens, in nats; 0 after its end.
       log_likelihood: `[...]` float32, of the whole answer.
       length: `[...]` int32, tokens of the answer.
@@ -54,7 +54,7 @@ def confidence(kind: str, entropies: jax.Array, log_likelihood: jax.Array, lengt
 def uncertainty(kind: str, confidence: np.ndarray) -> np.ndarray:
     """The nats behind confidences `[...]` above 0: an entropy, or minus the log-likelihood; at least 0.
 
-    `kind` is one of `config_rules.CONFIDENCES`, or `COSINE`, whose distance 1 - cosine stands for them.
+    `kind` is one of `search.rules.CONFIDENCES`, or `COSINE`, whose distance 1 - cosine stands for them.
     """
     confidence = np.asarray(confidence, np.float64)
     if kind == COSINE:

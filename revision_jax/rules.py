@@ -1,0 +1,60 @@
+"""What a field may hold: the pieces that rules are made of, and the check of many values against them.
+
+A rule is (check, what is expected). The rules themselves stand in `config_rules` and, for a search, in `search.rules`.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key."""
+
+
+def at_least(low: float) -> Rule:
+    """No less than a number."""
+    return lambda v: v >= low, f"at least {low}"
+
+
+def between(low: float, high: float) -> Rule:
+    """A number in a closed interval."""
+    return lambda v: low <= v <= high, f"between {low} and {high}"
+
+
+def one_of(*options: str) -> Rule:
+    """One of some words."""
+    return lambda v: v in options, "one of " + ", ".join(options)
+
+
+positive: Rule = (lambda v: v > 0, "greater than 0")
+anything: Rule = (lambda v: True, "anything")
+fraction: Rule = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
+
+
+def whole_numbers(low: int) -> Callable[[Any], bool]:
+    """The check of a tuple of whole numbers, each at least `low`."""
+    return lambda v: bool(v) and all(type(n) is int and n >= low for n in v)
+
+
+def broken_rules(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
+    """Unknown and missing keys; without any, the values that break their rules."""
+    faults = [unknown_key(key, rules) for key in values if key not in rules]
+    faults += [f"{key} is missing; expected {rules[key][1]}." for key in rules if key not in values]
+    if not faults:
+        for key, value in values.items():
+            check, expected = rules[key]
+            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
+                faults.append(f"{key} is {value!r}; expected {expected}.")
+    return faults
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The message about a key that there is not, with the nearest ones."""
+    near = difflib.get_close_matches(key, list(known), n=3, cutoff=0.4)
+    # `--config.batch_size` is close to `train.batch_size` in meaning, not in letters.
+    near += [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2] and k not in near]
+    return f"unknown config key {key!r}" + (f"; did you mean {', '.join(near)}?" if near else ".")
