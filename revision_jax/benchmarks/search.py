@@ -30,7 +30,6 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Compute, Llama, LlamaConfig
-from revision_jax.parallel.memory import GIB
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.search.counting import Flops
@@ -40,6 +39,7 @@ from revision_jax.search.policies import find_policy, policy_names
 from revision_jax.search.searcher import Searcher
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
+from revision_jax.units import GIB
 
 FPS, QUERY_TOKENS = 5.0, 16
 DENSE_BATCH = 16  # of the plain program

@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama
-from revision_jax.parallel.memory import GIB
 from revision_jax.search.models import Models
 from revision_jax.search.packing.inputs import VideoInputs
 from revision_jax.search.packing.packer import Packed
 from revision_jax.search.plan import Plan
 from revision_jax.search.program import Fixed
 from revision_jax.search.settings import SearchSettings
+from revision_jax.units import GIB
 
 _FLOAT = 4
 

@@ -18,7 +18,7 @@ def _are_shares(values: Any) -> bool:
 # key -> (check, what is expected)
 RULES: dict[str, Rule] = {
     "search.depth": at_least(0),
-    "search.policy": one_of(*policy_names()),
+    "search.policy": (lambda v: v in policy_names(), "one of " + ", ".join(policy_names())),
     "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
     "search.readings": at_least(1),
     "search.rescale": at_least(0.0),

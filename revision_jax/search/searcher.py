@@ -15,7 +15,7 @@ from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
 from revision_jax.models.grounder import Grounder
-from revision_jax.parallel.memory import GIB, held
+from revision_jax.parallel.memory import held
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.counting import Flops, count_cost
@@ -33,6 +33,7 @@ from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result, Searched
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
+from revision_jax.units import GIB
 
 
 class Searcher:

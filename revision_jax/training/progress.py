@@ -8,6 +8,8 @@ import jax
 import rich.console
 import rich.progress
 
+from revision_jax.units import GIB
+
 COLUMNS = ("{task.completed}/{task.total} steps", "loss {task.fields[loss]}")
 
 
@@ -95,4 +97,4 @@ class Progress:
 def device_memory() -> dict[str, float]:
     """`device_gib`: the most memory that was in use on this host's first device; empty where it is not told (CPU)."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return {"device_gib": stats["peak_bytes_in_use"] / 2**30} if "peak_bytes_in_use" in stats else {}
+    return {"device_gib": stats["peak_bytes_in_use"] / GIB} if "peak_bytes_in_use" in stats else {}
