@@ -107,7 +107,9 @@ def test_a_bundle_names_nothing_outside_itself_and_holds_each_part_once(chain, l
 def test_parts_of_one_name_stand_beside_each_other(chain, tmp_path):
     """The runs were trained on two copies of the base: a bundle may hold it twice, but mixes nothing."""
     world = copy_world(chain.folder, tmp_path / "world", ["base", "dense", "sparse"])
-    config = chain.config("configs/stage2.py", init__dense=str(world / "dense"), init__sparse=str(world / "sparse"))
+    more = {"data__mixture": ((str(tmp_path / "more"), 1.0),)}
+    starts = {"init__dense": str(world / "dense"), "init__sparse": str(world / "sparse")}
+    config = chain.config("configs/stage2.py", **starts, **more)
     folder = tmp_path / "bundle"
     (tmp_path / "long/checkpoints").mkdir(parents=True)
     run = Run(config)
@@ -115,7 +117,8 @@ def test_parts_of_one_name_stand_beside_each_other(chain, tmp_path):
         trained, _, _ = split_by_table(take_apart(run.grounder("fresh"))[1], config.trainable)
         checkpoints.save_weights(1, trained)
     bundles.write_bundle(config, tmp_path / "long", folder)
-    assert load_json(folder / "config.json").base.llm == str(folder / "llm")
+    whole = load_json(folder / "config.json")
+    assert whole.base.llm == str(folder / "llm") and whole.data.mixture == (("more", 1.0),)
     assert load_json(folder / "dense/config.json").base.llm == str(folder / "llm2")
     assert bundles.check_bundle(Run(config, tmp_path / "long"), folder)
 
