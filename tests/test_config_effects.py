@@ -1,11 +1,17 @@
 """No silent knob: every field of the config, changed, changes something that can be observed, or raises.
 
-`CHANGES` says for every field what is changed and where the effect shows. An observation goes through the code
-that a run goes through, from the config on. The default is observed once, each field on its own.
+`CHANGES` says for every field what is changed and where the effect shows. What is observed is what a verb makes of the
+config: the grounder, data, batches and searches of its `Run`, a training, a whole run. The default is observed once.
 """
 
-import functools
-import re
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import fake_run
 import jax
@@ -13,28 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_base
-from flax import nnx
-from revision_jax.runs.tasks import dense_windows, make_task
 
 from revision_jax import config as configs
 from revision_jax import train
-from revision_jax.data.annotations.gaps import Gap
+from revision_jax.checkpoint import Checkpoints, Meta
 from revision_jax.data.batches import streams
 from revision_jax.data.video.extraction import VideoFeatures
-from revision_jax.evaluation import methods
-from revision_jax.models.adapter import SparseAdapter
-from revision_jax.models.grounder import Grounder
-from revision_jax.parallel.mesh import make_mesh
-from revision_jax.runs import grounder as parts
-from revision_jax.runs import splits as datasets
-from revision_jax.runs.grounder import load_grounder, make_prompt_encoder
-from revision_jax.runs.splits import check_files, prepare_data
-from revision_jax.search.sentences import Sentences
+from revision_jax.runs.run import Run
+from revision_jax.runs.splits import SPLITS
+from revision_jax.runs.training import make_task
 from revision_jax.training import loop
-from revision_jax.training.state import take_apart
+from revision_jax.training.state import split_by_table, take_apart
 
 RAISES = "raises"
-# field -> (how it is observed, the changes). RAISES: the change must be refused, by a message naming the field.
+NAMED = {"model.attention": "attention backend 'cudnn' cannot run here"}  # how its message names a field, if not so
+# field -> (how it is observed, the changes). RAISES: `train` must refuse the change, by a message naming the field.
 CHANGES = {
     "seed": ("model", {"seed": 1}),
     "stage": (RAISES, {"stage": "sparse"}),  # has its own data, and a predecessor
@@ -53,17 +52,17 @@ CHANGES = {
     "lora.dropout": ("model", {"lora.dropout": 0.5}),
     "lora.targets": ("model", {"lora.targets": ("q_proj", "v_proj")}),
     "sparse.mlp_width": ("sparse", {"sparse.mlp_width": 24}),
-    "sparse.num_heads": ("sparse", {"sparse.num_heads": 3}),
+    "sparse.num_heads": ("sparse", {"sparse.num_heads": 4}),
     "sparse.num_layers": ("sparse", {"sparse.num_layers": 1}),
     "sparse.dropout": ("sparse", {"sparse.dropout": 0.5}),
     "hierarchy.window_s": ("batch", {"hierarchy.window_s": 32.0}),
     "hierarchy.num_frames": ("batch", {"hierarchy.num_frames": 12}),
     "hierarchy.stride": ("search", {"hierarchy.stride": 1.0}),
-    "hierarchy.upper_stride": ("levels", {"hierarchy.upper_stride": 0.25}),
-    "hierarchy.levels": ("levels", {"hierarchy.levels": (8, 4)}),
+    "hierarchy.upper_stride": ("recursion", {"hierarchy.upper_stride": 0.25}),
+    "hierarchy.levels": ("groups", {"hierarchy.levels": (6, 4)}),
     "prompt.system": ("model", {"prompt.system": "Find."}),
     "prompt.max_text_tokens": ("batch", {"prompt.max_text_tokens": 56}),
-    "prompt.query_tokens": ("groups", {"prompt.query_tokens": 3}),
+    "prompt.query_tokens": ("presence", {"prompt.query_tokens": 3}),
     "data.name": (RAISES, {"data.name": "mad"}),
     "data.dir": ("features", {"data.dir": "OTHER/data"}),
     "data.fps": ("features", {"data.fps": 0.5}),
@@ -73,7 +72,7 @@ CHANGES = {
     "data.val_videos": ("features", {"data.val_videos": 2}),
     "data.test_videos": ("features", {"data.test_videos": 2}),
     "data.neg_factor": ("batch", {"data.neg_factor": 2.0}),
-    "data.near_miss_fraction": ("longer videos", {"data.near_miss_fraction": 0.0}),
+    "data.near_miss_fraction": ("batch", {"data.near_miss_fraction": 0.0}),
     "data.negatives": ("batch", {"data.negatives": (("cross_video", 1.0),)}),
     "data.mined": (RAISES, {"data.mined": "predictions.jsonl"}),
     "data.mixture": (RAISES, {"data.mixture": (("nowhere", 1.0),)}),
@@ -84,293 +83,282 @@ CHANGES = {
     "data.group_near_misses": ("groups", {"data.group_near_misses": 1.0}),
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
-    "train.batch_size": ("batch", {"train.batch_size": 2}),
-    "train.accumulate": ("steps", {"train.accumulate": 2}),
-    "train.steps": ("files", {"train.steps": 6}),
-    "train.epochs": ("files", {"train.epochs": 1, "train.steps": 0}),
-    "train.learning_rate": ("steps", {"train.learning_rate": 1e-2}),
-    "train.warmup_ratio": ("steps", {"train.warmup_ratio": 0.5}),
-    "train.weight_decay": ("steps", {"train.weight_decay": 0.5}),
-    "train.b1": ("steps", {"train.b1": 0.5}),
-    "train.b2": ("steps", {"train.b2": 0.5}),
-    "train.eps": ("steps", {"train.eps": 1e-2}),
-    "train.clip_norm": ("steps", {"train.clip_norm": 1e-6}),
-    "train.log_every": ("files", {"train.log_every": 1}),
-    "train.checkpoint_every": ("files", {"train.checkpoint_every": 6}),
-    "train.keep_checkpoints": ("files", {"train.keep_checkpoints": 1}),
-    "trainable": ("steps", {"trainable": (("llm/layers/.*", 1.0), (".*", "frozen"))}),
+    "train.batch_size": ("batch", {"train.batch_size": 4}),
+    "train.accumulate": ("training", {"train.accumulate": 2}),
+    "train.steps": ("training", {"train.steps": 6}),
+    "train.epochs": ("training", {"train.epochs": 1, "train.steps": 0}),
+    "train.learning_rate": ("training", {"train.learning_rate": 1e-2}),
+    "train.warmup_ratio": ("training", {"train.warmup_ratio": 0.5}),
+    "train.weight_decay": ("training", {"train.weight_decay": 0.5}),
+    "train.b1": ("training", {"train.b1": 0.5}),
+    "train.b2": ("training", {"train.b2": 0.5}),
+    "train.eps": ("training", {"train.eps": 1e-2}),
+    "train.clip_norm": ("training", {"train.clip_norm": 1e-6}),
+    "train.log_every": ("training", {"train.log_every": 1}),
+    "train.checkpoint_every": ("training", {"train.checkpoint_every": 6}),
+    "train.keep_checkpoints": ("training", {"train.keep_checkpoints": 1}),
+    "train.eval_every": ("run", {"train.eval_every": 4}),
+    "train.keep_best": ("run", {"train.keep_best": True}),
+    "trainable": ("training", {"trainable": (("llm/layers/.*", 1.0), (".*", "frozen"))}),
     "mesh.data": (RAISES, {"mesh.data": 3}),
     "mesh.fsdp": (RAISES, {"mesh.fsdp": 3}),
     "mesh.tensor": (RAISES, {"mesh.tensor": 3}),
-    "search.depth": ("levels", {"search.depth": 0}),
-    "search.policy": ("levels", {"search.policy": "bottom_up"}),
-    "search.keep": ("levels", {"search.keep": (0.9, 0.2)}),
-    "search.readings": ("levels", {"search.readings": 1}),
-    "search.rescale": ("levels", {"search.rescale": 0.25}),
+    "search.depth": ("search", {"search.depth": 0}),
+    "search.policy": ("upper program", {"search.policy": "top_down"}),
+    "search.keep": ("recursion", {"search.keep": (0.9, 0.2)}),
+    "search.readings": ("upper program", {"search.readings": 1}),
+    "search.rescale": ("upper program", {"search.rescale": 0.25}),
     "search.confidence": ("search", {"search.confidence": "inverse_max_entropy"}),
-    "search.beam": ("search", {"search.beam": 2}),
-    "search.sampling": ("search", {"search.sampling": 0.5}),
-    "search.drop_last_frame": ("search", {"search.drop_last_frame": True}),
+    "search.beam": ("program", {"search.beam": 2}),
+    "search.sampling": ("program", {"search.sampling": 0.5}),
+    "search.drop_last_frame": ("program", {"search.drop_last_frame": True}),
     "search.windows": ("search", {"search.windows": "released"}),
-    "search.ranking": ("ranking", {"search.ranking": "cosine"}),
+    "search.ranking": ("search", {"search.ranking": "cosine"}),
     "search.top_k": ("search", {"search.top_k": 1}),
-    "search.nms_iou": ("search", {"search.nms_iou": 0.0}),
-    "search.query_batch": ("search", {"search.query_batch": 2}),
-    "search.window_block": ("search", {"search.window_block": 4}),
-    "search.decode_block": ("search", {"search.decode_block": 4}),
-    "search.question_tokens": ("search", {"search.question_tokens": 40}),
-    "eval.split": ("evaluation", {"eval.split": "val"}),
-    "eval.before": ("evaluation", {"eval.before": True}),
+    "search.nms_iou": ("program", {"search.nms_iou": 0.0}),
+    "search.query_batch": ("program", {"search.query_batch": 2}),
+    "search.window_block": ("program", {"search.window_block": 4}),
+    "search.decode_block": ("program", {"search.decode_block": 4}),
+    "search.question_tokens": ("program", {"search.question_tokens": 40}),
+    "eval.split": ("run", {"eval.split": "val"}),
+    "eval.before": ("run", {"eval.before": True}),
+    "eval.after_training": ("run", {"eval.after_training": False}),
+    "eval.max_rows": ("run", {"eval.max_rows": 3}),
 }
-ONE = jax.devices()[:1]
+SENTENCES = ["a red circle moves to the left", "a blue star spins"]
 
 
 # ------------------------------------------------------------------------------------------- observations
-def observe_model(config, place, monkeypatch):
+def observe_model(config, place, made):
     """Paths, dtypes and arrays of the grounder, and its logits with a LoRA that acts."""
-    grounder = load_grounder(config, make_mesh(devices=ONE))
-    module, arrays = take_apart(grounder)
+    run = Run(config)
+    module, arrays = take_apart(run.grounder("fresh"))
     acting = {path: array + 0.1 if path.endswith("lora_b") else array for path, array in arrays.items()}
-    prefix = make_prompt_encoder(config).prefix
-    video = np.linspace(-1, 1, 4 * 12, dtype=np.float32).reshape(1, 4, 12)
-    logits = module.merge(acting)(prefix, video, np.ones((1, 3), np.int32), dropout_key=jax.random.key(0))
+    video = np.linspace(-1, 1, 4 * 16, dtype=np.float32).reshape(1, 4, 16)
+    tokens = np.ones((1, 3), np.int32)
+    logits = module.merge(acting)(run.prompts.prefix, video, tokens, dropout_key=jax.random.key(0))
     return [(path, str(array.dtype), np.asarray(array).tobytes()) for path, array in arrays.items()], logits.tolist()
 
 
-def observe_gradient(config, place, monkeypatch):
+def observe_gradient(config, place, made):
     """What the backward pass of the model computes again."""
-    module, arrays = take_apart(load_grounder(config, make_mesh(devices=ONE)))
-    video, tokens = jnp.ones((1, 4, 12)), jnp.ones((1, 3), int)
+    module, arrays = take_apart(Run(config).grounder("fresh"))
+    video, tokens = jnp.ones((1, 4, 16)), jnp.ones((1, 3), int)
     loss = lambda arrays: module.merge(arrays)(np.arange(2), video, tokens).sum()
     return str(jax.make_jaxpr(jax.grad(loss))(arrays)).count("remat")
 
 
-def observe_features(config, place, monkeypatch):
-    """Where each split is, and the manifest and queries of it."""
-    directories = prepare_data(config)
-    files = [directories[split] / name for split in directories for name in ("manifest.json", "queries.jsonl")]
-    return [(str(file), file.read_text()) for file in files]
-
-
-def observe_batch(config, place, monkeypatch):
-    """Batches in an epoch, and the first four."""
-    task = dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
-    iterator = iter(task.batches)
-    batches = [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(4)]
-    return task.epoch_batches, batches
-
-
-def observe_groups(config, place, monkeypatch):
-    """Batches in an epoch of the long stage, and the first four."""
-    without_predecessors(monkeypatch)
-    task = make_task(config, prepare_data(config)["train"], make_mesh(devices=ONE))
-    iterator = iter(task.batches)
-    return task.epoch_batches, [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(4)]
-
-
-def observe_sparse(config, place, monkeypatch):
+def observe_sparse(config, place, made):
     """The program of the sparse tokens of a group, its parameters, and what it gives."""
-    without_predecessors(monkeypatch)
-    module, arrays = take_apart(load_grounder(config, make_mesh(devices=ONE)))
-    video, query = jnp.linspace(-1, 1, 3 * 4 * 12).reshape(1, 3, 4, 12), jnp.ones((1, 2, 12))
+    module, arrays = take_apart(Run(config).grounder("fresh"))
+    video, query = jnp.linspace(-1, 1, 3 * 4 * 16).reshape(1, 3, 4, 16), jnp.ones((1, 2, 16))
     tokens = lambda arrays: module.merge(arrays).group_tokens(
         video, query, jnp.ones((1, 2), bool), dropout_key=jax.random.key(0)
     )
     return str(jax.make_jaxpr(tokens)(arrays)), tokens(arrays).tolist()
 
 
-def without_predecessors(monkeypatch):
-    """Later stages can be built without the runs that they start from."""
-    monkeypatch.setattr(parts, "missing_predecessors", lambda config: [])
-    monkeypatch.setattr(parts, "predecessor_prints", lambda config: {})
-    monkeypatch.setattr(parts, "trained_before", lambda *_: {})
+def observe_features(config, place, made):
+    """Where each split is, and the manifest and queries of it."""
+    directories = Run(config).directories(SPLITS)
+    files = [directories[split] / name for split in directories for name in ("manifest.json", "queries.jsonl")]
+    return [(str(file), file.read_text()) for file in files]
 
 
-def observe_faults(config, place, monkeypatch):
-    """What becomes of a split with a gap."""
-    directory = prepare_data(config)["train"]
-    found = datasets.open_split(config, directory, 12)[1]
-    with monkeypatch.context() as patch:
-        gap = Gap("not finite", "x", found[0].video_id)
-        patch.setattr(datasets, "known_gaps", lambda splits, *_: {split: [gap] for split in splits})
-        try:
-            prepare_data(config)
-        except ValueError as error:
-            return str(error)
-        return [query.query_id for query in datasets.open_split(config, directory, 12)[1]]
+def observe_batches(config, place, made):
+    """Batches in an epoch of the stage, and the first four."""
+    run = Run(config)
+    task = make_task(run, run.directories(["train"]))
+    iterator = iter(task.batches)
+    return task.epoch_batches, [{key: value.tolist() for key, value in next(iterator).items()} for _ in range(4)]
 
 
-def observe_reading(config, place, monkeypatch):
+def observe_reading(config, place, made):
     """What Grain is asked to do."""
     asked, options = [], streams.grain.ReadOptions
-    monkeypatch.setattr(streams.grain, "ReadOptions", lambda **o: asked.append(sorted(o.items())) or options(**o))
-    dense_windows(config, prepare_data(config)["train"], make_mesh(devices=ONE))
+    run = Run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams.grain, "ReadOptions", lambda **o: asked.append(sorted(o.items())) or options(**o))
+        make_task(run, run.directories(["train"]))
     return asked
 
 
-def observe_steps(config, place, monkeypatch):
-    """Three updates of the stand-in: metrics and what was trained. Not jitted: that would cost most of the time."""
-    task, mesh = fake_run.make_task(config), make_mesh(devices=ONE)
-    with jax.set_mesh(mesh):
-        built, state = loop.build(config, task, mesh)
-        step, iterator, seen = built.step_fn.__wrapped__, iter(task.batches), []
-        for _ in range(3):
-            batch = loop.next_batch(iterator, 1)
-            batch.pop("record_id")
-            state, metrics = step(state, jax.tree.map(jnp.asarray, batch), built.frozen)
-            seen.append({key: float(value) for key, value in metrics.items()})
-    return seen, {path: array.tolist() for path, array in state.trainable.items()}
+def observe_faults(config, place, made):
+    """What becomes of a split with a query that lies outside its video."""
+    for split, directory in Run(config).directories(SPLITS).items():
+        shutil.copytree(directory, place / split)
+    file = place / "train/queries.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])
+    file.write_text(file.read_text() + json.dumps(first | {"query_id": "late", "moments": [[5000, 5001]]}) + "\n")
+    run = Run(configs.finish(config, {"data.name": "folder", "data.dir": str(place)}))
+    try:
+        return sorted(query.query_id for query in run.split("train").all_queries)
+    except ValueError as error:
+        return str(error).replace(str(place), "")
 
 
-def observe_files(config, place, monkeypatch):
-    """The checkpoints that a run of the stand-in leaves, and the steps of each log."""
-    logged, fetch = [], loop.fetch
-    monkeypatch.setattr(loop, "fetch", lambda pending, _: logged.append(len(pending)) or fetch(pending, _))
-    loop.run(config, place / "run", fake_run.make_task(config))
-    return logged, sorted(path.name for path in (place / "run/checkpoints").iterdir())
+def observe_training(config, place, made):
+    """A run of the stand-in for model and data: what it prints, logs, keeps and has learned."""
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        result = loop.run(config, place / "run", fake_run.make_task(config))
+    steps = [line.partition("  ")[0] for line in printed.getvalue().splitlines()]
+    kept = sorted(path.name for path in (place / "run/checkpoints").iterdir())
+    return steps, kept, (place / "run/metrics.jsonl").read_text(), _bytes(result.model)
 
 
-def observe_search(config, place, monkeypatch):
-    """The search program of a validation video, and its windows; traced, not run."""
-    mesh = make_mesh(devices=ONE)
-    split = methods.Split.open(config, prepare_data(config)["val"], "val", 12)
-    searcher = methods.make_searcher(config, load_grounder(config, mesh), mesh, split.all_queries)
-    seen = []
-
-    def trace(program, plan, parts, video):
-        # Addresses of functions in the text differ from run to run.
-        seen.append(re.sub("0x[0-9a-f]+", "", str(program.trace(plan, parts, video).jaxpr)))
-        seen.extend(np.asarray(leaf).tolist() for leaf in jax.tree.leaves(video))
-        raise StopIteration
-
-    monkeypatch.setattr(searcher, "_program", functools.partial(trace, searcher._program))
-    for video_id, queries in split.queries.items():
-        with pytest.raises(StopIteration):
-            methods.search_at(searcher, 1)(split.store, video_id, queries)
-    return seen
+def observe_run(config, place, made):
+    """A whole run of the align stage: its log, checkpoints, weights, and the metrics of its evaluation."""
+    metrics = train.train(config, place / "run")
+    for name in ("measured", "compilations"):
+        metrics.pop(name, None)
+    kept = sorted(path.name for path in (place / "run/checkpoints").iterdir())
+    trained = Run(config, place / "run").grounder("trained")
+    return metrics, kept, (place / "run/metrics.jsonl").read_text(), _bytes(trained)
 
 
-def observe_ranking(config, place, monkeypatch):
-    """The moments of all queries of a validation video, in their order."""
-    mesh = make_mesh(devices=ONE)
-    split = methods.Split.open(config, prepare_data(config)["val"], "val", 12)
-    searcher = methods.make_searcher(config, load_grounder(config, mesh), mesh, split.all_queries)
-    video_id, queries = next(iter(split.queries.items()))
-    with jax.set_mesh(mesh):
-        ask = methods.search_at(searcher, 1, "top_down", datasets.make_extractor(config, mesh))
-        predictions, _ = ask(split.store, video_id, queries)
-    return [prediction.moments.tolist() for prediction in predictions]
+def observe_search(config, place, made):
+    """What a search of a validation video finds, and what it cost."""
+    run = Run(config, made / config.stage)
+    searched = run.search(_video(run), SENTENCES)
+    results = [
+        (result.moments.tolist(), result.tokens, [windows.tolist() for windows in result.sent])
+        for result in searched.results
+    ]
+    return results, dataclasses.replace(searched.cost, seconds=0.0)
 
 
-def observe_levels(config, place, monkeypatch):
-    """The windows and the plan of a search by default, and through upper levels by either policy."""
-    dense = load_grounder(config, make_mesh(devices=ONE))
-    adapter = SparseAdapter(12, 16, rngs=nnx.Rngs(0), mlp_width=8, num_heads=2, num_layers=1)
-    searcher = methods.make_searcher(config, dense, None, upper=Grounder(dense.llm, sparse=adapter))
-    choices = ({}, {"depth": 3}, {"depth": 2, "policy": "bottom_up"}, {"depth": 2, "policy": None})
-    video, seen = VideoFeatures(np.zeros((130, 12), np.float16), 130.0, 1.0), []
-
-    def stop(request, plan):
-        windows = request.windows
-        upper = None if windows.upper is None else len(windows.upper)
-        levels = [(level.size, level.readings) for level in plan.levels]
-        seen.append((len(windows.dense), upper, str(plan.policy), levels))
-        raise StopIteration
-
-    monkeypatch.setattr(searcher, "search_windows", stop)
-    for options in choices:
-        try:
-            searcher.search(video, Sentences(["a red circle"]), **options)
-        except StopIteration:
-            continue
-        except ValueError as error:  # the policy of the settings does not search at the depth of the call
-            seen.append(str(error))
-    return seen
+def observe_program(config, place, made):
+    """The program of such a search, not run, and what it needs of a device."""
+    run = Run(config, made / config.stage)
+    sentences = run.sentences(SENTENCES, config.search.depth, config.search.policy)
+    lowered, need = run.searcher().lower(_video(run), sentences)
+    return lowered.as_text(), need
 
 
-def observe_evaluation(config, place, monkeypatch):
-    """A whole run whose training does nothing and whose answers are empty: what is scored, the files it leaves."""
-    unchanged = lambda config, workdir, task, **_: loop.Result(task.model, make_mesh(), 0, 0, 1, 1)
-    empty = lambda split: ([methods.Prediction(q.query_id, methods.NOTHING) for q in split.all_queries], methods.Cost())
-    monkeypatch.setattr(loop, "run", unchanged)
-    monkeypatch.setattr(methods, "answer", lambda split, asks, *_: dict.fromkeys(asks, empty(split)))
-    metrics = train.train(config, place)
-    return metrics["split"], metrics["before"] is None, sorted(path.name for path in (place / "eval").iterdir())
+def _video(run):
+    split = run.split("val")
+    [video_id] = split.queries
+    video = split.store.manifest.videos[video_id]
+    return VideoFeatures(split.store.read_all(video_id), video.duration_s, split.store.manifest.fps)
 
 
-OBSERVERS = {
-    "model": observe_model,
-    "gradient": observe_gradient,
-    "features": observe_features,
-    "batch": observe_batch,
-    "longer videos": observe_batch,
-    "groups": observe_groups,
-    "sparse": observe_sparse,
-    "reading": observe_reading,
-    "faults": observe_faults,
-    "steps": observe_steps,
-    "files": observe_files,
-    "search": observe_search,
-    "ranking": observe_ranking,
-    "levels": observe_levels,
-    "evaluation": observe_evaluation,
+def _bytes(model):
+    return {path: np.asarray(array).tobytes() for path, array in take_apart(model)[1].items()}
+
+
+class Kind(NamedTuple):
+    """How fields are observed: the function, and the config that they are changed in."""
+
+    observe: Callable[[Any, Path, Path], Any]
+    spec: str = "configs/stage1.py"
+    fields: dict = {}
+
+
+RECURSION = {"search.depth": 2, "search.policy": "top_down_rescaled"}
+# All parameters are trained, faster and faster: the run is better at step 2 than at its last step.
+RUN = {"train.learning_rate": 1.0, "train.warmup_ratio": 0.9, "trainable": ((".*", 1.0),), "train.keep_checkpoints": 1}
+RUN |= {"train.eval_every": 2, "eval.max_rows": 8}
+KINDS = {
+    "model": Kind(observe_model),
+    "gradient": Kind(observe_gradient),
+    "features": Kind(observe_features, fields={"data.video_s": 130.0}),
+    "batch": Kind(observe_batches),
+    "presence": Kind(observe_batches, "configs/stage1_sparse.py"),
+    "groups": Kind(observe_batches, "configs/stage2.py", {"data.train_videos": 6}),
+    "sparse": Kind(observe_sparse, "configs/stage1_sparse.py"),
+    "reading": Kind(observe_reading),
+    "faults": Kind(observe_faults, fields={"data.video_s": 130.0}),
+    "training": Kind(observe_training),
+    "run": Kind(observe_run, "configs/align.py", RUN),
+    "search": Kind(observe_search),
+    "program": Kind(observe_program),
+    "recursion": Kind(observe_search, "configs/stage2.py", RECURSION),
+    "upper program": Kind(observe_program, "configs/stage2.py", RECURSION),
 }
-STAND_IN = ("steps", "files")  # observed on the stand-in for model and data, the others on tiny real parts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Programs run once here: that they run fast does not matter."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """Tiny parts, and another set of them where a change says OTHER."""
+def made(tmp_path_factory):
+    """A folder with `base/`, another one at `other/base`, `data/`, and the runs `dense/`, `sparse/` and `long/`."""
     folder = tmp_path_factory.mktemp("effects")
-    return {
-        "base": tiny_base.make_base(folder / "base"),
-        "OTHER": tiny_base.make_base(folder / "other", seed=9),
-        "data": folder / "data",
-        "seen": {},
-    }
+    tiny_base.make_base(folder / "base", width=16)
+    tiny_base.make_base(folder / "other/base", width=16, seed=9)
+    for spec in ("stage1", "stage1_sparse", "stage2"):
+        config = config_of(folder, f"configs/{spec}.py")
+        leave_run(config, folder / config.stage)
+    return folder
 
 
-def observe(kind, changes, places, place, monkeypatch):
-    known = fake_run.FIELDS if kind in STAND_IN else tiny_base.overrides_of(places["base"], places["data"])
-    if kind in ("longer videos", "groups"):  # two minutes hold no near miss that fits a window
-        known = known | {"data.video_s": 260.0, "hierarchy.window_s": 24.0}
-    if kind == "groups":
-        known = known | {"stage": "long", "data.questions_per_window": 1, "train.batch_size": 2, "data.train_videos": 6}
-        known = known | {"hierarchy.levels": (5, 4)}
-    if kind == "sparse":
-        known = known | {"stage": "sparse", "data.questions_per_window": 1, "sparse.mlp_width": 16}
-    point = lambda value: value.replace("OTHER", str(places["OTHER"])) if isinstance(value, str) else value
-    config = configs.load(overrides=known | {key: point(value) for key, value in changes.items()})
-    with monkeypatch.context() as patch:
-        return OBSERVERS[kind](config, place, patch)
+def leave_run(config, workdir):
+    """A run with weights that were drawn at random."""
+    run = Run(config)
+    trainable, _, _ = split_by_table(take_apart(run.grounder("fresh"))[1], config.trainable)
+    rng = np.random.default_rng(0)
+    drawn = {path: array + 0.3 * rng.normal(size=array.shape).astype("float32") for path, array in trainable.items()}
+    workdir.mkdir()
+    configs.save_json(config, workdir / "config.json")
+    with Checkpoints(workdir / "checkpoints", Meta(config.to_dict(), run.fingerprints)) as checkpoints:
+        checkpoints.save_weights(1, drawn)
+
+
+def config_of(made, spec, fields=(), changes=()):
+    """Windows and videos that near misses fit into, which two minutes of Shapes do not hold."""
+    longer = {"data.video_s": 260.0, "hierarchy.window_s": 24.0}
+    point = lambda value: value.replace("OTHER", str(made / "other/base")) if isinstance(value, str) else value
+    values = longer | dict(fields) | {key: point(value) for key, value in dict(changes).items()}
+    return tiny_base.chain_config(spec, made, **{key.replace(".", "__"): value for key, value in values.items()})
+
+
+@pytest.fixture(scope="module")
+def seen(made, tmp_path_factory):
+    """Kind -> what is observed of the default, twice the same, or any change would seem to act."""
+    found = {}
+
+    def default(kind):
+        if kind not in found:
+            observed = [observe(kind, {}, made, tmp_path_factory.mktemp("default")) for _ in range(2)]
+            assert observed[0] == observed[1]
+            found[kind] = observed[0]
+        return found[kind]
+
+    return default
+
+
+def observe(name, changes, made, place):
+    kind = KINDS[name]
+    if name == "training":
+        return kind.observe(configs.load(overrides=fake_run.FIELDS | changes), place, made)
+    return kind.observe(config_of(made, kind.spec, kind.fields, changes), place, made)
 
 
 def test_every_field_is_in_the_table():
     assert set(CHANGES) == set(configs.flatten(configs.load()))
 
 
-@pytest.mark.parametrize("field", CHANGES)
-def test_a_change_has_an_effect_or_raises(field, places, tmp_path, monkeypatch):
+@pytest.mark.parametrize("field", [field for field, (kind, _) in CHANGES.items() if kind != RAISES])
+def test_a_change_has_an_effect(field, made, seen, tmp_path):
     kind, changes = CHANGES[field]
-    assert field in changes
-    if kind == RAISES:
-        with pytest.raises(ValueError, match=field.rpartition(".")[2]):
-            run_up_to_the_step(changes, places)
-        return
-    if kind not in places["seen"]:
-        places["seen"][kind] = observe(kind, {}, places, tmp_path / "default", monkeypatch)
-        # The default observed again is the same, or any change would seem to act.
-        assert observe(kind, {}, places, tmp_path / "again", monkeypatch) == places["seen"][kind]
-    assert observe(kind, changes, places, tmp_path / "changed", monkeypatch) != places["seen"][kind]
+    assert set(changes) >= {field}
+    assert observe(kind, changes, made, tmp_path) != seen(kind)
 
 
-def run_up_to_the_step(changes, places):
-    """What a run checks before its first step."""
-    config = tiny_base.config_of(places["base"], places["data"], **changes)
-    mesh = make_mesh(**config.mesh)
-    check_files(config)
-    module, arrays = take_apart(load_grounder(config, mesh))
-    jax.eval_shape(lambda: module.merge(arrays)(np.arange(2), jnp.ones((1, 4, 12)), jnp.ones((1, 3), int)))
+@pytest.mark.parametrize("field", [field for field, (kind, _) in CHANGES.items() if kind == RAISES])
+def test_a_change_is_refused(field, made, tmp_path, capsys):
+    _, changes = CHANGES[field]
+    sound = configs.flatten(config_of(made, "configs/stage1.py"))
+    flags = [f"--config.{key}={value}" for key, value in (sound | changes).items()]
+    assert train.main([*flags, "--workdir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and NAMED.get(field, field) in error
 
 
 @pytest.mark.parametrize("file", ["stage1", "stage1_sparse", "stage2", "align"])

@@ -192,7 +192,7 @@ class Run:
     def split(self, name: str, directory: Path | None = None) -> Split:
         """A split's features and queries, checked against the run; `directory`: default, that of the config's data."""
         directory = self.directories((name,))[name] if directory is None else directory
-        return Split.of(name, *open_split(self.config, directory, self.grounder("trained").visual_width))
+        return Split.of(name, *open_split(self.config, directory, self.grounder("abstract").visual_width))
 
     # --------------------------------------------------------------------------------------------- its search
     def searcher(
