@@ -134,7 +134,7 @@ def test_a_stage_starts_from_what_was_trained_before(chain, mesh):
 
 
 def test_groups_of_videos_are_a_stage_too(chain, mesh):
-    two = {"hierarchy__levels": (2,), "data__group_copies": (1,), "search__keep": (0.5,)}
+    two = {"hierarchy__levels": (2,), "data__group_copies": (1,), "search__keep": (0.5,), "search__depth": 2}
     config = chain.config("configs/stage2.py", data__groups="videos", **two)
     task = make_task(Run(config, mesh=mesh), chain.directories)
     assert next(iter(task.batches))["video"].shape == (2, 2, 8, 16)
