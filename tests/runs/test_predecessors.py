@@ -91,6 +91,15 @@ def test_a_predecessor_that_changed_is_another(chain, mesh, tmp_path):
         check_files(config)
 
 
+def test_a_write_that_a_kill_cut_short_makes_no_run(chain, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints/4.orbax-checkpoint-tmp-17").mkdir(parents=True)
+    shutil.copy(chain.folder / "dense/config.json", run)
+    assert not predecessors.is_run(run) and Run(chain.config("configs/stage1.py"), run).steps == 0
+    (run / "checkpoints/2").mkdir()
+    assert predecessors.is_run(run) and Run(chain.config("configs/stage1.py"), run).steps == 2
+
+
 def test_a_predecessor_on_other_files_is_refused(chain, mesh, monkeypatch):
     config = chain.config("configs/stage1_sparse.py")
     monkeypatch.setattr(predecessors, "Meta", lambda config, base: Meta(config, {"llm": {"path": "x", "sha256": "0"}}))
