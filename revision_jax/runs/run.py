@@ -16,7 +16,6 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax import config as configs
-from revision_jax.checkpoint import finished_steps
 from revision_jax.config import ConfigError
 from revision_jax.data.batches.query_tokens import query_tokens
 from revision_jax.data.video.extraction import Extractor, VideoFeatures
@@ -27,7 +26,7 @@ from revision_jax.prompts import PromptEncoder
 from revision_jax.runs import calibration
 from revision_jax.runs.base import make_extractor, make_hierarchy, make_prompts
 from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_grounder, restore_trained
-from revision_jax.runs.predecessors import is_run, missing_predecessors, predecessors
+from revision_jax.runs.predecessors import is_run, missing_predecessors, predecessors, served_step
 from revision_jax.runs.splits import Split, open_split, prepare_data
 from revision_jax.runs.stage import Stage, check_stage, makers, stage_of
 from revision_jax.search.models import Models
@@ -74,8 +73,8 @@ class Run:
 
         Args:
           changes: fields that differ from its training, some of `SERVED`: `{"search.depth": 3}` or "search.depth=3".
-          devices: default: all of this process. The axes of the run's mesh stay where they fit them; else all devices
-            are on its `data` axis.
+          devices: default: all of this process. Where `changes` name an axis of the mesh, `data` takes the rest of
+            them; else the axes of the run's mesh stay where they fit, or all devices are on its `data` axis.
 
         Raises:
           ConfigError: there is no trained run, or a field that cannot be changed any more.
@@ -89,8 +88,8 @@ class Run:
                 raise ConfigError(f"{key} cannot be changed after training; expected one of {', '.join(SERVED)}.")
         config = configs.load_json(workdir / "config.json", changes)
         devices = jax.local_devices() if devices is None else devices
-        chosen = any(key.startswith("mesh.") for key in changes)
-        return cls(config, workdir, make_mesh(**config.mesh, devices=devices) if chosen else _mesh_on(config, devices))
+        axes = {axis: size for axis, size in config.mesh.items() if f"mesh.{axis}" in changes}
+        return cls(config, workdir, make_mesh(**axes, devices=devices) if axes else _mesh_on(config, devices))
 
     # --------------------------------------------------------------------------------------------- what it is
     @property
@@ -127,8 +126,10 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Updates done at the newest checkpoint; 0 without one."""
-        return 0 if self.workdir is None else max(finished_steps(self.workdir / "checkpoints"), default=0)
+        """Updates behind the model that is used: at the newest checkpoint, or at the best; 0 without one."""
+        if self.workdir is None or not is_run(self.workdir):
+            return 0
+        return served_step(self.config, self.workdir)
 
     @property
     def trained_parameters(self) -> int:
@@ -150,6 +151,8 @@ class Run:
 
     def _trained(self) -> Grounder:
         """Shares all arrays that were not trained with the fresh grounder."""
+        if self.workdir is None:
+            raise ConfigError("this run has no work folder, and so no trained model; give one, or train it.")
         module, arrays = take_apart(self.grounder("fresh"))
         trainable, frozen, _ = split_by_table(arrays, self.config.trainable)
         return module.merge(restore_trained(self.config, self.workdir, trainable)[1], frozen)

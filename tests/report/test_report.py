@@ -1,5 +1,6 @@
 """Table, pictures and page from made-up metrics."""
 
+import json
 import re
 
 import matplotlib.image
@@ -8,7 +9,7 @@ import pytest
 
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
-from revision_jax.report.summary import SHOWN, choose_cases
+from revision_jax.report.summary import SHOWN, choose_cases, read_losses
 from revision_jax.report.table import clock, compared_rows, detail_rows, level_rows, print_table, table_rows
 
 RECALL = {f"R{k}@{theta}": 10.0 * k**0.5 - 10 * theta for k in (1, 5, 10, 50) for theta in (0.1, 0.3, 0.5, 0.7)}
@@ -22,6 +23,8 @@ METRICS = {
     "split": "test", "videos": 3, "present": 5, "absent": 2,
     "measured": {"seconds": 12.0, "device": {"kind": "cpu", "count": 1}},
     "methods": {"depth1": SCORES, "clip": SCORES}, "before": {"depth1": SCORES}, "compilations": {"train_step": 1},
+    "queries": 7, "stage": "long", "train_steps": 4, "served": "depth1", "retrieval": {},
+    "questions": {"groups of 4": {"trained": {"exact": 50.0, "groups": 3}, "before": {"exact": 25.0, "groups": 3}}},
     "levels": [48, 16], "protocol": {"name": "ours", "says": "all of it"},
     "compared": [{"methods": ["depth1", "clip"]} | {
         column: {"difference": 1.0, "interval": [-2.0, 4.0]} for column in ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
@@ -47,7 +50,7 @@ def test_the_table_has_a_row_a_method_and_no_nan(capsys):
     print_table(METRICS)
     out = capsys.readouterr().out
     assert "5 present and 2 absent queries, 3 videos" in out and "all windows (depth 1)" in out
-    assert "protocol ours (all of it)" in out
+    assert "protocol ours (all of it)" in out and "groups of 4: exact" in out and "25.00" in out
     details = dict(zip(*(lambda table: (table[0], table[1][-1]))(detail_rows(METRICS))))
     assert details["R1@.3, 95 %"] == "5.0 to 9.2" and details["LLM tokens/query"] == "812.0"
     assert details["ECE@.3"] == "8.0" and details["AUROC@.3"] == "–"
@@ -103,3 +106,17 @@ def test_the_page_needs_no_other_file_and_escapes_sentences(tmp_path):
 def test_a_key_the_page_needs_is_not_left_blank(tmp_path):
     with pytest.raises(KeyError):
         write_report(tmp_path / "r.html", {k: v for k, v in METRICS.items() if k != "protocol"}, {}, [], CASES)
+
+
+def test_validations_are_read_beside_the_steps_and_drawn(tmp_path):
+    lines = [{"step": n, "loss": 3.0 - n / 10} for n in range(1, 9)]
+    lines.insert(4, {"step": 4, "val_loss": 2.7, "val_accuracy": 0.25})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    steps, losses, validations = read_losses(tmp_path)
+    assert steps == list(range(1, 9)) and len(losses) == 8 and validations == {4: 2.7}
+    plots.loss_curve(steps, losses, tmp_path / "with.png", validations)
+    plots.loss_curve(steps, losses, tmp_path / "without.png")
+    green = np.array([0x2E, 0x8B, 0x57]) / 255
+    pixels = lambda name: matplotlib.image.imread(tmp_path / name)[..., :3]
+    points = [(np.abs(pixels(name) - green).max(axis=2) < 0.02).any() for name in ("with.png", "without.png")]
+    assert points == [True, False]
