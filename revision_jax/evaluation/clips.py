@@ -18,6 +18,13 @@ from revision_jax.search.method import method_name
 from revision_jax.search.retrieval import join_clips, score_clips
 
 
+# Fields of a search that change how clips are ranked: all of them are asked, none is suppressed or cut off.
+ACTING = (
+    "confidence", "beam", "sampling", "drop_last_frame", "rescale", "readings", "query_batch", "window_block",
+    "decode_block", "question_tokens",
+)  # fmt: skip
+
+
 class ClipSearch:
     """The evaluator `clips`: see the module."""
 
@@ -26,6 +33,12 @@ class ClipSearch:
 
     def __call__(self, evaluation: Evaluation) -> Scored:
         run, directory = evaluation.run, evaluation.directories[evaluation.split]
+        idle = [f"--search.{name}" for name in evaluation.options.search if name not in ACTING]
+        if idle:
+            raise ConfigError(
+                f"{', '.join(idle)} has no effect on the ranking of short videos, which asks all of them; expected "
+                f"some of {', '.join(ACTING)}."
+            )
         split = run.split(evaluation.split, directory)
         check_short(split, run.hierarchy.window_s)
         scores, facts = _ratings(run, evaluation, split)

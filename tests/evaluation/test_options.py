@@ -14,12 +14,13 @@ RUNS = ("align", "dense", "sparse", "long", "unified", "retrieval")
 # option -> (its flags, the runs that honour it)
 SEARCHED, CLIPS = ("dense", "long", "unified"), ("retrieval",)
 OPTIONS = {
-    "out": (["--out", "eval-other"], RUNS),
+    "out": ([], RUNS),
     "split": (["--split", "val"], RUNS),
     "data": (["--data", "DATA"], tuple(run for run in RUNS if run != "align")),
-    "protocol": (["--protocol", "paper", "--out", "eval-paper"], SEARCHED),
-    "methods": (["--methods", "depth1", "--out", "eval-one"], SEARCHED + CLIPS),
-    "search": (["--search.top_k", "1", "--out", "eval-top"], SEARCHED + CLIPS),
+    "protocol": (["--protocol", "paper"], SEARCHED),
+    "methods": (["--methods", "depth1,clip"], SEARCHED + CLIPS),
+    "search": (["--search.top_k", "1"], SEARCHED),
+    "search ": (["--search.confidence", "sequence_likelihood"], SEARCHED + CLIPS),
     "memory_gib": (["--memory_gib", "0.001"], SEARCHED + CLIPS),
 }
 
@@ -59,43 +60,45 @@ def runs(chain, long_run, tmp_path_factory):
 def test_every_option_acts_or_is_refused(name, runs, chain, capsys):
     """One stage, all options: a refusal is one line that names the flag, and computes nothing."""
     workdir = runs[name]
-    assert evaluate.main(["--workdir", str(workdir)]) == 0
-    default = json.loads((workdir / "eval/metrics.json").read_text())
+    data = str(runs["data"].get(name, chain.directories["val"]))
+    # One method is enough to see an option act; tests/test_evaluate.py asks them all.
+    one_method = ["--methods", "depth1"] if name in OPTIONS["methods"][1] else []
     for option, (flags, honoured) in OPTIONS.items():
-        data = str(runs["data"].get(name, chain.directories["val"]))
         capsys.readouterr()
-        code = evaluate.main(["--workdir", str(workdir), *(flag.replace("DATA", data) for flag in flags)])
+        flags = [flag.replace("DATA", data) for flag in flags]
+        flags += [] if option == "methods" else one_method
+        code = evaluate.main(["--workdir", str(workdir), "--out", f"eval-{option.strip()}", *flags])
         err = capsys.readouterr().err
         if name not in honoured:
-            assert code == 2 and f"--{option}" in err and "has no effect on a run of stage" in err, (option, err)
-            continue
-        if option == "memory_gib":  # too little for any block: nothing is searched that does not fit
+            assert code == 2 and f"--{option.strip()}" in err and "has no effect on" in err, (option, err)
+            assert not (workdir / f"eval-{option.strip()}").exists()
+        elif option == "memory_gib":  # too little for any block: nothing is searched that does not fit
             assert code == 2 and "Raise --memory_gib" in err, err
-            continue
-        assert code == 0, (option, err)
-        effect(option, workdir, default)
+        else:
+            assert code == 0, (option, err)
+            effect(option, workdir / f"eval-{option.strip()}")
 
 
-def effect(option, workdir, default):
-    """What an option must have changed."""
-    read = lambda path: json.loads((workdir / path).read_text())
-    if option == "out":
-        assert read("eval-other/metrics.json")["split"] == "test"
-    elif option == "split":
-        assert read("eval/metrics_val.json")["split"] == "val"
-    elif option == "data":
-        assert any(path.name != "metrics_val.json" for path in (workdir / "eval").glob("metrics_*.json"))
+def effect(option, folder):
+    """What an option must have made of an evaluation."""
+    name = {"split": "metrics_val.json", "data": None}.get(option, "metrics.json")
+    path = next(folder.glob("metrics_*.json")) if name is None else folder / name
+    metrics = json.loads(path.read_text())
+    found = set(metrics["methods"] or metrics["retrieval"].get("methods", {}))
+    assert metrics["split"] == {"split": "val"}.get(option, metrics["split"] if option == "data" else "test")
+    if option == "data":
+        assert metrics["split"] not in ("val", "test")
     elif option == "protocol":
-        assert read("eval-paper/metrics.json")["protocol"]["name"] == "paper" != default["protocol"]["name"]
+        assert metrics["protocol"]["name"] == "paper" and metrics["protocol"]["search"]["nms_iou"] == 1.0
     elif option == "methods":
-        found = read("eval-one/metrics.json")
-        assert set(found["methods"] or found["retrieval"]["methods"]) == {"depth1"}
-        assert default["methods"] or set(default["retrieval"]["methods"]) == {"clip", "depth1", "depth2"}
-        for scores in default["retrieval"].get("methods", {}).values():
+        assert found == {"depth1", "clip"}
+        for scores in metrics["retrieval"].get("methods", {}).values():
             assert 0 <= scores["R@1"] <= scores["R@5"] <= scores["R@10"] <= 100.0 and scores["median_rank"] >= 1
-    elif option == "search" and default["methods"]:
-        assert read("eval-top/metrics.json")["protocol"]["search"]["top_k"] == 1
-        rows = map(json.loads, (workdir / "eval-top/predictions.jsonl").read_text().splitlines())
+    elif option == "search " and metrics["methods"]:
+        assert metrics["protocol"]["search"]["confidence"] == "sequence_likelihood"
+    elif option == "search":
+        assert metrics["protocol"]["search"]["top_k"] == 1
+        rows = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
         assert all(len(row["moments"]) <= 1 for row in rows if "moments" in row)
 
 
