@@ -17,7 +17,6 @@ from revision_jax.runs.splits import Split
 from revision_jax.search.method import method_name
 from revision_jax.search.retrieval import join_clips, score_clips
 
-
 # Fields of a search that change how clips are ranked: all of them are asked, none is suppressed or cut off.
 ACTING = (
     "confidence", "beam", "sampling", "drop_last_frame", "rescale", "readings", "query_batch", "window_block",
