@@ -162,19 +162,21 @@ def test_each_split_by_itself_keeps_its_answers(trained_run, tmp_path, monkeypat
 
 
 @pytest.fixture(scope="module")
-def evaluated(long_run):
-    """The run of stage 2 with its metrics: its own questions, and every depth of the search."""
-    return long_run, evaluate_run(Run.load(long_run))
+def evaluated(long_run, tmp_path_factory):
+    """A copy of the run of stage 2 with its metrics: its own questions, and every depth of the search."""
+    workdir = Path(shutil.copytree(long_run, tmp_path_factory.mktemp("evaluated") / "long"))
+    return workdir, evaluate_run(Run.load(workdir))
 
 
-def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluated):
+def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluated, tmp_path):
     _, metrics = evaluated
     deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "depth3_top_down_rescaled", "depth3_fused"}
     deeper.add("depth1_retrieve_then_ground")
     assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
     assert metrics["served"] == "depth3" and metrics["stage"] == "long" and metrics["version"] == 4
     # The dense level is the dense run's own model.
-    alone = evaluate_run(Run.load(chain.folder / "dense"), Options(out="eval-alone", methods=("depth1", "depth0")))
+    dense = shutil.copytree(chain.folder / "dense", tmp_path / "dense")
+    alone = evaluate_run(Run.load(dense), Options(out="eval-alone", methods=("depth1", "depth0")))
     for method in ("depth1", "depth0"):
         assert metrics["methods"][method]["recall"] == alone["methods"][method]["recall"]
         assert metrics["methods"][method]["threshold"] == alone["methods"][method]["threshold"]

@@ -82,7 +82,7 @@ def test_two_hosts_share_the_videos_and_score_them_all(trained_run, workdir):
 class _Split:
     """Two videos of one query each."""
 
-    store = None
+    store, name = None, "test"
 
     def __init__(self):
         query = lambda name: type("Query", (), {"query_id": name, "video_id": name, "sentence": "", "moments": ()})()

@@ -1,6 +1,8 @@
 """A stage's own questions on held-out rows: asked, answered greedily, logged, scored."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +30,9 @@ def align_run(tmp_path_factory):
     return folder / "run"
 
 
-def workdir_of(stage, chain, long_run, align_run):
-    return {"sparse": chain.folder / "sparse", "long": long_run, "align": align_run}[stage]
+def workdir_of(stage, chain, align_run, folder):
+    """A copy of a run of the stage."""
+    return Path(shutil.copytree({"sparse": chain.folder / "sparse", "align": align_run}[stage], folder / stage))
 
 
 @pytest.mark.parametrize(
@@ -39,9 +42,9 @@ def workdir_of(stage, chain, long_run, align_run):
         ("align", ["captions: token accuracy", "captions: loss"]),
     ],
 )
-def test_every_stage_is_asked_told_and_written(stage, told, chain, long_run, align_run, monkeypatch, capsys):
+def test_every_stage_is_asked_told_and_written(stage, told, chain, align_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(captions, "CAPTIONS", 5)
-    workdir = workdir_of(stage, chain, long_run, align_run)
+    workdir = workdir_of(stage, chain, align_run, tmp_path)
     counted = {"programs": 1, "shapes": 1}
     metrics = evaluate(Run.load(workdir, {"eval.max_rows": 6}), Options(out="eval-asked"), compilations=counted)
     printed = capsys.readouterr().out
@@ -58,9 +61,9 @@ def test_every_stage_is_asked_told_and_written(stage, told, chain, long_run, ali
     assert (workdir / "eval-asked/report.html").is_file()
 
 
-def test_a_killed_one_goes_on_row_by_row(chain, monkeypatch):
+def test_a_killed_one_goes_on_row_by_row(chain, tmp_path, monkeypatch):
     """Stopped after each batch in turn: nothing is asked twice, the scores are the same."""
-    workdir, asked = chain.folder / "sparse", []
+    workdir, asked = workdir_of("sparse", chain, None, tmp_path), []
     load = lambda: Run.load(workdir, {"eval.max_rows": 5, "eval.before": False})
     answer = questions.Answerer.__call__
     whole = evaluate(load(), Options(out="eval-whole"))["questions"]
