@@ -4,7 +4,6 @@ A stage's row names its evaluators. Each fills its part of the metrics; parts th
 docs/data.md describes every field.
 """
 
-import dataclasses
 import functools
 import logging
 import time
@@ -66,7 +65,7 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
     """
     started = time.perf_counter()
     evaluators = evaluators_of(run)
-    honoured = [name for name in _NAMES if any(name in one.honours for one in evaluators)]
+    honoured = frozenset().union(*(one.honours for one in evaluators))
     options.check(honoured, f"a run of stage {run.stage.name!r}")
     split, directories = _directories(run, options, any(one.chooses_on_val for one in evaluators))
     path = file_path(run.workdir / options.out, "metrics.json", split)
@@ -93,9 +92,6 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
         print_table(metrics)
         log.info("report: %s", report)
     return metrics
-
-
-_NAMES = [field.name for field in dataclasses.fields(Options)]
 
 
 def _directories(run: Run, options: Options, chooses: bool) -> tuple[str, dict[str, Path]]:

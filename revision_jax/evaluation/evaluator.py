@@ -60,7 +60,7 @@ class Evaluator(Protocol):
     """What scores one kind of answer.
 
     Attributes:
-      honours: the options that have an effect on it.
+      honours: the options that have an effect on it, as `Options.check` names them.
       chooses_on_val: whether it needs the split `val` beside the one that is scored.
     """
 

@@ -33,7 +33,7 @@ ALONE = ("depth1", "depth0")  # methods that are asked of the model before train
 class MomentSearch:
     """The evaluator `search`: see the module."""
 
-    honours = frozenset(("split", "data", "out", "protocol", "search", "methods", "memory_gib"))
+    honours = frozenset(("split", "data", "out", "protocol", "search.*", "methods", "memory_gib"))
     chooses_on_val = True
 
     def __call__(self, evaluation: Evaluation) -> Scored:

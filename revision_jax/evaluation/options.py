@@ -37,14 +37,25 @@ class Options:
                 "another protocol, search or choice of methods needs a folder of its own; give --out NAME."
             )
 
+    def given(self) -> list[str]:
+        """Names of the options that differ from the default; of the search, each field: `search.beam`."""
+        names = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != _default(field)]
+        return [name for name in names if name != "search"] + [f"search.{name}" for name in self.search]
+
     def check(self, honoured: Collection[str], run: str) -> None:
-        """Raises ConfigError for an option that was given and is not among those that a run honours."""
-        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != _default(field)]
-        refused = [f"--{name}{'.*' if name == 'search' else ''}" for name in given if name not in honoured]
+        """Raises ConfigError for an option that was given and is not among those that a run honours.
+
+        Args:
+          honoured: names as `given` has them; `search.*` stands for every field of the search.
+          run: what the message calls the run.
+        """
+        every_field = "search.*" in honoured
+        refused = [
+            name for name in self.given() if name not in honoured and not (every_field and name.startswith("search."))
+        ]
         if refused:
-            raise ConfigError(
-                f"{', '.join(refused)} has no effect on {run}; expected only {', '.join(f'--{n}' for n in honoured)}."
-            )
+            flags, expected = (", ".join(f"--{name}" for name in names) for names in (refused, sorted(honoured)))
+            raise ConfigError(f"{flags} has no effect on {run}; expected only {expected}.")
 
 
 def _default(field: dataclasses.Field) -> Any:

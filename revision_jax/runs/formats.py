@@ -37,6 +37,7 @@ from revision_jax.training.optimizer import trained_by
 ADAPTER_FILES = {"dense": "mm_projector.safetensors", "sparse": "sparse_adapter.safetensors", "unified": UNIFIED}
 SECOND_ADAPTER = "sparse_adapter.bin"  # of variant U here, whose one LoRA serves both levels
 
+
 class Held(NamedTuple):
     """What a folder holds: a Llama's state dict, the LoRA to add to it, an adapter a level."""
 

@@ -21,7 +21,7 @@ OPTIONS = {
     "methods": (["--methods", "depth1,clip"], SEARCHED + CLIPS),
     "search": (["--search.top_k", "1"], SEARCHED),
     "search ": (["--search.confidence", "sequence_likelihood"], SEARCHED + CLIPS),
-    "memory_gib": (["--memory_gib", "0.001"], SEARCHED + CLIPS),
+    "memory_gib": (["--memory_gib", "0.00001"], SEARCHED + CLIPS),
 }
 
 
