@@ -231,8 +231,8 @@ def observe_program(config, place, made):
     """The program of such a search, not run, and what it needs of a device."""
     run = Run(config, made / config.stage)
     sentences = run.sentences(SENTENCES, config.search.depth, config.search.policy)
-    lowered, need = run.searcher().lower(_video(run), sentences)
-    return lowered.as_text(), need
+    traced, need = run.searcher().trace(_video(run), sentences)
+    return traced.lower().as_text(), need
 
 
 def _video(run):

@@ -41,17 +41,17 @@ def compile_all(config: ConfigDict, spec: str, topology_name: str, what: str) ->
     reports = []
     run = Run(config, mesh=mesh)
     memory_gib = (1 - SPARE) * topology.chip.hbm_gib
-    for name, lower, facts in PROGRAMS[what](run, memory_gib):
+    for name, trace, facts in PROGRAMS[what](run, memory_gib):
         report = {"config": spec, "program": name, "topology": topology.name, "mesh": dict(mesh.shape)}
         with jax.set_mesh(mesh):  # not longer: nothing can be run on described devices
-            report |= compile_one(lower, topology, facts)
+            report |= compile_one(trace, topology, facts)
         report["advice"] = "" if report["fits"] else advise(config, report, what)
         print_report(report)
         reports.append(report)
     return reports
 
 
-def compile_one(lower: Callable[[], jax.stages.Lowered], topology: Topology, facts: Facts) -> dict[str, Any]:
+def compile_one(trace: Callable[[], jax.stages.Traced], topology: Topology, facts: Facts) -> dict[str, Any]:
     """Compiles; what it takes of a chip, what is sent, and the roofline.
 
     Args:
@@ -60,7 +60,7 @@ def compile_one(lower: Callable[[], jax.stages.Lowered], topology: Topology, fac
     hbm, started = topology.chip.hbm_gib * GIB, time.perf_counter()
     report = {"parts_gib": {name: round(size / GIB, 3) for name, size in facts["parts"].items()}}
     try:
-        compiled = lower().compile()
+        compiled = trace().lower().compile()
     except RuntimeError as error:  # XLA's own type; it says how much was too much
         used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
         if not used:

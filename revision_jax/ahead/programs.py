@@ -19,7 +19,7 @@ from revision_jax.search.abstract import abstract_search
 from revision_jax.training.flops import FlopCount
 
 Facts = Mapping[str, Any]  # `parts`: name -> bytes a chip; `largest_matrix`: bytes; of a step also FLOPs and weights
-Program = tuple[str, Callable[[], jax.stages.Lowered], Facts]
+Program = tuple[str, Callable[[], jax.stages.Traced], Facts]
 
 
 def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
@@ -45,7 +45,7 @@ def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
             "weight_bytes": sum(array.size * array.dtype.itemsize for array in frozen.values()) / mesh.shape["tensor"],
             "largest_matrix": largest_matrix(frozen | state.trainable),
         }
-        yield f"train, {name}", functools.partial(step.lower, state, batch, frozen), facts
+        yield f"train, {name}", functools.partial(step.trace, state, batch, frozen), facts
 
 
 def recomputed(remat: str, count: FlopCount, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
@@ -70,9 +70,9 @@ def search_programs(run: Run, memory_gib: float) -> Iterator[Program]:
     models, depth = run.models("abstract"), 1
     if models.upper is not None:
         depth += len(run.config.hierarchy.levels)
-    lower, weights = abstract_search(run.config, models, prompts_or_stand_in(run.config), run.mesh, depth, memory_gib)
+    trace, weights = abstract_search(run.config, models, prompts_or_stand_in(run.config), run.mesh, depth, memory_gib)
     facts = {"parts": {"weights": held(weights)}, "largest_matrix": largest_matrix(weights)}
-    yield f"search, depth {depth}", lower, facts
+    yield f"search, depth {depth}", trace, facts
 
 
 def extract_programs(run: Run, memory_gib: float) -> Iterator[Program]:
@@ -86,7 +86,7 @@ def extract_programs(run: Run, memory_gib: float) -> Iterator[Program]:
     frames = jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8, sharding=batch_sharding(mesh))
     encode = jax.jit(functools.partial(encode_images, graphdef, CLIP_MEAN, CLIP_STD))
     facts = {"parts": {"weights": held(weights), "batch": held(frames)}, "largest_matrix": largest_matrix(weights)}
-    yield "extract, 128 frames a chip", functools.partial(encode.lower, weights, frames), facts
+    yield "extract, 128 frames a chip", functools.partial(encode.trace, weights, frames), facts
 
 
 def largest_matrix(tree: Any) -> float:

@@ -89,8 +89,8 @@ def measure(searcher: Searcher, depth: int, hours: float, cases: Sequence[Case])
         ask = dict(depth=depth, policy="top_down")
         with jax.set_mesh(searcher.mesh):
             if memory is None:
-                lowered, _ = searcher.lower(video, sentence, **ask)
-                memory = lowered.compile().memory_analysis()
+                traced, _ = searcher.trace(video, sentence, **ask)
+                memory = traced.lower().compile().memory_analysis()
                 searcher.search(video, sentence, **ask)  # the first one is slow
             started = time.perf_counter()
             searched = searcher.search(video, sentence, **ask)

@@ -39,7 +39,7 @@ WARM_UP = 2  # steps before the clock: the first compiles
 ANSWER = 8  # tokens under the loss a window
 
 
-def make_config(shape: str, batch: int, frames: int, text: int, **model: str) -> ConfigDict:
+def make_config(shape: str, batch: int, frames: int, text: int, *, dropout: float = 0.05, **model: str) -> ConfigDict:
     """Stage 1 of the `mad` preset; the toy shape keeps its 7 LoRA matrices a layer."""
     changes = {
         "train.batch_size": batch,
@@ -47,6 +47,7 @@ def make_config(shape: str, batch: int, frames: int, text: int, **model: str) ->
         "train.steps": 1000,
         "hierarchy.num_frames": frames,
         "prompt.max_text_tokens": text,
+        "lora.dropout": dropout,
         "lora.rank": 64 if shape == "7b" else 2,
     }
     return configs.load("configs/stage1.py:mad", changes | {f"model.{key}": value for key, value in model.items()})
@@ -144,7 +145,9 @@ def beside_torch(arguments: argparse.Namespace, sizes: LlamaConfig, length: int)
         return "not measured: no NVIDIA GPU"
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         call = pool.submit(measure_torch, sizes, arguments.batch, length, arguments.steps, answer=ANSWER)
-        return call.result()
+        found = call.result()
+    print(json.dumps(found), file=sys.stderr)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,16 +160,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--remat", default="names", help="policies, with commas")
     parser.add_argument("--attention", default="auto", help="backends, with commas: auto,xla,cudnn")
     parser.add_argument("--dtype", default="bfloat16", help="with commas: bfloat16,float32 compares the losses")
+    parser.add_argument("--dropout", default="0.05", help="with commas: 0.05,0 shows the cost of random bits")
     parser.add_argument("--torch", action="store_true", help="PyTorch + PEFT in the same call, on a GPU")
     arguments = parser.parse_args(argv)
     frames, text = (4, 12) if arguments.shape == "toy" else (arguments.frames, arguments.text)
     sizes, variants = SHAPES[arguments.shape], []
     torch_step = beside_torch(arguments, sizes, PREFIX_TOKENS + frames + text) if arguments.torch else None
-    choices = (arguments.dtype.split(","), arguments.remat.split(","), arguments.attention.split(","))
-    for dtype, remat, attention in itertools.product(*choices):
+    flags = (arguments.dtype, arguments.remat, arguments.attention, arguments.dropout)
+    for dtype, remat, attention, dropout in itertools.product(*(flag.split(",") for flag in flags)):
         model = {"dtype": dtype, "param_dtype": dtype, "remat": remat, "attention": attention}
-        config = make_config(arguments.shape, arguments.batch, frames, text, **model)
-        variants.append(model | measure(config, sizes, arguments.steps))
+        config = make_config(arguments.shape, arguments.batch, frames, text, dropout=float(dropout), **model)
+        variants.append(model | {"dropout": float(dropout)} | measure(config, sizes, arguments.steps))
         print(json.dumps(variants[-1]), file=sys.stderr)  # what was measured is not lost if the rest is stopped
     report = {
         "benchmark": "train_step",

@@ -8,19 +8,20 @@ kernel for TPU (causal self-attention). "auto" takes the platform's kernel where
 a backend asked for by name that cannot run raises.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from revision_jax.models.layers import wide_type
 from revision_jax.models.names import ATTENTION_BACKENDS
 
 _LANES = 128  # splash works in blocks of whole TPU lanes
 _MAX_BLOCK = 512
-# Mesh axes that split the batch and the heads (`parallel/`): XLA does not partition a Pallas kernel itself.
+# Mesh axes that split the batch and the heads (`parallel/`).
 _BATCH_AXES = ("data", "fsdp")
 _HEAD_AXIS = "tensor"
 _MASKED = -1e30  # finite, so that a fully masked part of a row gives weights of 0 and not NaN
@@ -53,9 +54,9 @@ def attention(
     """
     backend = select_backend(backend, _platform(), q, k, causal=causal, masked=mask is not None)
     if backend == "splash":
-        return _splash_sharded(q, k, v)
+        return _on_own_part(lambda q, k, v, mask: _splash(q, k, v), q, k, v)
     if backend == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")
+        return _on_own_part(functools.partial(_cudnn, causal=causal), q, k, v, mask)
     return _xla(q, k, v, causal, mask)
 
 
@@ -63,7 +64,7 @@ def select_backend(backend: str, platform: str, q: jax.Array, k: jax.Array, *, c
     """The backend that will run: "xla", "cudnn" or "splash". ValueError if one asked for by name cannot."""
     obstacles = {
         "xla": [],
-        "cudnn": _cudnn_obstacles(platform, q, k, masked),
+        "cudnn": _cudnn_obstacles(platform, q, k, causal),
         "splash": _splash_obstacles(platform, q, k, causal, masked),
     }
     if check_backend(backend) == "auto":
@@ -100,7 +101,7 @@ def _platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def _cudnn_obstacles(platform: str, q: jax.Array, k: jax.Array, masked: bool) -> list[str]:
+def _cudnn_obstacles(platform: str, q: jax.Array, k: jax.Array, causal: bool) -> list[str]:
     obstacles = []
     if platform != "gpu":
         obstacles.append(f"the platform is {platform}, it needs gpu")
@@ -108,8 +109,10 @@ def _cudnn_obstacles(platform: str, q: jax.Array, k: jax.Array, masked: bool) ->
         obstacles.append(f"the dtype is {q.dtype}, it needs bfloat16 or float16")
     if q.shape[-1] % 8 or q.shape[-1] > 256:
         obstacles.append(f"the head width is {q.shape[-1]}, it needs a multiple of 8 up to 256")
-    if masked and (q.shape[1] % 2 or k.shape[1] % 2):
-        obstacles.append(f"with a mask the lengths {q.shape[1]} and {k.shape[1]} must be even")
+    if causal and q.shape[1] != k.shape[1]:
+        obstacles.append(
+            f"there are {q.shape[1]} queries and {k.shape[1]} keys, causal attention needs as many of both"
+        )
     return obstacles
 
 
@@ -124,17 +127,52 @@ def _splash_obstacles(platform: str, q: jax.Array, k: jax.Array, causal: bool, m
     return obstacles
 
 
-def _splash_sharded(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`_splash` on every device's own rows and heads."""
+def _on_own_part(
+    kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """`kernel(q, k, v, mask)` on every device's own rows and heads: XLA cannot divide a kernel itself.
+
+    An axis of the mesh that does not divide the rows (or the heads) is left out: its devices compute the same.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     # Axes that a caller's shard_map has split already (the search's, over videos) are not split again.
     axes = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual}
     if not axes:
-        return _splash(q, k, v)
-    batch = tuple(axis for axis in _BATCH_AXES if axis in axes)
-    spec = PartitionSpec(batch, None, _HEAD_AXIS if _HEAD_AXIS in axes else None, None)
-    sharded = jax.shard_map(_splash, in_specs=(spec,) * 3, out_specs=spec, axis_names=axes, check_vma=False)
-    return sharded(q, k, v)
+        return kernel(q, k, v, mask)
+    rows, heads = _dividing(mesh, axes, _BATCH_AXES, len(q)), _dividing(mesh, axes, (_HEAD_AXIS,), k.shape[2])
+    spec, mask_spec = PartitionSpec(rows, None, heads, None), None
+    if mask is not None:
+        mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+        mask_spec = PartitionSpec(rows if mask.shape[0] > 1 else None, heads if mask.shape[1] > 1 else None, None, None)
+    specs = (spec, spec, spec, mask_spec)
+    split = jax.shard_map(kernel, in_specs=specs, out_specs=spec, axis_names=axes, check_vma=False)
+    return split(q, k, v, mask)
+
+
+def _dividing(mesh: AbstractMesh, axes: Collection[str], wanted: Sequence[str], size: int) -> tuple[str, ...]:
+    """Those of the wanted axes, among `axes`, whose devices together divide `size`."""
+    found: tuple[str, ...] = ()
+    for axis in wanted:
+        if axis in axes and size % math.prod(mesh.shape[name] for name in (*found, axis)) == 0:
+            found += (axis,)
+    return found
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, *, causal: bool) -> jax.Array:
+    """cuDNN's flash attention. Its backward pass takes even lengths only: a position is added, and cut off again."""
+    (queries, keys), hidden = (q.shape[1], k.shape[1]), causal or mask is not None
+    # Without a mask nothing would hide an added key; CLIP's tower, which has none, is never trained.
+    if hidden and (queries % 2 or keys % 2):
+        more = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+        q, k, v = more(q), more(k), more(v)
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, keys % 2)))  # no query sees the added key
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, queries % 2), (0, 0)), constant_values=True)
+    return _cudnn_kernel(q, k, v, mask, causal)[:, :queries]
+
+
+def _cudnn_kernel(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, causal: bool) -> jax.Array:
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False) -> jax.Array:

@@ -22,8 +22,8 @@ VIDEO_S, QUERIES, QUESTION_TOKENS = 7200.0, 64, 48  # a film; a long question be
 
 def abstract_search(
     config: ConfigDict, models: Models, prompts: PromptEncoder, mesh: Mesh, depth: int, memory_gib: float
-) -> tuple[Callable[[], jax.stages.Lowered], Any]:
-    """(function that lowers, parameters in their places): 64 queries on two hours of video.
+) -> tuple[Callable[[], jax.stages.Traced], Any]:
+    """(function that traces the program, parameters in their places): 64 queries on two hours of video.
 
     Args:
       models: their parameters as shapes.
@@ -35,5 +35,5 @@ def abstract_search(
     video = VideoFeatures(np.zeros((round(VIDEO_S * fps), width), np.float16), VIDEO_S, fps)
     words = (QUERIES, config.prompt.query_tokens)
     sentences = Sentences(["a dog"] * QUERIES, np.zeros((*words, width), np.float32), np.ones(words, bool))
-    lower = functools.partial(searcher.lower, video, sentences, depth=depth, policy="top_down")
-    return lambda: lower()[0], searcher.parameters
+    trace = functools.partial(searcher.trace, video, sentences, depth=depth, policy="top_down")
+    return lambda: trace()[0], searcher.parameters

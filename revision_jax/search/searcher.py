@@ -192,15 +192,15 @@ class Searcher:
         array = jax.block_until_ready(self._vectors(self._parts.upper, *arguments))
         return SparseVectors(array, time.perf_counter() - started)
 
-    def lower(
+    def trace(
         self, video: VideoFeatures, sentences: Sentences, *, depth: int | None = None, policy: str | None = None
-    ) -> tuple[jax.stages.Lowered, Need]:
-        """The program of a search, not run: to compile it ahead, or to see what it needs; see `search`."""
+    ) -> tuple[jax.stages.Traced, Need]:
+        """The program of a search, traced but not run: to compile it ahead, or to see what it needs; see `search`."""
         depth = self.settings.depth if depth is None else depth
         plan = self.plan(depth, policy)
         packed = self._pack(Request(video, self.windows(video, depth), sentences), plan)
-        lowered = self._program.lower(packed.plan, self._parts_of(packed.plan), packed.video)
-        return lowered, needed(self._sizes, packed)
+        traced = self._program.trace(packed.plan, self._parts_of(packed.plan), packed.video)
+        return traced, needed(self._sizes, packed)
 
     def _pack(self, request: Request, plan: Plan) -> Packed:
         """The request in fixed shapes, the blocks made smaller until the search fits the memory."""

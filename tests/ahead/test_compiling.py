@@ -8,10 +8,10 @@ from revision_jax.parallel.topology import Topology
 
 
 def test_what_xla_refuses_is_read_from_its_words():
-    def lower():
+    def trace():
         raise RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory. Used 18.75G of 15.75G hbm. Exceeded by 3.00G.")
 
-    report = compile_one(lower, Topology.parse("v5e-16"), {"parts": {"frozen weights": 2**30}})
+    report = compile_one(trace, Topology.parse("v5e-16"), {"parts": {"frozen weights": 2**30}})
     assert report == {
         "parts_gib": {"frozen weights": 1.0}, "fits": False, "peak_gib": 18.75, "hbm_gib": 15.75, "spare": 0.0
     }  # fmt: skip

@@ -89,6 +89,7 @@ def test_restores_a_trained_grounder(base, mesh, tmp_path):
     trained = jax.tree.map(lambda x: x + 1, trainable)
     with Checkpoints(tmp_path / "checkpoints", meta) as checkpoints:
         checkpoints.save(3, trained, {"m": trained}, FakeIterator())
+    configs.save_json(config, tmp_path / "config.json")
     run = Run(config, tmp_path, mesh)
     assert run.steps == 3 and run.trained_parameters == sum(array.size for array in trained.values())
     _, restored = take_apart(run.grounder("trained"))

@@ -36,17 +36,17 @@ def _asked(seconds=400, queries=5):
 def test_the_count_covers_what_the_compiler_reports(grounders, changes, options):
     dense, upper = grounders
     searcher = make_searcher(dataclasses.replace(SETTINGS, **changes), HIERARCHY, dense=dense, upper=upper)
-    lowered, need = searcher.lower(*_asked(), **options)
-    used = lowered.compile().memory_analysis()
+    traced, need = searcher.trace(*_asked(), **options)
+    used = traced.lower().compile().memory_analysis()
     actual = used.temp_size_in_bytes + used.argument_size_in_bytes + used.output_size_in_bytes
     assert actual <= need.total <= 6 * actual, (actual, need)
 
 
 def test_a_budget_makes_blocks_smaller_and_changes_no_answer(grounders):
     free = make_searcher(SETTINGS, HIERARCHY, dense=grounders[0])
-    _, need = free.lower(*_asked(), depth=1)
+    _, need = free.trace(*_asked(), depth=1)
     tight = make_searcher(SETTINGS, HIERARCHY, dense=grounders[0], memory_gib=0.8 * need.total / GIB)
-    _, less = tight.lower(*_asked(), depth=1)
+    _, less = tight.trace(*_asked(), depth=1)
     assert less.total <= 0.8 * need.total and less.work < need.work
     for a, b in zip(free.search(*_asked(), depth=1).results, tight.search(*_asked(), depth=1).results):
         np.testing.assert_allclose(a.moments, b.moments, rtol=1e-4)
