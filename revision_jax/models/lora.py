@@ -47,9 +47,6 @@ class LoRAConfig:
             raise ValueError(f"LoRA targets {unmatched} match no layer; expected names among {list(known)}")
 
 
-_STEPS = 2**16  # dropout compares 16 random bits an element
-
-
 def kaiming_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """U(-1 / sqrt(i), 1 / sqrt(i)) for a [..., i, r] matrix: PEFT's initialisation of A."""
     bound = 1 / math.sqrt(shape[-2])
@@ -57,18 +54,10 @@ def kaiming_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.A
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key or at rate 0.
-
-    The rate is rounded to a multiple of 2^-16, and what is kept is scaled to match: two elements share the 32 bits
-    of one threefry call, which cost more than all that is done with them.
-    """
+    """Inverted dropout; the identity without a key or at rate 0."""
     if key is None or rate == 0:
         return x
-    dropped = min(max(round(rate * _STEPS), 1), _STEPS - 1)
-    width = x.shape[-1]
-    bits = jax.random.bits(key, (*x.shape[:-1], -(-width // 2)), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(*x.shape[:-1], -1)[..., :width]
-    return jnp.where(halves >= dropped, x / (1 - dropped / _STEPS), 0).astype(x.dtype)
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 
 def thin_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
