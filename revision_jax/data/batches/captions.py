@@ -74,7 +74,7 @@ def lcs_captions(directory: pathlib.Path, extractor: Extractor) -> Captions:
 
 def _decoded(paths: Iterator[pathlib.Path], size: int) -> Iterator[np.ndarray]:
     for path in paths:
-        yield next(video.read_frames(path, 1.0, size, batch=1))
+        yield video.read_image(path, size)[None]
 
 
 class CaptionDrawer:
