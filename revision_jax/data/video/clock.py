@@ -31,21 +31,23 @@ class Clock:
         self.path, self.seams, self.reached_s = path, 0, 0.0
         self._index, self._zero_s = stream.index, zero_s(container)
         self._jumps = bool(container.format.flags & Flags.ts_discont.value)
+        self._ticks_s = _Ticks(container)
         self._offset_s = 0.0  # added to the file's clock
         self._others: dict[int, float] = {}  # other streams -> where they end, as far as they go on without a jump
 
     def note(self, packet: av.Packet) -> None:
         """Notes how far a packet reaches, and whether the time of its stream goes on without a jump."""
-        if packet.pts is None or not packet.time_base:
+        pts, index = packet.pts, packet.stream_index
+        if pts is None:
             return
-        start_s = float(packet.pts * packet.time_base)
-        end_s = start_s + float((packet.duration or 0) * packet.time_base)
+        tick_s = self._ticks_s[index]
+        start_s, end_s = pts * tick_s, (pts + (packet.duration or 0)) * tick_s
         self.reached_s = max(self.reached_s, end_s)
-        if packet.stream_index == self._index:
+        if index == self._index:
             return
-        known = self._others.get(packet.stream_index, start_s)
+        known = self._others.get(index, start_s)
         if -BACK_S <= start_s - known <= MAX_STREAM_GAP_S:
-            self._others[packet.stream_index] = max(known, end_s)
+            self._others[index] = max(known, end_s)
 
     def time_s(self, shown_s: float, previous: tuple[float, float] | None) -> float:
         """Seconds at which a frame is shown.
@@ -78,6 +80,17 @@ class Clock:
         """Seconds: what is longer is a jump of the clock, unless another stream goes on through the gap."""
         covered = max(self._others.values(), default=float("-inf")) >= shown_s - MAX_STREAM_GAP_S
         return MAX_GAP_S if covered else MAX_STREAM_GAP_S
+
+
+class _Ticks(dict[int, float]):
+    """Number of a stream -> seconds of its tick; streams may appear while a file is read."""
+
+    def __init__(self, container: av.container.InputContainer):
+        self._streams = container.streams
+
+    def __missing__(self, index: int) -> float:
+        self[index] = float(self._streams[index].time_base or 0)
+        return self[index]
 
 
 def zero_s(container: av.container.InputContainer) -> float:
