@@ -10,7 +10,7 @@ from revision_jax.data.annotations.rows import Annotations, Row, intervals, numb
 from revision_jax.text import is_name
 
 # What FFmpeg's containers are called; other files of a folder (subtitles, notes) are not videos.
-SUFFIXES = {f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv ogv 3gp".split()}  # noqa: SIM905
+SUFFIXES = {f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg vob ts mts m2ts flv wmv ogv 3gp mxf".split()}  # noqa: SIM905
 
 
 def read_queries(path: str | os.PathLike) -> Annotations:

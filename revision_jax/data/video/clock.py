@@ -31,7 +31,7 @@ class Clock:
         self.path, self.seams, self.reached_s = path, 0, 0.0
         self._index, self._zero_s = stream.index, zero_s(container)
         self._jumps = bool(container.format.flags & Flags.ts_discont.value)
-        self._ticks_s = _Ticks(container)
+        self._ticks_s: dict[int, float] = {}  # streams -> seconds of a tick
         self._offset_s = 0.0  # added to the file's clock
         self._others: dict[int, float] = {}  # other streams -> where they end, as far as they go on without a jump
 
@@ -40,7 +40,8 @@ class Clock:
         pts, index = packet.pts, packet.stream_index
         if pts is None:
             return
-        tick_s = self._ticks_s[index]
+        if (tick_s := self._ticks_s.get(index)) is None:
+            tick_s = self._ticks_s[index] = float(packet.time_base or 0)
         start_s, end_s = pts * tick_s, (pts + (packet.duration or 0)) * tick_s
         self.reached_s = max(self.reached_s, end_s)
         if index == self._index:
@@ -80,17 +81,6 @@ class Clock:
         """Seconds: what is longer is a jump of the clock, unless another stream goes on through the gap."""
         covered = max(self._others.values(), default=float("-inf")) >= shown_s - MAX_STREAM_GAP_S
         return MAX_GAP_S if covered else MAX_STREAM_GAP_S
-
-
-class _Ticks(dict[int, float]):
-    """Number of a stream -> seconds of its tick; streams may appear while a file is read."""
-
-    def __init__(self, container: av.container.InputContainer):
-        self._streams = container.streams
-
-    def __missing__(self, index: int) -> float:
-        self[index] = float(self._streams[index].time_base or 0)
-        return self[index]
 
 
 def zero_s(container: av.container.InputContainer) -> float:

@@ -163,9 +163,9 @@ class FrameReader(Iterator[np.ndarray]):
         stream.thread_type = "NONE" if small else "AUTO"
         previous, time_s = None, 0.0
         try:
-            for packet in self._container.demux():
+            for packet in _packets(self._container):
                 clock.note(packet)
-                if packet.stream_index != stream.index:
+                if packet.stream is not stream:  # the last packets, without data, have no index of their own
                     continue
                 for frame in packet.decode():
                     if frame.time is not None:
@@ -218,6 +218,19 @@ class FrameReader(Iterator[np.ndarray]):
         except (FFmpegError, ValueError) as error:
             raise _damaged(self.path, time_s, error) from error
         return np.rot90(picture, round(frame.rotation / 90))
+
+
+def _packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
+    """Packets of all streams, and an empty one for each at the end."""
+    packets = container.demux()
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError:  # PyAV, after the last packets of the streams it knows: others appeared on the way
+            return
+        if packet is None:
+            return
+        yield packet
 
 
 def read_frames(

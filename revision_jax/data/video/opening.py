@@ -83,6 +83,9 @@ def opened(
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(path, _describe(container), EXPECTED, "Give a file with a picture")
+            if streams[0].codec_context is None:
+                found = "pictures in a codec that this FFmpeg does not decode, or damage"
+                raise VideoError(path, found, EXPECTED, "Convert it with ffmpeg, to H.264 say")
             _check_size(path, streams[0].codec_context)
             streams[0].codec_context.options = limits
             yield container, streams[0]
@@ -116,10 +119,11 @@ def _unopened(path, file: io.BufferedReader, demuxers: str, error: Exception) ->
     if demuxers == CONTAINERS and any(head[at:].startswith(mark) for at, mark in IMAGE_MARKS):
         return still(path)
     reason = str(getattr(error, "strerror", None) or error)
-    if "nvalid data" in reason:
-        reason = "an incomplete or damaged file, or no video at all"
-    elif getattr(error, "errno", None) == errno.EINVAL:
+    damaged = "an incomplete or damaged file, or no video at all"
+    if getattr(error, "errno", None) == errno.EINVAL:
         reason = "another kind of file, no container of videos that is read here"
+    else:
+        reason = damaged if "nvalid data" in reason else f"{damaged} ({reason})"
     return VideoError(path, reason, EXPECTED, "Copy the file again or convert it with ffmpeg")
 
 

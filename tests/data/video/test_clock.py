@@ -15,13 +15,15 @@ RATE = 25
 CODECS = {"ts": ("libx264", "aac"), "flv": ("flv", "aac"), "mpg": ("mpeg2video", "mp2"), "vob": ("mpeg2video", "mp2")}
 
 
-def write(path, pictures, sound_s=0.0):
+def write(path, pictures, sound_s=0.0, *, sound_first=False):
     """A file of (start in seconds, brightness in tens), and `sound_s` seconds of silence from 0 on, if any."""
     codec, sound_codec = CODECS.get(path.suffix[1:], ("mpeg4", "aac"))
     with av.open(str(path), "w") as container:
+        sound = container.add_stream(sound_codec, rate=16000, layout="mono") if sound_first else None
         stream = container.add_stream(codec, rate=RATE)
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
-        sound = container.add_stream(sound_codec, rate=16000, layout="mono") if sound_s else None
+        if sound_s and not sound_first:
+            sound = container.add_stream(sound_codec, rate=16000, layout="mono")
         packets = []
         for time_s, number in pictures:
             frame = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 10 * number, np.uint8), format="rgb24")
@@ -128,6 +130,13 @@ def test_a_part_whose_clock_is_far_behind_is_joined(tmp_path):
 def test_sound_longer_than_the_picture_is_whole(tmp_path, name):
     shown, duration_s = read(write(tmp_path / name, steady(8, 2), 11))
     assert duration_s == pytest.approx(8, abs=0.15) and shown[:16] == [2] * 16
+
+
+@pytest.mark.parametrize("name", ["x.mkv", "x.mp4", "x.ts"])
+def test_a_picture_after_the_sound_in_the_file_is_whole(tmp_path, name):
+    path = write(tmp_path / name, steady(3, 2) + steady(3, 12, 3), 6, sound_first=True)
+    frames = np.concatenate(list(read_frames(path, RATE, SIZE)))
+    assert len(frames) in (150, 151, 152) and (frames[-70:].mean(axis=(1, 2, 3)) > 100).all()
 
 
 @pytest.mark.parametrize("name", ["x.mkv", "x.flv"])
