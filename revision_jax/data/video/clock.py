@@ -30,6 +30,8 @@ class Clock:
     def __init__(self, path: str | os.PathLike, container: av.container.InputContainer, stream: av.VideoStream):
         self.path, self.seams, self.reached_s = path, 0, 0.0
         self._index, self._zero_s = stream.index, zero_s(container)
+        if self._zero_s and ZERO_BASED & set(container.format.name.split(",")):
+            log.warning("%s: its clock begins at %.0f s; times are counted from there", path, self._zero_s)
         self._jumps = bool(container.format.flags & Flags.ts_discont.value)
         self._ticks_s: dict[int, float] = {}  # streams -> seconds of a tick
         self._offset_s = 0.0  # added to the file's clock

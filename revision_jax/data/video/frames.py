@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from revision_jax.data.video.clock import LATE_S, MAX_GAP_S, Clock, declared_s
+from revision_jax.data.video.joined import second_recording
 from revision_jax.data.video.opening import IMAGES, VideoError, opened, still, too_large
 from revision_jax.data.video.scaling import Scaler
 
@@ -148,6 +149,11 @@ class FrameReader(Iterator[np.ndarray]):
             return
         if unseen:
             log.warning("%s: %d of %d pictures have times that step back; not shown", self.path, unseen, frames)
+        if (at := second_recording(self.path, self._container.format.name)) is not None:
+            log.warning(
+                "%s: another recording begins at byte %d, after %.1f s; players and this program show the first alone. "
+                "Join the recordings with ffmpeg's concat demuxer", self.path, at, start,
+            )  # fmt: skip
         if frames == 1 and self._container.format.name in STILL:
             raise still(self.path)
         end = start + self._length(previous)

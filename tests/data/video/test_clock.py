@@ -71,7 +71,7 @@ def joined(tmp_path, name, lengths, sound=False):
 
 
 @pytest.mark.parametrize("sound", [False, True])
-@pytest.mark.parametrize("name", ["x.ts", "x.vob", "x.mkv"])
+@pytest.mark.parametrize("name", ["x.ts", "x.vob", "x.mkv", "x.avi"])
 @pytest.mark.parametrize("lengths", [(6, 6), (4, 9), (9, 4)])
 def test_parts_joined_by_cat_play_one_after_another(tmp_path, name, lengths, sound, caplog):
     path = joined(tmp_path, name, lengths, sound)
@@ -80,7 +80,18 @@ def test_parts_joined_by_cat_play_one_after_another(tmp_path, name, lengths, sou
     assert duration_s == pytest.approx(sum(lengths), abs=0.6)
     wanted = [2] * 2 * lengths[0] + [12] * 2 * lengths[1]
     assert abs(len(shown) - len(wanted)) <= 1 and sum(a != b for a, b in zip(shown, wanted, strict=False)) <= 1
-    assert "starts again" in caplog.text and str(path) in caplog.text
+    told = "starts again" in caplog.text and str(path) in caplog.text
+    assert told != (name == "x.avi")  # which counts pictures and has no times
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mov", "x.flv"])
+def test_a_recording_that_players_do_not_reach_is_told(tmp_path, name, caplog):
+    with caplog.at_level(logging.WARNING):
+        read(joined(tmp_path, name, (4,), sound=True))
+        assert not caplog.text
+        path = joined(tmp_path, name, (4, 9), sound=True)
+        assert read(path)[1] == pytest.approx(4, abs=0.1)
+    assert f"another recording begins at byte {(tmp_path / f'0{name}').stat().st_size}" in caplog.text
 
 
 def test_the_length_of_a_stream_is_not_guessed(tmp_path):
@@ -162,6 +173,13 @@ def test_a_picture_that_starts_late_is_where_a_player_shows_it(tmp_path, name, s
 def test_a_broadcast_counts_from_its_earliest_stream(tmp_path, name):
     shown, duration_s = read(write(tmp_path / name, steady(3, 2, 7000) + steady(3, 12, 7003)))
     assert (shown, duration_s) == ([2] * 6 + [12] * 6, pytest.approx(6.0, abs=0.05))
+
+
+def test_a_clock_that_begins_after_hours_is_told(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        shown, duration_s = read(write(tmp_path / "x.mkv", steady(3, 2, 7000)))
+    assert (shown, duration_s) == ([2] * 6, pytest.approx(3.0, abs=0.05))
+    assert "its clock begins at 7000 s" in caplog.text
 
 
 def test_a_late_picture_in_a_broadcast_with_sound(tmp_path):
