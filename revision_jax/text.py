@@ -61,6 +61,21 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
+def read_jsonl(path: str | os.PathLike) -> list[Any]:
+    """The values of a file with one JSON value a line; empty lines are passed over.
+
+    Raises:
+      ValueError: as `read_text`, or a line that is no JSON; the message names file and line.
+    """
+    values = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            values += [parse_json(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}; expected one JSON value") from error
+    return values
+
+
 def is_unicode(text: str) -> bool:
     """Whether it can be written as UTF-8: JSON, and names of files, may hold half of a pair of surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in text)

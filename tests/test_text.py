@@ -8,7 +8,7 @@ import pytest
 
 import revision_jax
 from revision_jax.ground import read_sentences
-from revision_jax.text import parse_json, read_lines, read_text, split_lines
+from revision_jax.text import parse_json, read_jsonl, read_lines, read_text, split_lines
 
 # Characters at which str.splitlines splits and a file's lines do not end.
 INSIDE = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -57,6 +57,15 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     path = tmp_path / "queries.txt"
     path.write_bytes("a red circle moves\r\na star\u2028spins\n".encode("utf-8-sig"))
     assert read_sentences(["first"], str(path)) == ["first", "a red circle moves", "a star\u2028spins"]
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": "\u2028"}\n\n{"a": 2}\n', encoding="utf-8")
+    assert read_jsonl(path) == [{"a": "\u2028"}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(ValueError, match=rf"{path}:2: .*expected one JSON value"):
+        read_jsonl(path)
 
 
 def test_deep_json_is_a_clear_error():

@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from revision_jax.text import read_lines
+from revision_jax.text import read_jsonl
 
 GAPS = "gaps.jsonl"
 # kind -> its meaning, the gravest first; tables of gaps are in this order.
@@ -62,7 +62,7 @@ def load_gaps(path: str | os.PathLike) -> list[Gap]:
     path = pathlib.Path(path)
     if not path.is_file():
         return []
-    return [Gap(**json.loads(line)) for line in read_lines(path)]
+    return [Gap(**row) for row in read_jsonl(path)]
 
 
 def in_order(gaps: Iterable[Gap]) -> list[Gap]:
