@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import rich.console
 
@@ -13,6 +12,7 @@ answers = lazy.module("revision_jax.runs.answers")
 frames = lazy.module("revision_jax.data.video.frames")
 prompts = lazy.module("revision_jax.prompts")
 runs = lazy.module("revision_jax.runs.run")
+text = lazy.module("revision_jax.text")
 
 USAGE = """
 Examples:
@@ -84,7 +84,7 @@ def read_sentences(given: Sequence[str], file: str | None) -> list[str]:
     """
     sentences = list(given)
     if file is not None:
-        sentences += [line.strip() for line in Path(file).read_text(encoding="utf-8").split("\n") if line.strip()]
+        sentences += [line.strip() for line in text.read_lines(file) if line.strip()]
     if not sentences:
         raise ValueError(f"no sentence given{f' and none in {file}' if file else ''}; expected an event in quotes.")
     for sentence in sentences:

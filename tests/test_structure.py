@@ -29,7 +29,7 @@ FLOORS = (
     {"interop", "report"},
     {"metrics", "models"},
     {"parallel", "prompts", "hierarchy"},
-    {"rules", "files", "units", "lazy"},
+    {"rules", "files", "text", "units", "lazy"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -109,9 +109,8 @@ def _lengths(manifest: Manifest) -> list[Gap]:
     for video_id, info in manifest.videos.items():
         lasts_s = info.num_frames / manifest.fps
         if abs(lasts_s - info.duration_s) > duration_slack(lasts_s):
-            detail = (
-                f"{info.num_frames} frames at {manifest.fps:g} a second are {lasts_s:.2f} s, not {info.duration_s:.2f}"
-            )
+            rate, said = f"{manifest.fps:g} a second", f"{info.duration_s:.10g}"
+            detail = f"{info.num_frames} frames at {rate} are {lasts_s:.10g} s, not {said}"
             gaps.append(Gap("duration", detail, video_id))
     return gaps
 

@@ -16,6 +16,7 @@ import numpy as np
 from revision_jax.data.annotations.queries import Query
 from revision_jax.files import write_text
 from revision_jax.metrics.cost import Cost
+from revision_jax.text import split_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _prediction(row: Mapping) -> Prediction:
 def whole_lines(path: Path) -> list[dict]:
     """The lines up to the first that a kill cut short."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in split_lines(path.read_text(encoding="utf-8")) if path.exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:

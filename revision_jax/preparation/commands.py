@@ -19,7 +19,9 @@ from revision_jax.data.annotations.rows import accept
 from revision_jax.data.builders.annotated import QUERY_TOKENS, Annotated, Imported
 from revision_jax.data.builders.base import QUERIES, SHARDS
 from revision_jax.data.builders.merge import merge_shards
+from revision_jax.data.frame_rate import rate_note
 from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.store.manifest import Manifest
 from revision_jax.data.video.extraction import identify
 from revision_jax.data.video.frames import VideoError, probe
 from revision_jax.preparation.inputs import make_builder, make_query_builder
@@ -46,7 +48,8 @@ def make(args: argparse.Namespace) -> int:
             queries.prepare(on_query)
     if args.shard[1] > 1:
         log.info("%s is there; when all are: python -m revision_jax.prepare merge %s", directory, directory.parents[1])
-    return _tell_split(directory)
+    annotated = any(row.duration_s for row in builder.annotations.rows)
+    return _tell_split(directory, annotated)
 
 
 def look(builder: Annotated) -> list[Gap]:
@@ -95,6 +98,8 @@ def run_check(args: argparse.Namespace) -> int:
         on_video = lambda split, done, total: bars[split](done, total)
         gaps = check.check_splits(splits, deep=not args.fast, encoder=encoder, on_video=on_video)
     for split, directory in splits.items():
+        if (manifest := check.read_manifest(directory)) is not None:
+            _tell_rate(split, manifest)
         if not args.fast:
             check.save_verdict(directory, gaps[split])
     return _tell(f"check of {args.directory}", gaps)
@@ -112,7 +117,7 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_split(directory: Path) -> int:
+def _tell_split(directory: Path, annotated: bool = True) -> int:
     """Prints what a split holds and lacks."""
     store = FeatureStore(directory)
     queries = load_queries(directory / QUERIES, store.durations)
@@ -126,7 +131,13 @@ def _tell_split(directory: Path) -> int:
         ["features", f"{size:.1f} MiB from {store.manifest.encoder}"],
     ]
     print_rows(str(directory), "", ["", "found"], rows)
+    _tell_rate(directory.name, store.manifest, annotated)
     return _tell("what was left out", {directory.name: load_gaps(directory / GAPS)})
+
+
+def _tell_rate(split: str, manifest: Manifest, annotated: bool = True) -> None:
+    if note := rate_note(manifest, annotated=annotated):
+        log.warning("%s: %s", split, note)
 
 
 def _tell(title: str, gaps: Mapping[str, Sequence[Gap]]) -> int:

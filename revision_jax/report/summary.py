@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
 from revision_jax.report.table import named_methods
+from revision_jax.text import split_lines
 
 SHOWN = 8  # queries in the timelines
 
@@ -61,7 +62,7 @@ def read_losses(workdir: Path) -> tuple[list[int], list[float], dict[int, float]
     """Steps and losses of `metrics.jsonl`, and the losses of validations by step; empty where there is none."""
     path = workdir / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = [json.loads(line) for line in text.split("\n") if line]
+    rows = [json.loads(line) for line in split_lines(text) if line]
     trained = [row for row in rows if "loss" in row]
     validations = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
     return [row["step"] for row in trained], [row["loss"] for row in trained], validations

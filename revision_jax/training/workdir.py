@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint import config_changes, finished_steps
 from revision_jax.config import ConfigError, load_json, save_json
+from revision_jax.text import split_lines
 
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
 # not what it learns. A name that ends with a dot stands for all fields that begin with it.
@@ -86,7 +87,7 @@ class MetricsLog:
         if not self._writes:
             return
         self.path = workdir / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = split_lines(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
         rewritten = self.path.with_suffix(".tmp")
         rewritten.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         os.replace(rewritten, self.path)

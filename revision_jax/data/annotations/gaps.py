@@ -7,6 +7,8 @@ import os
 import pathlib
 from collections.abc import Iterable
 
+from revision_jax.text import read_jsonl
+
 GAPS = "gaps.jsonl"
 # kind -> its meaning, the gravest first; tables of gaps are in this order.
 KINDS = {
@@ -51,7 +53,7 @@ def save_gaps(path: str | os.PathLike, gaps: Iterable[Gap]) -> None:
         return
     partial = path.with_name(path.name + ".tmp")
     lines = (json.dumps(dataclasses.asdict(gap), ensure_ascii=False) + "\n" for gap in gaps)
-    partial.write_text("".join(lines), encoding="utf-8")
+    partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")  # halves of characters
     os.replace(partial, path)
 
 
@@ -60,7 +62,7 @@ def load_gaps(path: str | os.PathLike) -> list[Gap]:
     path = pathlib.Path(path)
     if not path.is_file():
         return []
-    return [Gap(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Gap(**row) for row in read_jsonl(path)]
 
 
 def in_order(gaps: Iterable[Gap]) -> list[Gap]:

@@ -10,6 +10,8 @@ import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
+from revision_jax.text import is_unicode, parse_json, read_lines
+
 Interval = tuple[float, float]
 
 
@@ -32,6 +34,8 @@ class Query:
             value = getattr(self, field)
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"query {self.query_id!r}: {field} is {value!r}; expected non-empty text")
+            if not is_unicode(value):
+                raise ValueError(f"query {self.query_id!r}: {field} is {value!r}, with half a character; expected text")
         for field in ("moments", "distractors"):
             intervals = tuple(_interval(self.query_id, field, value) for value in getattr(self, field))
             object.__setattr__(self, field, intervals)
@@ -46,8 +50,8 @@ def _interval(query_id: str, field: str, value) -> Interval:
     """Checks one (start_s, end_s) of a query and returns it as two floats."""
     try:
         start, end = (float(t) for t in value)
-    except (TypeError, ValueError):
-        raise ValueError(f"query {query_id!r}: {field} holds {value!r}; expected [start_s, end_s]") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"query {query_id!r}: {field} holds {value!r:.80}; expected [start_s, end_s]") from None
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
         raise ValueError(f"query {query_id!r}: {field} holds [{start}, {end}]; expected 0 <= start < end (seconds)")
     return start, end
@@ -100,11 +104,11 @@ def load_queries(path: str | os.PathLike, durations: Mapping[str, float] | None 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a jsonl of queries (docs/data.md)")
     queries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
-            queries.append(_parse(json.loads(line)))
+            queries.append(_parse(parse_json(line)))
         except ValueError as error:  # json.JSONDecodeError is one
             raise ValueError(f"{path}:{number}: {error}") from error
     try:

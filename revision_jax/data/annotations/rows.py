@@ -4,7 +4,6 @@ Readers (data/builders) turn each format into rows; `accept` alone decides which
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -13,6 +12,7 @@ from typing import Any
 
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.queries import Query
+from revision_jax.text import is_name, parse_json, read_text, split_lines
 
 END_SLACK_S = 1.0  # an event may end this much after its video, as players round up; it is cut at the end
 
@@ -31,6 +31,14 @@ class Row:
     moments: tuple[tuple[float, float], ...] | None
     distractors: tuple[tuple[float, float], ...] = ()
     duration_s: float | None = None
+
+    def __post_init__(self):
+        for field in ("query_id", "video_id"):
+            value = getattr(self, field)
+            if not is_name(value):
+                raise ValueError(f"{field} is {value!r}; expected text without control characters")
+        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
+            raise ValueError(f"the video lasts {self.duration_s} s; expected a time > 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +66,7 @@ def read_rows(items: Iterable[tuple[str, Any]], parse: Callable[[Any], Iterable[
     for where, item in items:
         try:
             rows += parse(item)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
             gaps.append(Gap("annotation", f"{where}: {reason}"))
     return rows, gaps
@@ -79,13 +87,13 @@ def read_json(path: str | os.PathLike) -> Any:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the annotations (docs/data.md says where from)")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as whole:
+        return parse_json(text)
+    except ValueError as whole:
         try:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        except json.JSONDecodeError as error:
+            return [parse_json(line) for line in split_lines(text) if line.strip()]
+        except ValueError as error:
             raise ValueError(f"{path}: neither JSON ({whole}) nor jsonl ({error})") from error
 
 
@@ -134,7 +142,7 @@ def _fit(moment: tuple[float, float], duration_s: float) -> tuple[float, float] 
     if end <= start:
         return "zero length", f"[{start:g}, {end:g}] s; expected start < end"
     if start < 0 or start >= duration_s or end > duration_s + END_SLACK_S:
-        return "outside video", f"[{start:g}, {end:g}] s in a video of {duration_s:.2f} s; check unit and video"
+        return "outside video", f"[{start:g}, {end:g}] s in a video of {duration_s:.10g} s; check unit and video"
     return start, min(end, duration_s)
 
 
@@ -147,6 +155,6 @@ def _disagreements(rows: Iterable[Row], durations: Mapping[str, float]) -> list[
         seen.add(row.video_id)
         found, said = durations[row.video_id], row.duration_s
         if abs(found - said) > duration_slack(found):
-            detail = f"annotated as {said:.2f} s, its frames last {found:.2f} s; check the frame rate and the video"
+            detail = f"annotated as {said:.10g} s, its frames last {found:.10g} s; check the frame rate and the video"
             gaps.append(Gap("duration", detail, row.video_id))
     return gaps

@@ -4,7 +4,6 @@ Letters: B batch, N images, D feature width, T text tokens.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from revision_jax.data.store.features import MANIFEST, FeatureStore
 from revision_jax.data.video import frames as video
 from revision_jax.data.video.extraction import Extractor
 from revision_jax.prompts import PromptEncoder
+from revision_jax.text import parse_json, read_text
 
 LCS_CAPTIONS = "blip_laion_cc_sbu_558k.json"
 LCS_IMAGES = "images"
@@ -56,7 +56,7 @@ def shapes_captions(directory: pathlib.Path, split: str) -> Captions:
 def lcs_captions(directory: pathlib.Path, extractor: Extractor) -> Captions:
     """LCS-558K: `blip_laion_cc_sbu_558k.json` and `images/`, whose features are kept in a file after the first call."""
     path = directory / LCS_CAPTIONS
-    rows = json.loads(path.read_text())
+    rows = parse_json(read_text(path))
     answers = [next(turn["value"] for turn in row["conversations"] if turn["from"] == "gpt") for row in rows]
     kept = directory / f"features-{extractor.fingerprint[:8]}.npy"
     if not kept.is_file():
@@ -74,7 +74,7 @@ def lcs_captions(directory: pathlib.Path, extractor: Extractor) -> Captions:
 
 def _decoded(paths: Iterator[pathlib.Path], size: int) -> Iterator[np.ndarray]:
     for path in paths:
-        yield next(video.read_frames(path, 1.0, size, batch=1))
+        yield video.read_image(path, size)[None]
 
 
 class CaptionDrawer:

@@ -7,9 +7,10 @@ from typing import Any
 
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
+from revision_jax.text import is_name
 
 # What FFmpeg's containers are called; other files of a folder (subtitles, notes) are not videos.
-SUFFIXES = {f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv ogv 3gp".split()}  # noqa: SIM905
+SUFFIXES = {f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg vob ts mts m2ts flv wmv ogv 3gp mxf".split()}  # noqa: SIM905
 
 
 def read_queries(path: str | os.PathLike) -> Annotations:
@@ -41,7 +42,11 @@ def find_videos(folder: str | os.PathLike) -> tuple[dict[str, pathlib.Path], lis
         if file.suffix.lower() not in SUFFIXES or not file.is_file() or file.name.startswith("."):
             continue
         video_id = file.relative_to(folder).with_suffix("").as_posix()
-        if video_id in files:
+        if not is_name(video_id):
+            shown = video_id.encode("unicode_escape").decode()
+            detail = f"{shown}: its name is not UTF-8, or holds control characters; rename it"
+            gaps.append(Gap("video unreadable", detail, shown))
+        elif video_id in files:
             gaps.append(Gap("duplicate id", f"{files[video_id].name} and {file.name} have one id", video_id))
         else:
             files[video_id] = file

@@ -5,12 +5,14 @@ MSRVTT_train.9k.csv: a column `video_id`;  MSRVTT_JSFUSION_test.csv: columns `vi
 """
 
 import csv
+import io
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from revision_jax.data.annotations.rows import Annotations, Row, numbered, read_json, read_rows
+from revision_jax.text import read_text
 
 # Number of videos -> the name of the split in papers; results on different splits do not compare.
 SPLITS = {
@@ -31,10 +33,7 @@ def read_msrvtt(path: str | os.PathLike | None, table: str | os.PathLike) -> Ann
       table: the CSV of the split.
     """
     table = pathlib.Path(table)
-    with table.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    if not lines or "video_id" not in lines[0]:
-        raise ValueError(f"{table}: no column video_id; expected a CSV of MSR-VTT's videos")
+    lines = _read_table(table)
     videos = {line["video_id"] for line in lines}
     note = f"MSR-VTT: {table.name} has {len(videos)} videos: {SPLITS.get(len(videos), 'none of the usual splits')}"
     if "sentence" in lines[0]:
@@ -49,6 +48,28 @@ def read_msrvtt(path: str | os.PathLike | None, table: str | os.PathLike) -> Ann
             yield Row(query_id, sentence["video_id"], _plain(sentence["caption"]), None)
 
     return Annotations(*read_rows(numbered(path, read_json(path)["sentences"]), parse), notes=[note])
+
+
+def _read_table(path: pathlib.Path) -> list[dict[str, str]]:
+    """Rows of a CSV with commas, semicolons or tabs: the first of these that gives its header a column `video_id`."""
+    text = read_text(path)
+    for mark in ",;\t":
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
+        if lines and "video_id" in lines[0]:
+            return _whole(path, lines)
+    header = text.partition("\n")[0].strip()
+    raise ValueError(
+        f"{path}: no column video_id in its first line, {header[:80]!r}; expected a CSV of MSR-VTT's videos, "
+        "its columns divided by commas, semicolons or tabs"
+    )
+
+
+def _whole(path: pathlib.Path, lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows, or a ValueError for one with more or fewer columns than the header."""
+    for number, line in enumerate(lines, 2):
+        if None in line or None in line.values():
+            raise ValueError(f"{path}: row {number} has another number of columns than the first line; quote its text")
+    return lines
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ import numpy as np
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.store.features import first_non_finite
 from revision_jax.data.video.extraction import VideoFeatures
+
+LONGEST = 240  # characters of a part's name
 
 
 class Parts:
@@ -30,7 +33,10 @@ class Parts:
         return self.path(video_id).is_file()
 
     def path(self, video_id: str, suffix: str = ".npz") -> pathlib.Path:
-        return self.directory / f"{urllib.parse.quote(video_id, safe='')}{suffix}"
+        name = urllib.parse.quote(video_id, safe="")
+        if len(name) > LONGEST:  # of a file's name, 255 bytes
+            name = f"{name[: LONGEST - 33]}-{hashlib.sha256(video_id.encode()).hexdigest()[:32]}"
+        return self.directory / f"{name}{suffix}"
 
     def save(self, video_id: str, video: VideoFeatures) -> None:
         """Keeps a video's features, whole or not at all; ValueError for a wrong shape or dtype, NaN or infinity."""

@@ -5,12 +5,14 @@ Nothing is executed: pickled arrays are refused. Letters: N stored frames of a v
 
 import contextlib
 import io
+import math
 import os
 import pathlib
 from typing import Protocol
 
 import numpy as np
 
+MAX_BYTES = 8 << 30  # of one video's features, which are held in memory
 FRAME_MEMBERS = ("features", "token_features")  # of an npz in LMDB: of a video, of a sentence
 
 
@@ -38,15 +40,20 @@ class Hdf5Features:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
             raise ValueError(f"{self.path}: cannot be read as HDF5 ({error}); copy the file again") from error
-        self._dataset = h5py.Dataset
+        self._dataset, self._hard_link = h5py.Dataset, h5py.HardLink
 
     def keys(self) -> list[str]:
         return sorted(self._file)
 
     def read(self, key: str) -> np.ndarray:
+        if not isinstance(self._file.get(key, getlink=True), self._hard_link):
+            raise ValueError(f"{self.path}: {key!r} is a link, which may name another file; expected a data set [N, D]")
         node = self._file[key]
         if not isinstance(node, self._dataset):
             raise ValueError(f"{self.path}: {key!r} is a group; expected a data set [N, D]")
+        if node.external or node.is_virtual:
+            raise ValueError(f"{self.path}: the numbers of {key!r} lie in other files; expected them in this one")
+        _check_declared(node.nbytes, f"{self.path}: {key!r}")
         try:
             return _checked(node[()], f"{self.path}: {key!r}")
         except OSError as error:
@@ -82,6 +89,7 @@ class LmdbFeatures:
             member = next((name for name in FRAME_MEMBERS if name in archive.files), None)
             if member is None:
                 raise ValueError(f"holds {sorted(archive.files)}; expected one of {', '.join(FRAME_MEMBERS)}")
+            _check_declared(_declared_bytes(archive, f"{member}.npy"), where)
             array = archive[member]
         return _checked(array, where)
 
@@ -106,7 +114,9 @@ class NpyFolder:
 
     def read(self, key: str) -> np.ndarray:
         with _not_pickled(str(self._files[key])):
-            return _checked(np.load(self._files[key], allow_pickle=False), str(self._files[key]))
+            # Mapped first: a header that declares more than the file holds is refused before anything is allocated.
+            mapped = np.load(self._files[key], mmap_mode="r", allow_pickle=False)
+            return np.array(_checked(mapped, str(self._files[key])))
 
     def identity(self) -> dict:
         return {"folder": self.path.name, "files": len(self._files)}
@@ -121,6 +131,20 @@ def _not_pickled(where: str):
         pickled = "allow_pickle" in str(error) or "pickle" in str(error).lower()
         reason = "holds pickled objects, which could run code and are refused" if pickled else str(error)
         raise ValueError(f"{where}: {reason}; expected a plain array [N, D] of floats. Export it again") from error
+
+
+def _declared_bytes(archive: np.lib.npyio.NpzFile, member: str) -> int:
+    """Bytes that a member of an npz will take, by its header and by the archive's table."""
+    with archive.zip.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return max(math.prod(shape) * dtype.itemsize, archive.zip.getinfo(member).file_size)
+
+
+def _check_declared(size: int, where: str) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"{where}: declares {size:.3g} bytes; expected at most {MAX_BYTES:.3g} for one video")
 
 
 def _checked(array: np.ndarray, where: str) -> np.ndarray:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
+
+from revision_jax.text import parse_json, read_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -58,6 +61,13 @@ class Manifest:
                 raise ValueError(f"manifest: {field} is {getattr(self, field)!r}; expected > 0")
         if not self.videos:
             raise ValueError("manifest: lists no videos; expected at least one")
+        for video_id, info in self.videos.items():
+            if not 0 < info.duration_s < math.inf:
+                raise ValueError(f"manifest: video {video_id!r} lasts {info.duration_s} s; expected a time > 0")
+        for shard in self.shards:
+            path = pathlib.PurePosixPath(shard.path)
+            if path.is_absolute() or ".." in path.parts or "\0" in shard.path:
+                raise ValueError(f"manifest: shard {shard.path!r} lies elsewhere; expected a path within the data set")
 
     def chunks(self, video_id: str) -> int:
         """Number of records of a video (the last one is padded with zeros)."""
@@ -77,7 +87,7 @@ class Manifest:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no manifest; expected a prepared data set directory (docs/data.md)")
         try:
-            fields = json.loads(path.read_text())
+            fields = parse_json(read_text(path))
             if (found := fields.pop("format", None)) != FORMAT:
                 raise ValueError(f"format is {found!r}, this program reads {FORMAT}; prepare the data set again")
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])

@@ -21,6 +21,7 @@ from flax import nnx
 from revision_jax.data.store.features import first_non_finite
 from revision_jax.data.video import frames as video
 from revision_jax.data.video.background import in_background
+from revision_jax.data.video.scaling import Scaler
 from revision_jax.interop.clip import load_clip
 from revision_jax.interop.weights import weight_files
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
@@ -195,7 +196,7 @@ class Extractor:
 
     def _fixed_batches(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         """Scales and regroups frames into ([batch, S, S, 3], how many of them are real)."""
-        scale = video.Scaler(self.image_size)
+        scale = Scaler(self.image_size)
         buffer = np.zeros((self.batch, self.image_size, self.image_size, 3), np.uint8)
         filled = 0
         for group in frames:

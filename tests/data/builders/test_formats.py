@@ -3,6 +3,7 @@
 import io
 import json
 import types
+import zipfile
 
 import grain
 import h5py
@@ -305,6 +306,43 @@ def test_what_cannot_be_features_is_told(tmp_path):
     for key in "ab":
         with pytest.raises(ValueError, match=r"expected floats \[N, D\]"):
             source.read(key)
+
+
+def test_no_features_are_read_from_other_files(tmp_path):
+    arrays = arrays_of(["v"], 10.0, 5)
+    write_h5(tmp_path / "other.h5", arrays)
+    np.zeros((50, WIDTH), "f4").tofile(tmp_path / "raw")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["link"] = h5py.ExternalLink("other.h5", "/v")
+        file["soft"] = h5py.SoftLink("/link")
+        file.create_dataset("raw", (50, WIDTH), "f4", external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)])
+        layout = h5py.VirtualLayout((50, WIDTH), "f4")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "v", (50, WIDTH))
+        file.create_virtual_dataset("virtual", layout)
+        file.create_dataset("huge", (1 << 40, WIDTH), "f4", chunks=(64, WIDTH))
+    source = open_features(tmp_path / "f.h5")
+    for key, found in (("link", "link"), ("soft", "link"), ("raw", "other files"), ("virtual", "other files")):
+        with pytest.raises(ValueError, match=rf"f.h5.*{found}"):
+            source.read(key)
+    with pytest.raises(ValueError, match=r"'huge': declares .* bytes; expected at most"):
+        source.read("huge")
+
+
+def test_sizes_that_are_only_declared_are_not_allocated(tmp_path):
+    buffer = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, WIDTH)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    (tmp_path / "npy").mkdir()
+    (tmp_path / "npy/v.npy").write_bytes(buffer.getvalue() + b"0" * 100)
+    with pytest.raises(ValueError, match=r"v.npy.*expected a plain array"):
+        open_features(tmp_path / "npy").read("v")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("features.npy", buffer.getvalue() + b"0" * 100)
+    with lmdb.open(str(tmp_path / "db")) as env, env.begin(write=True) as transaction:
+        transaction.put(b"v", archive.getvalue())
+    with pytest.raises(ValueError, match=r"'v'.*declares .* bytes"):
+        open_features(tmp_path / "db").read("v")
 
 
 def test_the_windows_stream_is_restored_at_every_step(tmp_path):

@@ -74,12 +74,12 @@ def test_variable_rate_uses_the_frame_shown(tmp_path):
     assert numbers(read_frames(path, 2, SIZE)) == shown
 
 
-def test_start_offset_counts_from_the_first_frame(tmp_path):
+def test_a_late_first_frame_is_shown_from_the_start(tmp_path):
     path = tmp_path / "late.mkv"
     write_times(path, [7.5 + i / 4 for i in range(16)])
     reader = read_frames(path, 1, SIZE)
-    assert numbers(reader) == [0, 4, 8, 12]
-    assert reader.duration_s == pytest.approx(4.0, abs=0.26)
+    assert numbers(reader) == [0] * 8 + [2, 6, 10, 14]
+    assert reader.duration_s == pytest.approx(11.5, abs=0.26)
 
 
 def test_batches_are_bounded_and_whole(tmp_path):

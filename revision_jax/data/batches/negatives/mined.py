@@ -1,6 +1,5 @@
 """Strategy `mined`: windows in which an earlier run saw the event where it is not."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from revision_jax.data.batches.frame_grid import FrameGrid
 from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.sampling import Clip
 from revision_jax.data.batches.strategy import Strategy, StrategyContext
+from revision_jax.text import read_jsonl
 
 
 class Mined(Strategy):
@@ -59,6 +59,6 @@ def read_answers(path: str | os.PathLike) -> dict[str, list]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the predictions of an earlier run (data.mined)")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(path)
     own = lambda row: "query_id" in row and row.get("method", "depth1") == "depth1"
     return {row["query_id"]: row["moments"] for row in rows if own(row)}
