@@ -4,6 +4,7 @@ Paths are those of a `Llama`: `layers/self_attn/q_proj/lora_a` [L, in, r].
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,32 +15,22 @@ from safetensors.numpy import save_file
 
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import LINEARS, is_lora_path
+from revision_jax.interop.peft_config import CONFIG, Adapted, Kind, read_kind
 from revision_jax.interop.table import (
+    LAYER,
     TRANSPOSED,
     Row,
     Table,
+    TableError,
     export_params,
     flat_params,
     import_arrays,
 )
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
-from revision_jax.models.names import LORA_TARGETS
 
-CONFIG, MODEL = "adapter_config.json", "adapter_model"
-# What would change the arithmetic, with the value that does not.
-_PLAIN = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_rslora": (None, False),
-    "use_dora": (None, False),
-    "fan_in_fan_out": (None, False),
-    "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "layers_to_transform": (None, []),
-    "exclude_modules": (None, [], ""),
-}
+MODEL = "adapter_model"
+_PREFIX = "base_model.model."
 
 
 class LoRA(NamedTuple):
@@ -55,7 +46,7 @@ def lora_table(targets: tuple[str, ...]) -> Table:
     for block, names in LINEARS.items():
         for name in (name for name in names if name in targets):
             for half in ("A", "B"):
-                theirs = f"base_model.model.model.layers.{{layer}}.{block}.{name}.lora_{half}.weight"
+                theirs = f"{_PREFIX}model.layers.{{layer}}.{block}.{name}.lora_{half}.weight"
                 rows.append(Row(theirs, f"layers/{block}/{name}/lora_{half.lower()}", TRANSPOSED))
     return Table(tuple(rows))
 
@@ -64,42 +55,65 @@ def is_lora(directory: str | Path) -> bool:
     return (Path(directory) / CONFIG).is_file()
 
 
-def read_lora_config(directory: str | Path) -> LoRAConfig:
-    """The `LoRAConfig` of an adapter_config.json. ValueError for what ours lacks, listing all of it."""
-    path = Path(directory) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; {directory} is not a LoRA directory in the PEFT format")
-    raw = json.loads(path.read_text())
-    faults = [
-        f"{key} is {raw[key]!r}; expected {plain[-1]!r}"
-        for key, plain in _PLAIN.items()
-        if key in raw and raw[key] not in plain
-    ]
-    targets = raw.get("target_modules") or []
-    named = [targets] if isinstance(targets, str) else sorted({str(name).rpartition(".")[2] for name in targets})
-    strangers = [name for name in named if name not in LORA_TARGETS]
-    if strangers or not named:
-        faults.append(f"target_modules {strangers or targets} are none of {list(LORA_TARGETS)}")
-    if faults:
-        raise ValueError(f"{path}: this LoRA is not supported:\n  " + "\n  ".join(faults))
-    ordered = tuple(name for name in LORA_TARGETS if name in named)
-    return LoRAConfig(raw["r"], float(raw["lora_alpha"]), float(raw.get("lora_dropout") or 0.0), ordered)
-
-
 def read_lora(directory: str | Path, config: LlamaConfig) -> LoRA:
     """The LoRA of a directory for a Llama of `config`'s sizes.
+
+    Layers of a smaller rank, or without a LoRA, are filled with zeros; where a layer's scale is not that of the
+    configuration, its B takes the difference: the products are those of PEFT.
 
     Raises:
       ValueError: an unsupported kind, or (TableError) tensors of other modules, sizes or another rank than
         adapter_config.json says, all listed.
     """
-    lora = read_lora_config(directory)
+    kind = read_kind(directory, config.num_layers)
+    lora = kind.config
     path = lora_file(directory)
     tensors = {key.replace(".default.weight", ".weight"): value for key, value in read_tensors(path).items()}
     model = nnx.eval_shape(lambda: Llama(config, lora=lora, rngs=nnx.Rngs(0)))
     params = {name: param for name, param in flat_params(model).items() if is_lora_path(name)}
     source = f"{path} (r {lora.rank}, {', '.join(lora.targets)} by {CONFIG})"
-    return LoRA(lora, import_arrays(lora_table(lora.targets), tensors, params, source=source))
+    table = lora_table(lora.targets)
+    shapes = {
+        row.theirs: row.transform.to_theirs(np.zeros(params[row.ours].shape[1:], np.int8)).shape for row in table.rows
+    }
+    tensors = _evened(kind, tensors, shapes, config.num_layers)
+    return LoRA(lora, import_arrays(table, tensors, params, source=source))
+
+
+def _evened(
+    kind: Kind, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], num_layers: int
+) -> dict[str, np.ndarray]:
+    """The tensors at the configuration's rank and scale; `shapes` are those that the table's keys need."""
+    evened, problems = dict(tensors), []
+    for layer in range(num_layers):
+        for theirs, shape in shapes.items():
+            key = theirs.replace(LAYER, str(layer))
+            name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
+            adapted = kind.layers.get(name)
+            if adapted is None:
+                if key in tensors:
+                    problems.append(f"unmapped: {key} is there, but {CONFIG} does not adapt that layer")
+                evened[key] = np.zeros(shape, np.float32)
+            elif key in tensors:
+                evened[key], wrong = _evened_half(np.asarray(tensors[key]), half, adapted, kind)
+                problems += [f"misshapen: {key} is {wrong}, not of rank {adapted.rank}"] if wrong else []
+    if problems:
+        raise TableError("\n  ".join([f"{CONFIG} and the tensors disagree:", *problems]))
+    return evened
+
+
+def _evened_half(array: np.ndarray, half: str, adapted: Adapted, kind: Kind) -> tuple[np.ndarray, tuple | None]:
+    """(the tensor at the configuration's rank and scale, its shape where its rank is wrong)."""
+    rank, axis = kind.config.rank, 0 if half == "A" else 1
+    wrong = None
+    if adapted.rank != rank:  # a tensor of the configuration's own rank is checked by the table
+        wrong = array.shape if array.ndim != 2 or array.shape[axis] != adapted.rank else None
+        missing = [(0, 0), (0, 0)]
+        missing[axis] = (0, rank - adapted.rank)
+        array = array if wrong else np.pad(array, missing)
+    if half == "B" and not math.isclose(adapted.scale, kind.config.scale, rel_tol=1e-12):
+        array = array.astype(np.float32) * np.float32(adapted.scale / kind.config.scale)
+    return array, wrong
 
 
 def write_lora(lora: LoRA, directory: str | Path, *, base: str, dtype: Any = np.float32) -> None:

@@ -21,10 +21,11 @@ def tiny_llama(seed: int = 0, **changes) -> transformers.LlamaForCausalLM:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval()
 
 
-def lora_of(model, rank: int = 3, alpha: int = 6, targets=LINEARS, seed: int = 1) -> peft.PeftModel:
-    """A LoRA whose B is not zero."""
+def lora_of(model, rank: int = 3, alpha: int = 6, targets=LINEARS, seed: int = 1, **kind) -> peft.PeftModel:
+    """A LoRA whose B is not zero; `kind` are further fields of PEFT's config."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
+    kind = {"target_modules": list(targets), "task_type": "CAUSAL_LM"} | kind
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, **kind)
     adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
