@@ -22,7 +22,8 @@ import tiny_base
 
 from revision_jax import config as configs
 from revision_jax import train
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.data.batches import streams
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.runs.run import Run

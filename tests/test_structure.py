@@ -22,14 +22,14 @@ FLOORS = (
     {"runs"},
     {"training"},
     {"checkpoint"},
-    {"config"},
+    {"config", "checkpoint_record"},
     {"config_rules"},
     {"search"},
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
     {"parallel", "prompts", "hierarchy"},
-    {"rules", "files", "units", "lazy"},
+    {"rules", "files", "units", "lazy", "checksums", "fingerprints"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -9,9 +9,9 @@ import grain
 import jax
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import fingerprint
 from revision_jax.config import ConfigError, flatten
 from revision_jax.data.batches.streams import join
+from revision_jax.fingerprints import fingerprint
 from revision_jax.interop.adapter import save_projector
 from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import host_shard, local_mesh

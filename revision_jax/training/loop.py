@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.parallel import multihost
 from revision_jax.parallel.memory import check_memory, device_limit, held
 from revision_jax.parallel.mesh import check_batch, host_shard, make_mesh, put_batch

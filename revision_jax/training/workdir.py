@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import config_changes, finished_steps
+from revision_jax.checkpoint_record import config_changes
 from revision_jax.config import ConfigError, load_json, save_json
+from revision_jax.fingerprints import finished_steps
 
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
 # not what it learns. A name that ends with a dot stands for all fields that begin with it.
@@ -18,6 +19,8 @@ FREE = (
     "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.eval_every", "train.keep_best",
 )  # fmt: skip
+# What else may differ where a trained run is read: where files lie (they are compared by content), and which data.
+READ_FREE = (*FREE, "base.", "init.", "data.dir", "data.mined", "data.mixture", "data.faults")
 log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from revision_jax.checkpoint import CheckpointError, Checkpoints, Meta
+from revision_jax.checkpoint import CheckpointError, Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError
 from revision_jax.training import loop
 
