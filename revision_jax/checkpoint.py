@@ -100,11 +100,11 @@ class Checkpoints:
     def _open_metrics(self) -> None:
         """Steps whose validation loss cannot be read are damaged; Orbax reads them all before anything else."""
         steps = finished_steps(self.directory)
-        bad = [step for step in steps if not _has_metrics(self.directory / str(step))]
+        bad = [step for step in steps if _metrics_are_garbage(self.directory / str(step))]
         if bad and (self.read_only or len(bad) == len(steps)):
-            raise self._damage(bad[-1], "its metrics are missing or no JSON")
+            raise self._damage(bad[-1], "its metrics are no JSON")
         for step in bad:
-            log.warning("%s", self._damage(step, "its metrics are missing or no JSON"))
+            log.warning("%s", self._damage(step, "its metrics are no JSON"))
             if multihost.is_first():
                 put_aside(self.directory, step)
         if bad:
@@ -356,11 +356,12 @@ def _val_loss(metrics: Mapping[str, float | None]) -> float:
     return math.inf if value is None or math.isnan(value) else value
 
 
-def _has_metrics(folder: Path) -> bool:
+def _metrics_are_garbage(folder: Path) -> bool:
+    path = folder / "metrics" / "metrics"
     try:
-        return "val_loss" in json.loads((folder / "metrics" / "metrics").read_text())
-    except (OSError, ValueError, TypeError):
-        return False
+        return path.exists() and "val_loss" not in json.loads(path.read_text())
+    except (ValueError, TypeError):
+        return True
 
 
 def put_aside(directory: Path, step: int) -> None:

@@ -29,7 +29,7 @@ FLOORS = (
     {"interop", "report"},
     {"metrics", "models"},
     {"parallel", "prompts", "hierarchy"},
-    {"rules", "files", "units", "lazy", "checksums", "fingerprints"},
+    {"rules", "files", "units", "lazy", "checksums", "fingerprints", "text"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

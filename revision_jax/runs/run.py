@@ -35,6 +35,7 @@ from revision_jax.search.result import Result, Searched
 from revision_jax.search.searcher import Searcher
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
+from revision_jax.text import quoted
 from revision_jax.training.state import split_by_table, take_apart
 
 log = logging.getLogger(__name__)
@@ -279,8 +280,12 @@ class Run:
             raise ValueError("there is no query; expected at least one sentence.")
         unknown = self.prompts.tokenizer.unk_token_id
         for sentence in sentences:
-            if unknown is not None and unknown in self._served.question(sentence):
-                log.warning("%r holds words that this run's language model does not know", sentence)
+            try:
+                asked = self._served.question(sentence)
+            except ValueError as error:
+                raise ValueError(str(error).replace(repr(sentence), quoted(sentence))) from None
+            if unknown is not None and unknown in asked:
+                log.warning("%s holds words that this run's language model does not know", quoted(sentence))
 
 
 HOW_TO_TRAIN = "make one with `python -m revision_jax.train --config configs/stage1.py`"

@@ -212,10 +212,10 @@ def train(
                 progress.tell_validation(step, validation)
             if step % every.checkpoint_every == 0 or step == last or taken:
                 save(session, state, validation)
-            if taken and step < last:
+            if taken and (step < last or preemption.interrupted):
                 session.checkpoints.wait()
                 multihost.meet(f"leaving after step {step}")  # launchers kill all once one has left
-                raise Preempted(step)
+                raise Preempted(step, interrupted=preemption.interrupted)
     finally:
         progress.close()
         metrics_log.close()

@@ -23,6 +23,7 @@ from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import NOT_PRESENT, PromptEncoder, span_answer
+from revision_jax.text import quoted
 
 TOO_LONG = "longer than the window"
 TOO_NEAR = "another occurrence too near"
@@ -149,7 +150,7 @@ class LoadClip:
         clip = clips[0]
         end_s = clip.window_start_s + self.hierarchy.window_s
         return (
-            f"query {clip.query_id} {self.sentences[clip.query_id]!r} in video {clip.video_id}, "
+            f"query {clip.query_id} {quoted(self.sentences[clip.query_id])} in video {clip.video_id}, "
             f"{clip.window_start_s:.1f} to {end_s:.1f} s: {answer_text(clip)}"
         )
 
