@@ -92,6 +92,7 @@ def defaults() -> ConfigDict:
                 b2=0.95,
                 eps=1e-8,
                 clip_norm=1.0,  # global gradient norm
+                skip_nonfinite=0,  # steps with a loss or gradient that is not finite that may be left out; 0 = stop
                 log_every=10,  # steps between syncs with the device; losses of all steps are logged
                 checkpoint_every=100,  # steps, a multiple of `log_every`
                 keep_checkpoints=2,

@@ -21,7 +21,13 @@ preemption = lazy.module("revision_jax.training.preemption")
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 LAYOUT = "\n\t"  # what a message may hold beside text
-FLAGS = {"config": "", "search": "search.", "mesh": "mesh.", "model": "model."}  # `--search.beam 4` sets search.beam
+FLAGS = {
+    "config": "",
+    "search": "search.",
+    "mesh": "mesh.",
+    "model": "model.",
+    "data": "data.",
+}  # `--search.beam 4` sets search.beam
 log = logging.getLogger(__name__)
 Act = Callable[[argparse.Namespace], int | None]
 

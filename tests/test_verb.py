@@ -184,7 +184,7 @@ def test_what_a_verb_does_not_have_is_refused(argv, told, capsys):
 # Verb -> (arguments that it needs, the sections of the config that it takes).
 TAKES = {
     "train": ([], ["config"]),
-    "evaluate": (["--workdir", "x"], ["search", "mesh", "model"]),
+    "evaluate": (["--workdir", "x"], ["search", "mesh", "model", "data"]),
     "ground": (["film.mp4", "a star"], ["search", "mesh", "model"]),
     "prepare": (["merge", "x"], []),
     "convert": (["--format", "stage", "--source", "x", "--out", "y"], ["config"]),

@@ -40,7 +40,7 @@ from revision_jax.training.state import split_by_table, take_apart
 
 log = logging.getLogger(__name__)
 State = Literal["fresh", "trained", "abstract"]
-SERVED = ("mesh.", "model.attention", "search.", "eval.")  # fields that may differ where a run is used
+SERVED = ("mesh.", "model.attention", "search.", "eval.", "data.faults")  # fields that may differ where a run is used
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from revision_jax.fingerprints import finished_steps
 FREE = (
     "mesh.", "search.", "eval.", "model.remat", "model.attention", "model.window_chunk", "data.read_threads",
     "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.eval_every", "train.keep_best",
+    "train.eval_every", "train.keep_best", "train.skip_nonfinite",
 )  # fmt: skip
 # What else may differ where a trained run is read: where files lie (they are compared by content), and which data.
 READ_FREE = (*FREE, "base.", "init.", "data.dir", "data.mined", "data.mixture", "data.faults")
