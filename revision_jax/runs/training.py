@@ -36,7 +36,9 @@ def wanted_splits(run: Run) -> tuple[str, ...]:
     if run.config.train.eval_every:
         wanted.add("val")
     if run.config.eval.after_training:
-        wanted |= {run.config.eval.split} | ({"val"} if run.stage.answers else set())
+        # A threshold is chosen on val; to rank short videos, none is.
+        chooses = run.stage.answers and run.config.data.groups != "videos"
+        wanted |= {run.config.eval.split} | ({"val"} if chooses else set())
     return tuple(split for split in splits_of(run.config) if split in wanted)
 
 
