@@ -74,7 +74,7 @@ def defaults() -> ConfigDict:
                 mixture=(),  # (directory, weight) of more train splits; data.dir's own has weight 1
                 faults="refuse",  # gaps that `prepare check` finds: refuse | drop what they name
                 questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
-                groups="windows",  # what stands in a group: windows of one video | videos (retrieval)
+                groups="windows",  # what stands in a group: windows of one video | videos (short ones, each one window)
                 group_copies=(2, 3),  # adjacent windows of a group that show the event
                 group_near_misses=0.1,  # of a group's other windows, show a near miss where there is one
                 read_threads=1,  # that load batches: more only help where disks are slow (docs/benchmarks.md)
@@ -92,6 +92,7 @@ def defaults() -> ConfigDict:
                 b2=0.95,
                 eps=1e-8,
                 clip_norm=1.0,  # global gradient norm
+                skip_nonfinite=0,  # steps with a loss or gradient that is not finite that may be left out; 0 = stop
                 log_every=10,  # steps between syncs with the device; losses of all steps are logged
                 checkpoint_every=100,  # steps, a multiple of `log_every`
                 keep_checkpoints=2,
@@ -188,11 +189,14 @@ PRESETS = {
         "hierarchy.window_s": 500.0,
         "hierarchy.num_frames": 250,
     },
-    # All videos stand one after another as a single long one; a window of 32 s holds the longest of them.
+    # A video is one window, over which its frames are spread; 32 s hold the longest. Its event fills it, so that
+    # contrastive windows are other videos. There is no val in 9k / 1k-A, and none is needed.
     "msrvtt": PAPER
     | {
         "data.name": "msrvtt",
         "data.fps": 5.0,
+        "data.groups": "videos",
+        "data.negatives": (("cross_video", 1.0),),
         "hierarchy.window_s": 32.0,
         "hierarchy.num_frames": 100,
     },

@@ -54,8 +54,7 @@ PRESETS = {
     "mad": PAPER | {"init.dense": "runs/stage1-mad", "init.sparse": "runs/stage1_sparse-mad"},
     "vidchapters": PAPER
     | {"init.dense": "runs/stage1-vidchapters", "init.sparse": "runs/stage1_sparse-vidchapters", "train.epochs": 1},
-    "msrvtt": PAPER
-    | {"init.dense": "runs/stage1-msrvtt", "init.sparse": "runs/stage1_sparse-msrvtt", "data.groups": "videos"},
+    "msrvtt": PAPER | {"init.dense": "runs/stage1-msrvtt", "init.sparse": "runs/stage1_sparse-msrvtt"},
 }
 
 

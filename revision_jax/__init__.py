@@ -3,8 +3,22 @@
 The public API is `load_run(workdir)`, whose `ground(video, sentences)` gives ranked moments.
 """
 
+import os
+import signal
+import sys
+
 __version__ = "0.1.0"
 __all__ = ["load_run"]
+
+
+def leave(*_) -> None:
+    """Ctrl-C while a verb is still being imported: one line, the exit code of shells."""
+    os.write(2, b"interrupted before anything was done\n")
+    os._exit(130)
+
+
+if sys.argv[:1] == ["-m"]:  # python -m revision_jax.VERB, until `verb.run`
+    signal.signal(signal.SIGINT, leave)
 
 
 def __getattr__(name: str):

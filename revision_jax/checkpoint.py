@@ -2,18 +2,17 @@
 
 A step holds the trained parameters, the optimizer, the Grain iterator and a `meta` record. Orbax writes it in
 the background into a temporary directory and renames that when all is written, so a kill loses at most the
-steps since the last finished save. Frozen weights are not copied: `meta` names them by path and content hash.
+steps since the last finished save. Frozen weights are not copied: `meta` names them by path and content hash. It also
+holds a checksum of everything else, which is verified when a step is read.
 """
 
 import contextlib
-import dataclasses
-import functools
-import hashlib
+import itertools
 import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,101 +20,29 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from revision_jax.checkpoint_record import (
+    UNSUMMED,
+    Meta,
+    config_changes,
+    is_whole,
+    listed,
+    make_record,
+    mismatches,
+)
+from revision_jax.checksums import checksums, differing, plain_sha256
 from revision_jax.config_rules import flatten
+from revision_jax.fingerprints import finished_steps
+from revision_jax.parallel import multihost
 
 log = logging.getLogger(__name__)
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt")  # what a pretrained part is made of
-LARGE = 2**26  # bytes
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, or does not belong to this run."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Meta:
-    """What a checkpoint belongs to.
-
-    Attributes:
-      config: the run's config as plain values.
-      base: role ("llm") -> {"path", "sha256"} of a frozen part.
-    """
-
-    config: Mapping[str, Any]
-    base: Mapping[str, Mapping[str, str]]
-
-
-def config_changes(
-    saved: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str] = ()
-) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
-    """The keys in which two configs differ: (those that may, those that may not), key -> (saved, now).
-
-    Args:
-      saved, now: nested plain values; lists and tuples count as equal, None stands where a key is missing.
-      free: keys that may differ; one that ends with a dot ("search.") frees all keys that begin with it.
-    """
-    a, b = (flatten(json.loads(json.dumps(config))) for config in (saved, now))
-    changed = {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
-    prefixes = tuple(key for key in free if key.endswith("."))
-    allowed = {key: pair for key, pair in changed.items() if key in free or key.startswith(prefixes)}
-    return allowed, {key: pair for key, pair in changed.items() if key not in allowed}
-
-
-def fingerprint(path: str | Path) -> str:
-    """sha256 over the names and contents of a file, or of the weight and config files of a directory."""
-    path = Path(path)
-    files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.suffix in WEIGHTS)
-    if not files:
-        raise FileNotFoundError(f"no weights at {path}; expected a file, or a directory that holds some.")
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}:{_file_sha256(file)}\n".encode())
-    return total.hexdigest()
-
-
-def _file_sha256(file: Path) -> str:
-    """sha256 of a file's content. A large file (a base LLM has 13 GB) is hashed once a process."""
-    stat = file.stat()
-    if stat.st_size < LARGE:
-        return _hashed(file)
-    return _hashed_once(file.absolute(), stat.st_size, stat.st_mtime_ns)
-
-
-def _hashed(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@functools.cache
-def _hashed_once(file: Path, size: int, mtime_ns: int) -> str:
-    return _hashed(file)
-
-
-def finished_steps(directory: str | Path) -> list[int]:
-    """The steps whose checkpoints are whole, in order; a write that a kill cut short has another name."""
-    return sorted(int(path.name) for path in Path(directory).glob("*") if path.name.isdigit())
-
-
-def fingerprint_trained(directory: str | Path, step: int | None = None) -> str:
-    """sha256 over the trained parameters of one step in a run's checkpoints.
-
-    Args:
-      directory: the run's `checkpoints/`.
-      step: None is the newest one.
-
-    Raises:
-      FileNotFoundError: there is no such finished step.
-    """
-    steps = finished_steps(directory)
-    if not steps or step not in (None, *steps):
-        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-        raise FileNotFoundError(f"no {wanted} in {directory}; expected those of a trained run.")
-    params = Path(directory) / str(steps[-1] if step is None else step) / "params"
-    total = hashlib.sha256()
-    for file in sorted(path for path in params.rglob("*") if path.is_file()):
-        total.update(f"{file.relative_to(params)}:{_hashed(file)}\n".encode())
-    return total.hexdigest()
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that is not what was saved: something is missing, unreadable or changed."""
 
 
 class Checkpoints:
@@ -126,8 +53,7 @@ class Checkpoints:
       meta: what new steps belong to, and what a restored step must match.
       keep: newest steps that stay.
       keep_best: the step with the lowest validation loss stays beside them.
-      free: keys of the config in which a resumed training may differ from its checkpoint, as `config_changes`
-        takes them.
+      free: keys of the config in which this run may differ from its checkpoint, as `config_changes` takes them.
       read_only: for readers of a finished run; nothing is made or removed.
 
     Raises:
@@ -147,7 +73,8 @@ class Checkpoints:
     ):
         self.directory, self.meta, self.read_only = Path(directory).absolute(), meta, read_only
         self.free = tuple(free)
-        _check_free(self.free, meta.config)
+        if not read_only:
+            _check_free(self.free, meta.config)
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
@@ -166,8 +93,22 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
+        self._open_metrics()
         with self._explained("open"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    def _open_metrics(self) -> None:
+        """Steps whose validation loss cannot be read are damaged; Orbax reads them all before anything else."""
+        steps = finished_steps(self.directory)
+        bad = [step for step in steps if _metrics_are_garbage(self.directory / str(step))]
+        if bad and (self.read_only or len(bad) == len(steps)):
+            raise self._damage(bad[-1], "its metrics are no JSON")
+        for step in bad:
+            log.warning("%s", self._damage(step, "its metrics are no JSON"))
+            if multihost.is_first():
+                put_aside(self.directory, step)
+        if bad:
+            multihost.exchange("checkpoint/metrics", True)
 
     @property
     def latest_step(self) -> int | None:
@@ -194,27 +135,32 @@ class Checkpoints:
         Raises:
           CheckpointError: this write, or the one before it in the background, failed (a full disk, say).
         """
+        place, metrics = iterator.get_state(), {"val_loss": val_loss}
+        sums = {"optimizer": checksums(optimizer), "iterator": plain_sha256(place)}
         with self._explained(f"save step {step} to"):
             self._manager.save(
                 step,
-                metrics={"val_loss": val_loss},
+                metrics=metrics,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    iterator=ocp.args.JsonSave(iterator.get_state()),
-                    meta=ocp.args.JsonSave(_plain(self.meta, params)),
+                    iterator=ocp.args.JsonSave(place),
+                    meta=ocp.args.JsonSave(make_record(self.meta, params, metrics, sums)),
                 ),
             )
 
     def save_weights(self, step: int, params: Any) -> None:
         """Writes a step that holds parameters alone, for weights that were trained elsewhere."""
         with self._explained(f"save step {step} to"):
-            meta = ocp.args.JsonSave(_plain(self.meta, params))
+            metrics = {"val_loss": None}
+            meta = ocp.args.JsonSave(make_record(self.meta, params, metrics, {}))
             args = ocp.args.Composite(params=ocp.args.StandardSave(params), meta=meta)
-            self._manager.save(step, metrics={"val_loss": None}, args=args)
+            self._manager.save(step, metrics=metrics, args=args)
 
     def restore(self, params: Any, optimizer: Any, iterator: Any) -> tuple[int, Any, Any] | None:
-        """The newest step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
+        """The newest whole step as (step, params, optimizer), `iterator` moved to its place; None if there is none.
+
+        Damaged steps after it are told, and kept aside as `damaged-STEP`.
 
         Args:
           params, optimizer: arrays (or shapes with shardings) of the expected tree; restored to those
@@ -223,30 +169,63 @@ class Checkpoints:
 
         Raises:
           CheckpointError: a config that differs in more than `free`, other base weights or other parameters, each
-            with both sides; weights without an optimizer; a step that cannot be read.
+            with both sides; weights without an optimizer; steps of which none is whole.
         """
-        step = self.latest_step
-        if step is None:
+        damaged: dict[int, DamagedCheckpoint] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            got, error = self._try(step, params, optimizer)
+            # Hosts that go on from different steps would compute nonsense.
+            if all(multihost.exchange(f"checkpoint/{step}", error is None)):
+                break
+            damaged[step] = error or DamagedCheckpoint(f"{self.directory / str(step)} is damaged on another host")
+            log.warning("%s", damaged[step])
+        else:
+            if damaged:
+                raise CheckpointError(
+                    "\n".join(map(str, damaged.values()))
+                    + f"\nNo checkpoint in {self.directory} is whole; nothing was "
+                    "changed. Put a copy of one there, or give another --workdir to start again."
+                )
             return None
-        if not (self.directory / str(step) / "optimizer").exists():
+        if damaged:
+            self._put_aside(damaged)
+            log.warning("goes on from step %d, the newest whole checkpoint", step)
+        changed, arrays = got
+        iterator.set_state(arrays.iterator)
+        if changed:
+            log.info("the config changed since step %d: %s", step, "; ".join(listed(changed)))
+        return step, arrays.params, arrays.optimizer
+
+    def _try(self, step: int, params: Any, optimizer: Any) -> tuple[Any, DamagedCheckpoint | None]:
+        """((changes of the config, what the step holds), None), or (None, how it is damaged)."""
+        folder = self.directory / str(step)
+        alone = not any((folder / part).exists() for part in ("optimizer", "iterator"))
+        if alone and (folder / "params").exists() and len(self._manager.all_steps()) == 1:
             raise CheckpointError(
-                f"{self.directory / str(step)} holds weights that were converted, with no optimizer to go on from; "
+                f"{folder} holds weights that were converted, with no optimizer to go on from; "
                 "start a new run from this one (init.dense, init.sparse) in another --workdir."
             )
-        changed = self._check(step, params, resumes=True)
-        with self._explained(f"restore step {step} from"):
-            got = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=_restore_as(params),
-                    optimizer=_restore_as(optimizer),
-                    iterator=ocp.args.JsonRestore(),
-                ),
+        try:
+            saved = self._record_of(step)
+            changed = self._check(step, saved, params)
+            args = ocp.args.Composite(
+                params=_restore_as(params), optimizer=_restore_as(optimizer), iterator=ocp.args.JsonRestore()
             )
-            iterator.set_state(got.iterator)
-        if changed:
-            log.info("the config changed since step %d: %s", step, "; ".join(_listed(changed)))
-        return step, got.params, got.optimizer
+            got = self._read(step, args)
+            self._verify(
+                step, saved, params=checksums(got.params), optimizer=checksums(got.optimizer),
+                iterator=plain_sha256(got.iterator),
+            )  # fmt: skip
+        except DamagedCheckpoint as error:
+            return None, error
+        return (changed, got), None
+
+    def _put_aside(self, steps: Iterable[int]) -> None:
+        """Renames damaged steps, so that nothing takes them for checkpoints and a person can look at them."""
+        for step in steps if multihost.is_first() else ():
+            put_aside(self.directory, step)
+        multihost.exchange("checkpoint/put aside", True)
+        self._manager.reload()
 
     def restore_params(self, params: Any, *, best: bool = False) -> tuple[int, Any]:
         """(step, trained parameters) of the newest step, or of the best one, for evaluation.
@@ -256,7 +235,9 @@ class Checkpoints:
           best: of the step with the lowest validation loss.
 
         Raises:
-          CheckpointError: no such step, other base weights or other parameters, each with both sides.
+          DamagedCheckpoint: the step is not what was saved.
+          CheckpointError: no such step, a config that differs in more than `free`, other base weights or other
+            parameters, each with both sides.
         """
         step = self.latest_step
         if step is None:
@@ -266,29 +247,65 @@ class Checkpoints:
                 f"{self.directory} holds no checkpoint with a validation loss, which train.keep_best chooses by; give "
                 "train.keep_best=false, or train on with train.eval_every."
             )
-        self._check(step, params)
-        with self._explained(f"restore step {step} from"):
-            got = self._manager.restore(step, args=ocp.args.Composite(params=_restore_as(params)))
+        saved = self._record_of(step)
+        self._check(step, saved, params)
+        got = self._read(step, ocp.args.Composite(params=_restore_as(params)))
+        self._verify(step, saved, params=checksums(got.params))
         return step, got.params
 
-    def _check(self, step: int, params: Any, *, resumes: bool = False) -> dict[str, tuple[Any, Any]]:
+    def _record_of(self, step: int) -> dict[str, Any]:
+        """What a step says of itself, verified."""
+        saved = self._read(step, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        if isinstance(saved, dict) and set(saved) == UNSUMMED:
+            log.warning("%s was saved without checksums: damage to it cannot be seen", self.directory / str(step))
+            return saved
+        faults = [] if is_whole(saved) else ["meta"]
+        if not faults and saved["sums"]["metrics"] != plain_sha256(dict(self._manager.metrics(step) or {})):
+            faults.append("metrics")
+        self._refuse_damage(step, faults)
+        return saved
+
+    def _read(self, step: int, args: ocp.args.Composite) -> Any:
+        """Parts of a step. Whatever Orbax finds wrong with them is damage, unless this process lacks something."""
+        try:
+            return self._manager.restore(step, args=args)
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise CheckpointError(f"no memory to read {self.directory / str(step)}: {error}") from error
+            raise self._damage(step, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+
+    def _verify(self, step: int, saved: Mapping[str, Any], **found: Mapping[str, str] | str) -> None:
+        """Raises DamagedCheckpoint where parts do not have the checksums that were saved with them."""
+        faults = []
+        for part, sums in found.items() if "sums" in saved else ():
+            expected = saved["sums"].get(part)
+            if isinstance(sums, str) or expected is None:
+                faults += [] if sums == expected else [part]
+            else:
+                faults += [f"{part}/{name}" for name in differing(expected, sums)]
+        self._refuse_damage(step, faults)
+
+    def _refuse_damage(self, step: int, faults: Sequence[str]) -> None:
+        if faults:
+            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise self._damage(step, f"{', '.join(faults[:3])}{more} changed since it was saved")
+
+    def _damage(self, step: int, what: str) -> DamagedCheckpoint:
+        todo = "`train` with the run's own command goes on from the newest whole one and keeps this one aside"
+        todo = f"{todo}; of an exported bundle, make it again." if self.read_only else "It is not used."
+        return DamagedCheckpoint(f"the checkpoint {self.directory / str(step)} is damaged: {what}. {todo}")
+
+    def _check(self, step: int, saved: Mapping[str, Any], params: Any) -> dict[str, tuple[Any, Any]]:
         """Raises CheckpointError with both sides of every mismatch between a saved step and this run.
 
-        The config is compared for a training that goes on; the changes that are allowed are returned.
+        The changes of the config that are allowed are returned.
         """
-        with self._explained(f"read step {step} of"):
-            saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        allowed, refused = config_changes(saved["config"], self.meta.config, self.free) if resumes else ({}, {})
-        faults = _listed(refused)
+        allowed, refused = config_changes(saved["config"], self.meta.config, self.free)
         # A reader needs only some of a run's files (no training data); a training that goes on needs all of them.
-        for role in sorted(self.meta.base if self.read_only else saved["base"] | self.meta.base):
-            old, new = saved["base"].get(role, {}), self.meta.base.get(role, {})
-            if old.get("sha256") != new.get("sha256"):
-                faults.append(f"{role}: trained on {_named(old)}, found {_named(new)}")
-        old, new = saved["params"], _shapes(params)
-        for path in sorted(old | new):
-            if old.get(path) != new.get(path):
-                faults.append(f"parameter {path}: saved {old.get(path)}, expected {new.get(path)}")
+        roles = self.meta.base if self.read_only else saved["base"] | self.meta.base
+        faults = listed(refused) + mismatches(saved, self.meta, params, sorted(roles))
         if faults:
             raise CheckpointError(
                 f"the checkpoint {self.directory / str(step)} does not belong to this run:\n  "
@@ -339,23 +356,21 @@ def _val_loss(metrics: Mapping[str, float | None]) -> float:
     return math.inf if value is None or math.isnan(value) else value
 
 
-def _listed(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    return [f"{key}: saved {old!r}, now {new!r}" for key, (old, new) in changed.items()]
+def _metrics_are_garbage(folder: Path) -> bool:
+    path = folder / "metrics" / "metrics"
+    try:
+        return path.exists() and "val_loss" not in json.loads(path.read_text())
+    except (ValueError, TypeError):
+        return True
 
 
-def _plain(meta: Meta, params: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(meta), "params": _shapes(params)}
-
-
-def _shapes(params: Any) -> dict[str, list]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    return {name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+def put_aside(directory: Path, step: int) -> None:
+    """`checkpoints/300` -> `checkpoints/damaged-300`, or with a number behind it where that is taken."""
+    names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{number}" for number in itertools.count(2)))
+    aside = next(directory / name for name in names if not (directory / name).exists())
+    (directory / str(step)).rename(aside)
+    log.warning("%s is kept as %s", directory / str(step), aside)
 
 
 def _restore_as(tree: Any) -> ocp.args.StandardRestore:
     return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
-
-
-def _named(part: Mapping[str, str]) -> str:
-    return f"{part['path']} (sha256 {part['sha256'][:12]})" if part else "nothing"

@@ -114,6 +114,7 @@ RULES: dict[str, Rule] = {
     "train.b2": fraction,
     "train.eps": positive,
     "train.clip_norm": positive,
+    "train.skip_nonfinite": at_least(0),
     "train.log_every": at_least(1),
     "train.checkpoint_every": at_least(1),
     "train.keep_checkpoints": at_least(1),

@@ -26,6 +26,7 @@ Examples:
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --split val
   python -m revision_jax.evaluate --workdir runs/stage2-tiny               every depth; it knows its dense run
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --data data/mine/test      made by `prepare folder`
+  python -m revision_jax.evaluate --workdir RUN --data data/mine/test --data.faults drop      without what has gaps
   python -m revision_jax.evaluate --workdir RUN --methods depth1,depth1_retrieve_then_ground --out eval-clip
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
@@ -53,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 after one clear error line."""
-    return verb.run(act, verb.parse(make_parser(), argv, ["search", "mesh", "model"]))
+    return verb.run(act, verb.parse(make_parser(), argv, ["search", "mesh", "model", "data"]))
 
 
 def act(args: argparse.Namespace) -> None:

@@ -1,11 +1,48 @@
-"""Small files that are whole or not there: JSON for results, text."""
+"""Small files that are whole or not there: JSON for results, text. A folder that one process alone writes to."""
 
+import contextlib
+import fcntl
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+LOCK = ".lock"  # in a folder that is written to: whose it is
+log = logging.getLogger(__name__)
+
+
+class FolderInUse(OSError):
+    """Another process writes to a folder."""
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Only one process at a time is within this, for a folder, which is made; the end of a process, also by a kill,
+    leaves it. On a file system that knows no locks there is a warning only.
+
+    Raises:
+      FolderInUse: names the host and the process that is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise FolderInUse(
+                f"{folder} is in use by {file.read().strip() or 'another process'}; wait until it ends, or give "
+                "another folder."
+            ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): see that no second process writes there", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

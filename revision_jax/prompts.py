@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from revision_jax.quoting import quoted
+
 NOT_PRESENT = "Not Present"
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -43,7 +45,7 @@ def normalize_event(sentence: str) -> str:
         text = cleaned
     event = " ".join(text.split()).lower().removesuffix(".").strip()
     if not event:
-        raise ValueError(f"the query {sentence!r} is empty; expected a sentence that describes an event.")
+        raise ValueError(f"the query {quoted(sentence)} is empty; expected a sentence that describes an event.")
     return event
 
 
@@ -174,7 +176,7 @@ class PromptEncoder:
         length = len(asked) + len(answered)
         if length > self.max_text_tokens:
             raise ValueError(
-                f"the query {sentence!r} needs {length} tokens with its answer; prompt.max_text_tokens is "
+                f"the query {quoted(sentence)} needs {length} tokens with its answer; prompt.max_text_tokens is "
                 f"{self.max_text_tokens}. Raise it or shorten the query."
             )
         tokens = np.full(self.max_text_tokens, self.pad_id, np.int32)

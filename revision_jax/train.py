@@ -1,6 +1,7 @@
 """Train a stage, from data to an evaluated model: `python -m revision_jax.train --help`."""
 
 import argparse
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax import lazy, verb
+from revision_jax import files, lazy, verb
 
 evaluation = lazy.module("revision_jax.evaluation.evaluate")
 multihost = lazy.module("revision_jax.parallel.multihost")
@@ -68,7 +69,9 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     training.check_equal_hosts(config)
     run = runs.Run(config, workdir)
     training.check_early(run)
-    result = training.train(run, training.prepare(run), profile=profile)
+    # One process writes to the work folder: of several hosts the first.
+    with files.alone_in(run.workdir) if multihost.is_first() else contextlib.nullcontext():
+        result = training.train(run, training.prepare(run), profile=profile)
     if multihost.count() > 1:
         log.info("evaluate: python -m revision_jax.evaluate --workdir %s", workdir)
         return {}

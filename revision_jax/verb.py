@@ -6,10 +6,12 @@ anywhere else; `--help` waits for none of them, see `lazy.py`.
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import lazy
+from revision_jax import lazy, leave
+from revision_jax.quoting import escaped
 
 checkpoint = lazy.module("revision_jax.checkpoint")
 loop = lazy.module("revision_jax.training.loop")
@@ -18,7 +20,14 @@ preemption = lazy.module("revision_jax.training.preemption")
 
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-FLAGS = {"config": "", "search": "search.", "mesh": "mesh.", "model": "model."}  # `--search.beam 4` sets search.beam
+LAYOUT = "\n\t"  # what a message may hold beside text
+FLAGS = {
+    "config": "",
+    "search": "search.",
+    "mesh": "mesh.",
+    "model": "model.",
+    "data": "data.",
+}  # `--search.beam 4` sets search.beam
 log = logging.getLogger(__name__)
 Act = Callable[[argparse.Namespace], int | None]
 
@@ -85,6 +94,8 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("revision_jax").setLevel(logging.WARNING if quiet else logging.INFO)
     try:
+        if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return act(args) or 0
     except KeyboardInterrupt:
         if args.debug:
@@ -99,7 +110,7 @@ def _explain(error: Exception, debug: bool) -> int:
     """Tells an error that a person can mend in one message; raises any other."""
     if isinstance(error, preemption.Preempted):
         print(error, file=sys.stderr)
-        return preemption.RESTART_CODE
+        return error.code
     if isinstance(error, multihost.HungHost):
         print(f"error: {error}", file=sys.stderr)
         multihost.leave_at_once(preemption.RESTART_CODE)
@@ -110,5 +121,5 @@ def _explain(error: Exception, debug: bool) -> int:
     )  # fmt: skip
     if debug or not isinstance(error, mendable):
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {escaped(str(error), keep=LAYOUT)}", file=sys.stderr)
     return 2

@@ -19,7 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# Programs of the tests run for milliseconds and compile for seconds: LLVM's optimizations took half of the suite's time.
+# Programs of the tests run for milliseconds and compile for seconds: LLVM's optimizations took half of the time.
 # `.ci/run` trains the default with all of them before it runs the suite.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):

@@ -13,14 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from revision_jax.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    Meta,
-    config_changes,
-    fingerprint,
-    fingerprint_trained,
-)
+from revision_jax.checkpoint import CheckpointError, Checkpoints
+from revision_jax.checkpoint_record import Meta, config_changes
+from revision_jax.fingerprints import fingerprint, fingerprint_trained
 
 BASE = {"llm": {"path": "/models/llm", "sha256": "a" * 64}}
 META = Meta({"seed": 0}, BASE)
@@ -277,8 +272,9 @@ def test_other_keys_may_not_change_on_resume(tmp_path):
     with Checkpoints(tmp_path / "c", Meta(changed, BASE), free=FREE) as checkpoints:
         with pytest.raises(CheckpointError) as error:
             checkpoints.restore(*trees(0), new_iterator())
-        # Evaluation reads parameters under whatever config asks for them.
-        assert checkpoints.restore_params(trees(0)[0])[0] == 1
+        # Nor where a trained run is read: an edited config.json would change its answers.
+        with pytest.raises(CheckpointError, match="seed: saved 0, now 1"):
+            checkpoints.restore_params(trees(0)[0])
     text = str(error.value)
     for line in ("seed: saved 0, now 1", "train.learning_rate: saved 0.001, now 0.002", "extra: saved None, now True"):
         assert f"\n  {line}\n" in text
@@ -328,11 +324,11 @@ def test_weights_alone_are_read_but_not_resumed(tmp_path):
 
 
 def test_large_files_are_hashed_once_until_they_change(tmp_path, monkeypatch):
-    from revision_jax import checkpoint
+    from revision_jax import fingerprints
 
-    monkeypatch.setattr(checkpoint, "LARGE", 4)
-    hashed, whole = [], checkpoint._hashed
-    monkeypatch.setattr(checkpoint, "_hashed", lambda file: hashed.append(file.name) or whole(file))
+    monkeypatch.setattr(fingerprints, "LARGE", 4)
+    hashed, whole = [], fingerprints._hashed
+    monkeypatch.setattr(fingerprints, "_hashed", lambda file: hashed.append(file.name) or whole(file))
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
     assert fingerprint(file) == fingerprint(file) and hashed == ["model.safetensors"]

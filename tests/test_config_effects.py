@@ -22,7 +22,8 @@ import tiny_base
 
 from revision_jax import config as configs
 from revision_jax import train
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.data.batches import streams
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.runs.run import Run
@@ -94,6 +95,7 @@ CHANGES = {
     "train.b2": ("training", {"train.b2": 0.5}),
     "train.eps": ("training", {"train.eps": 1e-2}),
     "train.clip_norm": ("training", {"train.clip_norm": 1e-6}),
+    "train.skip_nonfinite": ("non-finite", {"train.skip_nonfinite": 3}),
     "train.log_every": ("training", {"train.log_every": 1}),
     "train.checkpoint_every": ("training", {"train.checkpoint_every": 6}),
     "train.keep_checkpoints": ("training", {"train.keep_checkpoints": 1}),
@@ -197,6 +199,12 @@ def observe_faults(config, place, made):
         return str(error).replace(str(place), "")
 
 
+def observe_nonfinite(config, place, made):
+    """What is told of two steps without a loss."""
+    pending = [(step, [step], {"loss": np.nan, "grad_norm": np.nan, "skipped": np.float32(step)}) for step in (1, 2)]
+    return loop.fetch(pending, str, config.train.skip_nonfinite)
+
+
 def observe_training(config, place, made):
     """A run of the stand-in for model and data: what it prints, logs, keeps and has learned."""
     with contextlib.redirect_stderr(io.StringIO()) as printed:
@@ -267,6 +275,7 @@ KINDS = {
     "groups": Kind(observe_batches, "configs/stage2.py", {"data.train_videos": 6}),
     "sparse": Kind(observe_sparse, "configs/stage1_sparse.py"),
     "reading": Kind(observe_reading),
+    "non-finite": Kind(observe_nonfinite),
     "faults": Kind(observe_faults, fields={"data.video_s": 130.0}),
     "training": Kind(observe_training),
     "run": Kind(observe_run, "configs/align.py", RUN),

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from tiny_base import chain_config
 
 from revision_jax import export
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.interop.check import CheckError
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.table import flat_params

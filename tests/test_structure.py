@@ -22,14 +22,14 @@ FLOORS = (
     {"runs"},
     {"training"},
     {"checkpoint"},
-    {"config"},
+    {"config", "checkpoint_record"},
     {"config_rules"},
     {"search"},
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
     {"parallel", "prompts", "hierarchy"},
-    {"rules", "files", "text", "units", "lazy"},
+    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

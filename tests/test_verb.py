@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ HELP = {
     "export": ("--format bundle", "--format peft", "--out"),
     "compile": ("--topology", "--program", "libtpu"),
 }
+SLOWLY = ["--config.data.train_videos=500"]  # hours of rendering before the first step
 SLOW = ("jax", "flax", "transformers", "av", "torch")
 
 
@@ -116,6 +119,21 @@ def test_ctrl_c_is_one_line_and_130(act, capsys):
         act(KeyboardInterrupt(), debug=True)
 
 
+@pytest.mark.parametrize("after_s", [0.15, 0.8, 2.5])
+def test_ctrl_c_while_a_verb_starts(after_s, tmp_path):
+    """While it is imported, and while it waits for its imports and files."""
+    command = [sys.executable, "-m", "revision_jax.train", "--workdir", str(tmp_path / "run"), *SLOWLY]
+    env = os.environ | {"PYTHONPATH": str(Path(revision_jax.__file__).parents[1]), "REVISION_JAX_CACHE": str(tmp_path)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    while b"revision_jax.train" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        pass  # not yet this program
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), err  # a shell tells both as 130
+    assert "Traceback" not in err and err.splitlines()[-1].startswith("interrupted"), err
+
+
 def test_a_preempted_run_asks_to_be_started_again(act, capsys):
     assert act(Preempted(7)) == RESTART_CODE == 75
     assert capsys.readouterr().err == f"{Preempted(7)}\n"
@@ -166,7 +184,7 @@ def test_what_a_verb_does_not_have_is_refused(argv, told, capsys):
 # Verb -> (arguments that it needs, the sections of the config that it takes).
 TAKES = {
     "train": ([], ["config"]),
-    "evaluate": (["--workdir", "x"], ["search", "mesh", "model"]),
+    "evaluate": (["--workdir", "x"], ["search", "mesh", "model", "data"]),
     "ground": (["film.mp4", "a star"], ["search", "mesh", "model"]),
     "prepare": (["merge", "x"], []),
     "convert": (["--format", "stage", "--source", "x", "--out", "y"], ["config"]),

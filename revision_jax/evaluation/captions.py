@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from revision_jax.checkpoint import fingerprint
 from revision_jax.data.batches.captions import LoadCaption
 from revision_jax.evaluation.evaluator import Evaluation, Scored
 from revision_jax.evaluation.questions import HONOURS, Question, ask_all, batches_of, some_of
+from revision_jax.fingerprints import fingerprint
 from revision_jax.models.grounder import Grounder
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import open_captions

@@ -4,6 +4,7 @@ A stage's row names its evaluators. Each fills its part of the metrics; parts th
 docs/data.md describes every field.
 """
 
+import contextlib
 import functools
 import logging
 import time
@@ -22,7 +23,7 @@ from revision_jax.evaluation.options import DEFAULT, Options
 from revision_jax.evaluation.peak import peak_memory
 from revision_jax.evaluation.protocols import PROTOCOLS
 from revision_jax.evaluation.questions import GroupQuestions, PresenceQuestions
-from revision_jax.files import plain, read_json, write_json
+from revision_jax.files import alone_in, plain, read_json, write_json
 from revision_jax.parallel import multihost
 from revision_jax.report.summary import write_summary
 from revision_jax.report.table import print_table
@@ -62,6 +63,7 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
 
     Raises:
       ConfigError: an option that the stage cannot honour, or missing data.
+      FolderInUse: another evaluation writes to the same folder.
     """
     started = time.perf_counter()
     evaluators = evaluators_of(run)
@@ -71,7 +73,7 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
     path = file_path(run.workdir / options.out, "metrics.json", split)
     evaluation = Evaluation(run, options, split, directories, read_json(path) or {})
     metrics, cases = _empty(evaluation), []
-    with jax.set_mesh(run.mesh):
+    with alone_in(evaluation.folder) if multihost.is_first() else contextlib.nullcontext(), jax.set_mesh(run.mesh):
         for one in evaluators:
             found = one(evaluation)
             cases += found.cases

@@ -23,9 +23,10 @@ def digest(*parts: Any) -> str:
 
 
 def file_digest(split: Split) -> str:
-    """Of a split: its manifest, which holds the features' checksums, and its queries."""
+    """Of a split: its manifest, which holds the features' checksums, its queries, and which of them are used."""
     files = [split.store.path / name for name in (MANIFEST, QUERIES)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    used = "\n".join(query.query_id for query in split.all_queries)  # `data.faults` may leave some out
+    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), used.encode()])).hexdigest()
 
 
 def parameters(grounder: Grounder, table: Table = ()) -> str:

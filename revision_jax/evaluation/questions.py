@@ -30,7 +30,7 @@ from revision_jax.models.grounder import Grounder
 from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import batch_sharding
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, presence_answers, video_answers
-from revision_jax.runs.batches import make_loader
+from revision_jax.runs.batches import are_whole, make_loader
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
 from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
@@ -110,7 +110,7 @@ class PresenceQuestions:
         run, split = evaluation.run, evaluation.run.split(evaluation.split, evaluation.directories[evaluation.split])
         data, loader, queries = run.config.data, _loader(run, split), split.all_queries
         by_id = {query.query_id: query for query in queries}
-        kind = ClipKind(data.neg_factor, data.near_miss_fraction)
+        kind = ClipKind(data.neg_factor, data.near_miss_fraction, whole=are_whole(run.config))
         drawer = PresenceDrawer(ClipDrawer(queries, run.hierarchy, loader.store.durations, kind))
         clips = _draw(drawer, run)
         kinds = [_kind(clip, by_id[clip.query_id]) for clip in clips]

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
+from revision_jax.quoting import escaped
 from revision_jax.report.table import QUESTION_NOTE, question_rows, retrieval_rows, table_rows
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
@@ -22,9 +23,14 @@ def model_card(
       metrics: the run's metrics.json, None where it was not evaluated.
       adapters: names of the adapters' files.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, finalize=_plain)
     template = environment.from_string((Path(__file__).parent / "model_card.md.j2").read_text())
     return template.render(config=config, manifest=manifest, tables=score_tables(metrics), adapters=adapters) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Text as Markdown shows it: no tags, no line ends."""
+    return escaped(value).replace("<", "&lt;") if isinstance(value, str) else value
 
 
 def score_tables(metrics: Mapping[str, Any] | None) -> list[Table]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from revision_jax.quoting import shortened
 from revision_jax.report.table import clock
 from revision_jax.search.result import Result, Searched
 
@@ -74,12 +75,12 @@ def _describe_one(found: Answered, result: Result) -> str:
     looked = [f"  looked at: {told}"] if result.sent else []
     if not result.present:
         best = f" (surest answer: {result.score:.2f}, needed: {result.threshold:.2f})" if len(result.moments) else ""
-        return "\n".join([result.sentence, f"  not in this video{best}", *looked])
+        return "\n".join([shortened(result.sentence), f"  not in this video{best}", *looked])
     moments = [
         f"  {rank}. {clock(start)} - {clock(end)}   confidence {confidence:.2f}"
         for rank, (start, end, confidence) in enumerate(result.found[: found.top], 1)
     ]
-    return "\n".join([result.sentence, *moments, *looked])
+    return "\n".join([shortened(result.sentence), *moments, *looked])
 
 
 def _levels(found: Answered, result: Result) -> list[tuple[str, float]]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import fingerprint
 from revision_jax.config import ConfigError, resolve_path
 from revision_jax.data.video.extraction import Extractor
+from revision_jax.fingerprints import fingerprint
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.interop.clip import read_clip_config
 from revision_jax.interop.llama import read_llama_config

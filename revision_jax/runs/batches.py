@@ -95,6 +95,11 @@ def make_loader(
     return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
 
 
+def are_whole(config: ConfigDict) -> bool:
+    """Whether the data set has short videos, each of them one window."""
+    return config.data.groups == "videos"
+
+
 class BatchKind(Protocol):
     """One kind of batch."""
 
@@ -136,7 +141,7 @@ class WindowBatches:
 
     def streams(self, source: Source, place: int, places: int) -> list[Stream]:
         data = source.config.data
-        kind = ClipKind(data.neg_factor, data.near_miss_fraction, data.questions_per_window)
+        kind = ClipKind(data.neg_factor, data.near_miss_fraction, data.questions_per_window, are_whole(source.config))
         batching = source.batching(place, places)
         stream = clip_stream(source.data, make_hierarchy(source.config), source.prompts, kind, batching)
         return [stream]
@@ -157,7 +162,7 @@ class PresenceBatches:
 
     def streams(self, source: Source, place: int, places: int) -> list[Stream]:
         data = source.config.data
-        kind = ClipKind(data.neg_factor, data.near_miss_fraction)
+        kind = ClipKind(data.neg_factor, data.near_miss_fraction, whole=are_whole(source.config))
         return [presence_stream(source.loaders, kind, source.batching(place, places))]
 
     def count(self, config: ConfigDict) -> int:

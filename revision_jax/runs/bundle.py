@@ -15,8 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax.checkpoint import fingerprint_trained
 from revision_jax.config import BUNDLED, resolve_path
+from revision_jax.fingerprints import fingerprint_trained
 from revision_jax.interop.check import CheckError
 from revision_jax.interop.lora import is_lora
 from revision_jax.runs.calibration import FILE as CALIBRATION

@@ -9,7 +9,7 @@ import jax
 
 from revision_jax import __version__
 from revision_jax import config as configs
-from revision_jax.checkpoint import fingerprint
+from revision_jax.fingerprints import fingerprint
 from revision_jax.interop.check import Comparison
 from revision_jax.interop.conversion import CONVERTERS
 from revision_jax.interop.output import MANIFEST, check_free, copy_tokenizer, output_folder, write_json

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from revision_jax import __version__
-from revision_jax.checkpoint import fingerprint_trained
 from revision_jax.config import ConfigError, resolve_path
 from revision_jax.files import read_json
+from revision_jax.fingerprints import fingerprint_trained
 from revision_jax.interop.check import Comparison
 from revision_jax.interop.output import MANIFEST, check_free, output_folder, write_json
 from revision_jax.interop.weights import Weights, weights_dtype

@@ -13,7 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError, resolve_path
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.llama import check_llama, load_llama
@@ -35,6 +36,7 @@ from revision_jax.runs.base import (
 from revision_jax.runs.predecessors import missing_predecessors, predecessor_prints, predecessors, trained_before
 from revision_jax.runs.stage import stage_of
 from revision_jax.training.state import Arrays, place, take_apart
+from revision_jax.training.workdir import READ_FREE
 
 
 # ------------------------------------------------------------------------------------------------- fresh
@@ -95,7 +97,7 @@ def restore_trained(config: ConfigDict, workdir: Path, trainable: Arrays) -> tup
       CheckpointError: no checkpoint, or one that was trained on other files.
     """
     meta = Meta(config.to_dict(), fingerprints(config))
-    with Checkpoints(workdir / "checkpoints", meta, read_only=True) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", meta, free=READ_FREE, read_only=True) as checkpoints:
         return checkpoints.restore_params(trainable, best=config.train.keep_best)
 
 

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError, resolve_path
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits

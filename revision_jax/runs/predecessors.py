@@ -11,8 +11,10 @@ import jax
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax.checkpoint import Checkpoints, Meta, fingerprint, fingerprint_trained, finished_steps
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError, differences, resolve_path
+from revision_jax.fingerprints import fingerprint, fingerprint_trained, finished_steps
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.lora import CONFIG, is_lora
 from revision_jax.interop.stage import NON_LORA, adapter_arrays, read_stage
@@ -21,6 +23,7 @@ from revision_jax.models.lora import LoRAConfig
 from revision_jax.runs.stage import makers, stage_of
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
+from revision_jax.training.workdir import READ_FREE
 
 # Fields in which a stage must agree with its predecessor, or its parameters mean something else. Dropout may differ.
 # The pretrained parts are compared by content: a bundle has its own copies of them.
@@ -126,7 +129,8 @@ def trained_before(
         )
     expected = {path: arrays[path] for path in trained_by(earlier.trainable, arrays)}
     parts = {role: base[role] for role in earlier.base if role in base}
-    with Checkpoints(workdir / "checkpoints", Meta(earlier.to_dict(), parts), read_only=True) as checkpoints:
+    meta = Meta(earlier.to_dict(), parts)
+    with Checkpoints(workdir / "checkpoints", meta, free=READ_FREE, read_only=True) as checkpoints:
         return checkpoints.restore_params(expected, best=earlier.train.keep_best)[1]
 
 

@@ -23,6 +23,7 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
+from revision_jax.quoting import quoted
 from revision_jax.runs import calibration
 from revision_jax.runs.base import make_extractor, make_hierarchy, make_prompts
 from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_grounder, restore_trained
@@ -39,7 +40,7 @@ from revision_jax.training.state import split_by_table, take_apart
 
 log = logging.getLogger(__name__)
 State = Literal["fresh", "trained", "abstract"]
-SERVED = ("mesh.", "model.attention", "search.", "eval.")  # fields that may differ where a run is used
+SERVED = ("mesh.", "model.attention", "search.", "eval.", "data.faults")  # fields that may differ where a run is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,8 +280,12 @@ class Run:
             raise ValueError("there is no query; expected at least one sentence.")
         unknown = self.prompts.tokenizer.unk_token_id
         for sentence in sentences:
-            if unknown is not None and unknown in self._served.question(sentence):
-                log.warning("%r holds words that this run's language model does not know", sentence)
+            try:
+                asked = self._served.question(sentence)
+            except ValueError as error:
+                raise ValueError(str(error).replace(repr(sentence), quoted(sentence))) from None
+            if unknown is not None and unknown in asked:
+                log.warning("%s holds words that this run's language model does not know", quoted(sentence))
 
 
 HOW_TO_TRAIN = "make one with `python -m revision_jax.train --config configs/stage1.py`"

@@ -142,7 +142,8 @@ def _refuse_gaps(config: ConfigDict, splits: Mapping[str, Path]) -> None:
         places = " ".join(str(splits[split]) for split in gaps)
         raise ConfigError(
             "the data has gaps:\n" + "\n".join(listed[:10] + more) + f"\nSee `python -m revision_jax.prepare check` of "
-            f"{places}. Mend them, or leave out what they name: --config.data.faults=drop"
+            f"{places}. Mend them, or leave out what they name: --config.data.faults=drop (`train`), "
+            "--data.faults=drop (`evaluate`)"
         )
 
 

@@ -9,9 +9,9 @@ import grain
 import jax
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import fingerprint
 from revision_jax.config import ConfigError, flatten
 from revision_jax.data.batches.streams import join
+from revision_jax.fingerprints import fingerprint
 from revision_jax.interop.adapter import save_projector
 from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import host_shard, local_mesh
@@ -36,7 +36,9 @@ def wanted_splits(run: Run) -> tuple[str, ...]:
     if run.config.train.eval_every:
         wanted.add("val")
     if run.config.eval.after_training:
-        wanted |= {run.config.eval.split} | ({"val"} if run.stage.answers else set())
+        # A threshold is chosen on val; to rank short videos, none is.
+        chooses = run.stage.answers and run.config.data.groups != "videos"
+        wanted |= {run.config.eval.split} | ({"val"} if chooses else set())
     return tuple(split for split in splits_of(run.config) if split in wanted)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.parallel import multihost
 from revision_jax.parallel.memory import check_memory, device_limit, held
 from revision_jax.parallel.mesh import check_batch, host_shard, make_mesh, put_batch
@@ -200,8 +201,8 @@ def train(
             taken, validation = preemption.reached(step), None
             if step % every.log_every == 0 or step == last or taken:
                 multihost.meet(f"step {step}")
-                logged, failure = fetch(pending, task.describe_record)
-                metrics_log.write(logged, progress.update(logged))
+                logged, failure = fetch(pending, task.describe_record, every.skip_nonfinite)
+                metrics_log.write(logged, progress.update([row for row in logged if "loss" in row]))
                 if failure:
                     raise NonFiniteLoss(failure)
                 pending = []
@@ -211,10 +212,10 @@ def train(
                 progress.tell_validation(step, validation)
             if step % every.checkpoint_every == 0 or step == last or taken:
                 save(session, state, validation)
-            if taken and step < last:
+            if taken and (step < last or preemption.interrupted):
                 session.checkpoints.wait()
                 multihost.meet(f"leaving after step {step}")  # launchers kill all once one has left
-                raise Preempted(step)
+                raise Preempted(step, interrupted=preemption.interrupted)
     finally:
         progress.close()
         metrics_log.close()
@@ -255,18 +256,35 @@ def next_batch(iterator: Iterator, step: int) -> dict[str, np.ndarray]:
         raise RuntimeError(f"the data ended before step {step}; expected an endless data set.") from None
 
 
-def fetch(pending: list[tuple], describe: Callable[[int], str]) -> tuple[list[dict[str, float]], str | None]:
-    """Waits for the device: rows of the steps before the first non-finite one, and what went wrong there."""
+def fetch(
+    pending: list[tuple], describe: Callable[[int], str], skippable: int = 0
+) -> tuple[list[dict[str, float]], str | None]:
+    """Waits for the device: rows of the steps before the first non-finite one, and what went wrong there.
+
+    Args:
+      skippable: non-finite steps that a run may leave out (`train.skip_nonfinite`); such a step has a row with the
+        number of them so far, and no loss.
+    """
     rows = []
     values = jax.device_get([metrics for _, _, metrics in pending])
     for (step, records, _), metrics in zip(pending, values):
         row = {"step": step} | {key: float(value) for key, value in metrics.items()}
+        skipped = int(row.pop("skipped", 0))
         bad = [key for key in ("loss", "grad_norm") if not math.isfinite(row[key])]
         if bad:
             named = "\n  ".join(describe(int(record)) for record in records)
-            return rows, (
-                f"step {step}: {bad[0]} is {row[bad[0]]}. The records of its batch:\n  {named}\n"
-                "Look for broken features among them, or lower train.learning_rate."
-            )
+            what = f"step {step}: {bad[0]} is {row[bad[0]]}. The records of its batch:\n  {named}"
+            if skipped > skippable or not skipped:
+                return rows, f"{what}\nLook for broken features among them. {_how_to_go_on(skippable)}"
+            log.warning("%s\nIt is left out, %d of at most %d (train.skip_nonfinite)", what, skipped, skippable)
+            row = {"step": step, "skipped": skipped}
         rows.append(row)
     return rows, None
+
+
+def _how_to_go_on(skippable: int) -> str:
+    return (
+        f"The same command with --config.train.skip_nonfinite={max(2 * skippable, 10)} goes on from the last "
+        f"checkpoint and leaves out up to so many such steps. Of the config may also change: "
+        f"{', '.join(FREE)}. Any other field, such as train.learning_rate, needs another --workdir."
+    )

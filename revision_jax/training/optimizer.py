@@ -91,3 +91,8 @@ def make_optimizer(
         optax.stateless(by_path),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def updates_done(opt_state: Any) -> Any:
+    """How many updates `make_optimizer`'s state has seen, an int32 scalar; fewer than steps where some were skipped."""
+    return opt_state[-1].count

@@ -1,45 +1,58 @@
-"""Being taken away: SIGTERM is noticed between two steps, by all hosts at the same one."""
+"""Being taken away: SIGTERM and Ctrl-C are noticed between two steps, SIGTERM by all hosts at the same one."""
 
 import signal
+import threading
 
 import jax
 from jax.experimental import multihost_utils
 
 RESTART_CODE = 75  # EX_TEMPFAIL: launchers start the same command again
+INTERRUPTED = 130  # after Ctrl-C: nobody starts it again
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(RuntimeError):
-    """The run was told to leave; its state is saved."""
+    """The run was told to leave; its state is saved.
 
-    def __init__(self, step: int):
-        super().__init__(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from there.")
+    Attributes:
+      code: exit code of a verb.
+    """
+
+    def __init__(self, step: int, *, interrupted: bool = False):
+        by, self.code = ("Ctrl-C", INTERRUPTED) if interrupted else ("SIGTERM", RESTART_CODE)
+        super().__init__(f"stopped by {by} after step {step}, which is saved; the same command goes on from there.")
 
 
 class Preemption:
-    """A context in which SIGTERM is a question asked after each step, not the end.
+    """A context in which SIGTERM or Ctrl-C is a question asked after each step, not the end.
 
-    One process catches the signal itself. Of several, each may get it at another moment; JAX's service, which
-    catches it there, tells all of them and agrees on a step that none has passed.
+    One process catches the signals itself; a second Ctrl-C ends it at once. Of several, each may get SIGTERM at another
+    moment; JAX's service, which catches it there, tells all of them and agrees on a step that none has passed.
     """
 
     def __enter__(self) -> "Preemption":
-        self._told, self._before = False, None
-        if jax.process_count() == 1:
-            try:
-                self._before = signal.signal(signal.SIGTERM, self._tell)
-            except ValueError:  # not the main thread: then whoever owns that one decides
-                self._before = None
+        self._told, self._before = set(), {}
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            # In another thread whoever owns the main one decides.
+            self._before = {number: signal.signal(number, self._tell) for number in SIGNALS}
         return self
 
-    def _tell(self, *_) -> None:
-        self._told = True
+    def _tell(self, number: int, _) -> None:
+        self._told.add(number)
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a person pressed Ctrl-C."""
+        return signal.SIGINT in self._told
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave now; True at the same step on all hosts. Does not wait for a device."""
         if jax.process_count() == 1:
-            return self._told
+            return bool(self._told)
         return multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(self, *_) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)

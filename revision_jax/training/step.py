@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from revision_jax.training.optimizer import make_optimizer, make_schedule
+from revision_jax.training.optimizer import make_optimizer, make_schedule, updates_done
 from revision_jax.training.state import Arrays, Module, TrainState
 
 HEAD_BLOCK = 32  # places of a text that go through the output head together; a dense answer has about 12 tokens
@@ -31,6 +31,7 @@ class Program:
       prefix: `[P]` int32, tokens before the video.
       seed: of the dropout keys.
       accumulate: parts of a batch whose gradients are summed one after the other, to save memory.
+      skips: whether a step whose loss or gradient is not finite leaves everything but its number as it was.
     """
 
     module: Module
@@ -39,6 +40,7 @@ class Program:
     prefix: np.ndarray
     seed: int
     accumulate: int = 1
+    skips: bool = False
 
 
 def make_program(
@@ -52,8 +54,8 @@ def make_program(
     """
     schedule = make_schedule(config.train, steps)
     optimizer = make_optimizer(config.train, schedule, multipliers)
-    prefix = np.asarray(prefix, np.int32)
-    return Program(module, optimizer, schedule, prefix, config.seed, config.train.accumulate)
+    prefix, skips = np.asarray(prefix, np.int32), config.train.skip_nonfinite > 0
+    return Program(module, optimizer, schedule, prefix, config.seed, config.train.accumulate, skips)
 
 
 def answer_loss(
@@ -120,18 +122,25 @@ def train_step(
         `video [B, F, D]`; for groups of n windows `video [B, n, F, D]`, `query [B, Q, D]`, `query_mask [B, Q]`.
       frozen: path -> array, never changed.
     Returns:
-      The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy.
+      The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy; where the
+      program skips, `skipped`, the steps so far that were.
     """
     dropout_key = jax.random.fold_in(jax.random.key(program.seed), state.step)
     (loss, accuracy), gradients = _gradients(program, state.trainable, batch, frozen, dropout_key)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
     metrics = {
         "loss": loss,
         "token_accuracy": accuracy,
         "grad_norm": optax.tree.norm(gradients),
-        "learning_rate": jnp.asarray(program.schedule(state.step), jnp.float32),
+        "learning_rate": jnp.asarray(program.schedule(updates_done(state.opt_state)), jnp.float32),
     }
-    return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics
+    if program.skips:
+        sound = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
+        old, new = (state.trainable, state.opt_state), (trainable, opt_state)
+        trainable, opt_state = jax.tree.map(lambda before, after: jnp.where(sound, after, before), old, new)
+        metrics["skipped"] = (state.step + 1 - updates_done(opt_state)).astype(jnp.float32)
+    return TrainState(trainable, opt_state, state.step + 1), metrics
 
 
 def _gradients(program: Program, trainable: Arrays, batch, frozen: Arrays, dropout_key: jax.Array):

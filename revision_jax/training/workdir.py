@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from revision_jax.checkpoint import config_changes, finished_steps
+from revision_jax.checkpoint_record import config_changes
 from revision_jax.config import ConfigError, load_json, save_json
+from revision_jax.fingerprints import finished_steps
 from revision_jax.text import split_lines
 
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
@@ -17,8 +18,10 @@ from revision_jax.text import split_lines
 FREE = (
     "mesh.", "search.", "eval.", "model.remat", "model.attention", "model.window_chunk", "data.read_threads",
     "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.eval_every", "train.keep_best",
+    "train.eval_every", "train.keep_best", "train.skip_nonfinite",
 )  # fmt: skip
+# What else may differ where a trained run is read: where files lie (they are compared by content), and which data.
+READ_FREE = (*FREE, "base.", "init.", "data.dir", "data.mined", "data.mixture", "data.faults")
 log = logging.getLogger(__name__)
 
 

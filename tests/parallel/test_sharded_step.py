@@ -18,7 +18,8 @@ import fake_run
 import jax
 import numpy as np
 from flax import nnx
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.models.adapter import DenseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama, LlamaConfig

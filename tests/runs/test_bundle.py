@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from revision_jax import export, ground, load_run
-from revision_jax.checkpoint import Checkpoints, Meta
+from revision_jax.checkpoint import Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import flatten, load_json, resolve_path
 from revision_jax.interop.check import CheckError
 from revision_jax.runs import bundle as bundles

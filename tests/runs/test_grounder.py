@@ -10,7 +10,8 @@ from flax import nnx
 from tiny_base import config_of
 
 from revision_jax import config as configs
-from revision_jax.checkpoint import CheckpointError, Checkpoints, Meta
+from revision_jax.checkpoint import CheckpointError, Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError
 from revision_jax.interop.adapter import save_projector
 from revision_jax.models.adapter import DenseAdapter

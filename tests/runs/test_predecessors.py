@@ -7,7 +7,8 @@ import pytest
 
 from revision_jax import config as configs
 from revision_jax import train
-from revision_jax.checkpoint import CheckpointError, Meta
+from revision_jax.checkpoint import CheckpointError
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs import predecessors

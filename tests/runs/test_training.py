@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_base import config_of
 
-from revision_jax.checkpoint import fingerprint, fingerprint_trained
 from revision_jax.config import ConfigError
+from revision_jax.fingerprints import fingerprint, fingerprint_trained
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs import batches
 from revision_jax.runs.grounder import fingerprints

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from revision_jax.checkpoint import CheckpointError, Checkpoints, Meta
+from revision_jax.checkpoint import CheckpointError, Checkpoints
+from revision_jax.checkpoint_record import Meta
 from revision_jax.config import ConfigError
 from revision_jax.training import loop
 
@@ -317,6 +318,45 @@ def test_a_non_finite_loss_names_step_and_records(tmp_path):
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, step))
     saved = {int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()}
     assert all(number < step for number in saved)
+
+
+def poisoned_run(folder, **changes):
+    """A run one of whose 20 records is not finite, from a fresh task as each start makes it."""
+    config = fake_run.make_config(train__steps=9, train__log_every=1, train__checkpoint_every=1, **changes)
+    return loop.run(config, folder, fake_run.make_task(config, bad_record=3))
+
+
+def test_a_run_goes_on_without_nonfinite_steps_as_its_message_says(tmp_path, caplog):
+    with pytest.raises(loop.NonFiniteLoss) as error:
+        poisoned_run(tmp_path / "run")
+    told = str(error.value)
+    assert "--config.train.skip_nonfinite=10 goes on from the last checkpoint" in told
+    assert "may also change: mesh., search., eval." in told and "train.learning_rate, needs another --workdir" in told
+    stopped = int(told.split(":")[0].removeprefix("step "))
+    result = poisoned_run(tmp_path / "run", train__skip_nonfinite=10)
+    assert (result.first_step, result.last_step) == (stopped - 1, 9)
+    lines = rows(tmp_path / "run")
+    skipped = [row for row in lines if "loss" not in row]
+    assert skipped[0] == {"step": stopped, "skipped": 1} and len(lines) == 9
+    assert skipped == [{"step": row["step"], "skipped": number} for number, row in enumerate(skipped, 1)]
+    assert f"step {stopped}: loss is nan" in caplog.text and "left out, 1 of at most 10" in caplog.text
+    assert np.isfinite(lora_b(result)).all()
+    # The schedule of the learning rate goes on with the updates that were done.
+    rates = [row["learning_rate"] for row in lines if "loss" in row]
+    run(tmp_path / "clean", train__steps=9)
+    assert rates == [row["learning_rate"] for row in rows(tmp_path / "clean")][: len(rates)]
+
+
+def test_more_nonfinite_steps_than_may_be_left_out_stop_the_run(tmp_path):
+    config = fake_run.make_config(train__steps=12, train__skip_nonfinite=1, train__log_every=1)
+    with pytest.raises(loop.NonFiniteLoss, match="skip_nonfinite=10 goes on"):
+        loop.run(config, tmp_path / "run", fake_run.make_task(config, bad_record=3))
+    assert [row["skipped"] for row in rows(tmp_path / "run") if "skipped" in row] == [1]
+
+
+def test_without_a_nonfinite_step_nothing_differs(whole, tmp_path):
+    run(tmp_path / "run", **EVERY, train__skip_nonfinite=3)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
 
 
 def take(dataset, count):

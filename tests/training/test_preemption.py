@@ -1,4 +1,4 @@
-"""SIGTERM in a run of one process: saved, left with the restart code, resumed to the bit."""
+"""SIGTERM and Ctrl-C in a run of one process: saved, left with their codes, resumed to the bit."""
 
 import os
 import signal
@@ -18,23 +18,35 @@ def run(folder, **changes):
     return loop.run(config, folder, fake_run.make_task(config))
 
 
-def test_a_run_saves_leaves_and_goes_on_to_the_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "number, text, code", [(signal.SIGTERM, "stopped by SIGTERM", 75), (signal.SIGINT, "stopped by Ctrl-C", 130)]
+)
+def test_a_run_saves_leaves_and_goes_on_to_the_bit(tmp_path, monkeypatch, number, text, code):
     take = loop.next_batch
 
     def told(iterator, step):
         if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return take(iterator, step)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, pytest.raises(Preempted, match="after step 3, which is saved"):
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match=f"{text} after step 3, which is saved") as left:
         patch.setattr(loop, "next_batch", told)
         run(tmp_path / "run")
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before and left.value.code == code
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"3"}
     assert run(tmp_path / "run").first_step == 3
     run(tmp_path / "whole")
     assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_a_second_ctrl_c_leaves_at_once():
+    with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.reached(1) and preemption.interrupted
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_a_thread_leaves_the_signal_to_its_process():

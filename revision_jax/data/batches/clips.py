@@ -15,6 +15,7 @@ import numpy as np
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches import sampling
 from revision_jax.data.batches.companions import Companions
+from revision_jax.data.batches.negatives.cross_video import CrossVideo
 from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.sampling import Clip
 from revision_jax.data.batches.strategy import Negatives, guarded
@@ -23,7 +24,9 @@ from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import NOT_PRESENT, PromptEncoder, span_answer
+from revision_jax.quoting import quoted
 
+log = logging.getLogger(__name__)
 TOO_LONG = "longer than the window"
 TOO_NEAR = "another occurrence too near"
 NO_ROOM = "no window without the event"
@@ -37,11 +40,17 @@ class ClipKind:
     near_miss_fraction: of the contrastive clips that are drawn at random, those made to show a near miss, where the
       query has one.
     questions: asked of a window at once; the paper's is 1. See `companions.Companions`.
+    whole: whether a video is short and one window, over which its frames are spread.
     """
 
     neg_factor: float = 1.0
     near_miss_fraction: float = 0.0
     questions: int = 1
+    whole: bool = False
+
+    def windows(self, hierarchy: Hierarchy, duration_s: float) -> Hierarchy:
+        """The windows of a video that lasts so many seconds."""
+        return dataclasses.replace(hierarchy, window_s=duration_s) if self.whole else hierarchy
 
 
 class ClipDrawer:
@@ -52,7 +61,7 @@ class ClipDrawer:
 
     Args:
       durations: seconds by video id.
-      negatives: where contrastive windows come from; None = at random.
+      negatives: where contrastive windows come from; None = at random, with `kind.whole` in other videos.
     """
 
     def __init__(
@@ -64,12 +73,15 @@ class ClipDrawer:
         negatives: Negatives | None = None,
     ):
         self.hierarchy, self.durations, self.kind = hierarchy, durations, kind
-        self.strategy = negatives or Random(hierarchy, durations)
+        at_random = Random(hierarchy, durations)
+        elsewhere = CrossVideo(queries, durations, hierarchy.window_s, at_random) if kind.whole else at_random
+        self.strategy = negatives or elsewhere
         by_video = collections.defaultdict(list)
         for query in queries:
             by_video[query.video_id].append(query)
         self.companions = {
-            video_id: Companions(by_video[video_id], hierarchy, kind.near_miss_fraction) for video_id in durations
+            video_id: Companions(by_video[video_id], self.windows(video_id), kind.near_miss_fraction)
+            for video_id in durations
         }
         self.guarded = guarded(queries)
         self.positives: list[tuple[Query, int]] = []
@@ -82,7 +94,7 @@ class ClipDrawer:
                 skipped.update([reason] if reason else [])
                 fitting += [] if reason else [(query, moment)]
             self.positives += fitting
-            room = sampling.free_starts(self.guarded[query.query_id], hierarchy.window_s, durations[query.video_id])
+            room = self._has_room(self.guarded[query.query_id])
             self.negatives += [query] * (len(fitting) if query.present else 1) if room else []
             skipped.update([] if room else [NO_ROOM])
         self.skipped = dict(skipped)
@@ -91,13 +103,22 @@ class ClipDrawer:
     def __len__(self) -> int:
         return len(self.positives) + self.contrastive
 
+    def windows(self, video_id: str) -> Hierarchy:
+        """The windows of a video."""
+        return self.kind.windows(self.hierarchy, self.durations[video_id])
+
+    def _has_room(self, query: Query) -> bool:
+        """Whether there is a window without the event: in the query's video, or in another where one may be taken."""
+        window_s, duration_s = self.windows(query.video_id).window_s, self.durations[query.video_id]
+        return bool(sampling.free_starts(query, window_s, duration_s)) or self.strategy.elsewhere(query)
+
     def _unfit(self, query: Query, moment: int) -> str | None:
         """Why a moment has no positive window, or None."""
         start, end = query.moments[moment]
-        if end - start > self.hierarchy.window_s:
+        window_s, duration_s = self.windows(query.video_id).window_s, self.durations[query.video_id]
+        if end - start > window_s:
             return TOO_LONG
-        duration_s = self.durations[query.video_id]
-        fits = len(sampling.positive_starts(query, moment, self.hierarchy.window_s, duration_s)) > 0
+        fits = len(sampling.positive_starts(query, moment, window_s, duration_s)) > 0
         return None if fits else TOO_NEAR
 
     def draw(self, row: int, rng: np.random.Generator) -> tuple[Clip, ...]:
@@ -110,7 +131,8 @@ class ClipDrawer:
     def _draw(self, row: int, rng: np.random.Generator) -> Clip:
         if row < len(self.positives):
             query, moment = self.positives[row]
-            return sampling.positive(query, moment, rng, self.hierarchy, self.durations[query.video_id])
+            windows = self.windows(query.video_id)
+            return sampling.positive(query, moment, rng, windows, self.durations[query.video_id])
         row -= len(self.positives)
         whole_passes = self.contrastive - self.contrastive % len(self.negatives)
         number = row % len(self.negatives) if row < whole_passes else rng.integers(len(self.negatives))
@@ -129,11 +151,16 @@ class LoadClip:
     hierarchy: Hierarchy
     prompts: PromptEncoder
     sentences: Mapping[str, str]
+    kind: ClipKind = ClipKind()
+
+    def _end_s(self, clip: Clip) -> float:
+        duration_s = self.store.durations[clip.video_id]
+        return clip.window_start_s + self.kind.windows(self.hierarchy, duration_s).window_s
 
     def __call__(self, item: tuple[int, tuple[Clip, ...]], video: np.ndarray | None = None) -> dict[str, np.ndarray]:
         record_id, clips = item
         clip = clips[0]
-        end_s = clip.window_start_s + self.hierarchy.window_s
+        end_s = self._end_s(clip)
         info = self.store.manifest.videos[clip.video_id]
         frames = self.hierarchy.frame_indices(clip.window_start_s, end_s, self.store.manifest.fps, info.num_frames)
         texts = [self.prompts.encode_example(self.sentences[c.query_id], answer_text(c)) for c in clips]
@@ -147,9 +174,9 @@ class LoadClip:
     def describe(self, clips: tuple[Clip, ...]) -> str:
         """`query ... in video ..., 10.0 to 74.0 s: From 07 to 13.`"""
         clip = clips[0]
-        end_s = clip.window_start_s + self.hierarchy.window_s
+        end_s = self._end_s(clip)
         return (
-            f"query {clip.query_id} {self.sentences[clip.query_id]!r} in video {clip.video_id}, "
+            f"query {clip.query_id} {quoted(self.sentences[clip.query_id])} in video {clip.video_id}, "
             f"{clip.window_start_s:.1f} to {end_s:.1f} s: {answer_text(clip)}"
         )
 
@@ -173,7 +200,8 @@ def clip_stream(
     for split in splits:
         split.check(prompts, longest, "dense")
         drawer = make_clip_drawer(split, hierarchy, kind, batching.batch_size)
-        load = LoadClip(split.store, hierarchy, prompts, {query.query_id: query.sentence for query in split.queries})
+        sentences = {query.query_id: query.sentence for query in split.queries}
+        load = LoadClip(split.store, hierarchy, prompts, sentences, kind)
         rows.append(Rows(drawer, load, split.weight))
     return make_stream(rows, batching)
 
@@ -189,4 +217,5 @@ def make_clip_drawer(split: TrainSplit, hierarchy: Hierarchy, kind: ClipKind, ba
             f"clips (skipped: {drawer.skipped}); expected at least one positive and a batch of {batch_size}. "
             "Use a longer window, more videos or a smaller batch"
         )
+    log.info("%s: %d positive, %d contrastive windows", split.store.path, len(drawer.positives), drawer.contrastive)
     return drawer

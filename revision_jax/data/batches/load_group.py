@@ -13,6 +13,7 @@ from revision_jax.data.batches.sampling import Group
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder, group_answer, presence_answer, video_answer
+from revision_jax.quoting import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,9 @@ class LoadGroup:
         """`query ... in 16 windows of video ...: From 3 to 5.`"""
         videos = list(dict.fromkeys(video_id for video_id, _, _ in group.windows))
         where = f"video {videos[0]}" if len(videos) == 1 else f"{len(videos)} videos"
+        query = f"query {group.query_id} {quoted(self.sentences[group.query_id])}"
         return (
-            f"query {group.query_id} {self.sentences[group.query_id]!r} in {len(group.windows)} windows of {where}, "
+            f"{query} in {len(group.windows)} windows of {where}, "
             f"the first from {group.windows[0][1]:.1f} s: {answer_text(group)}"
         )
 

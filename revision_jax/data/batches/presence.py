@@ -26,7 +26,8 @@ class PresenceDrawer:
         return len(self.clips)
 
     def draw(self, row: int, rng: np.random.Generator) -> Group:
-        return sampling.alone(self.clips.draw(row, rng)[0], self.clips.hierarchy.window_s)
+        clip = self.clips.draw(row, rng)[0]
+        return sampling.alone(clip, self.clips.windows(clip.video_id).window_s)
 
 
 def presence_stream(parts: Sequence[tuple[LoadGroup, TrainSplit]], kind: ClipKind, batching: Batching) -> Stream:

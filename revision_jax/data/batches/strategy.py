@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from revision_jax.data.annotations.queries import Query
+from revision_jax.data.batches import sampling
 from revision_jax.data.batches.frame_grid import FrameGrid
 from revision_jax.data.batches.negatives import find_strategy
 from revision_jax.data.batches.sampling import Clip
@@ -71,6 +72,11 @@ class Strategy(abc.ABC):
     def make(cls, context: StrategyContext) -> Self:
         """The strategy for one split."""
 
+    def elsewhere(self, query: Query) -> bool:
+        """Whether it can draw a window of another video than the query's."""
+        del query
+        return False
+
     @abc.abstractmethod
     def draw(self, query: Query, rng: np.random.Generator, near_miss_fraction: float) -> Clip:
         """A window without the event.
@@ -83,14 +89,26 @@ class Strategy(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """One of several strategies at random, by weight."""
+    """One of several strategies at random, by weight; of those with a window where the query's own video has none.
+
+    hierarchy, durations: of the split, seconds by video id.
+    """
 
     strategies: Sequence[Strategy]
     weights: Sequence[float]
+    hierarchy: Hierarchy
+    durations: Mapping[str, float]
+
+    def elsewhere(self, query: Query) -> bool:
+        """As `Strategy.elsewhere`."""
+        return any(strategy.elsewhere(query) for strategy in self.strategies)
 
     def draw(self, query: Query, rng: np.random.Generator, near_miss_fraction: float) -> Clip:
         """As `Strategy.draw`."""
-        shares = np.asarray(self.weights, float) / sum(self.weights)
+        weights = np.asarray(self.weights, float)
+        if not sampling.free_starts(query, self.hierarchy.window_s, self.durations[query.video_id]):
+            weights = weights * [strategy.elsewhere(query) for strategy in self.strategies]
+        shares = weights / weights.sum()
         return self.strategies[rng.choice(len(shares), p=shares)].draw(query, rng, near_miss_fraction)
 
 
@@ -114,7 +132,11 @@ def make_strategy(names: Sequence[tuple[str, float]], context: StrategyContext) 
         if strategy.needs_answers and context.answers is None:
             raise ValueError(f"strategy {name!r} needs the predictions of an earlier run (data.mined); none are given")
         strategies.append(strategy.make(context))
-    return strategies[0] if len(names) == 1 else Mixture(strategies, [weight for _, weight in names])
+    return (
+        strategies[0]
+        if len(names) == 1
+        else Mixture(strategies, [weight for _, weight in names], context.hierarchy, context.store.durations)
+    )
 
 
 def guarded(queries: Sequence[Query]) -> dict[str, Query]:

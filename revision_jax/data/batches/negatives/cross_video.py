@@ -39,6 +39,10 @@ class CrossVideo(Strategy):
         durations, window_s = context.store.durations, context.hierarchy.window_s
         return cls(context.queries, durations, window_s, Random.make(context))
 
+    def elsewhere(self, query: Query) -> bool:
+        shown = self._saying[normalize_event(query.sentence)] | {query.video_id}
+        return len(shown) < len(self.video_ids)
+
     def draw(self, query: Query, rng: np.random.Generator, near_miss_fraction: float) -> Clip:
         shown = self._saying[normalize_event(query.sentence)] | {query.video_id}
         if len(shown) == len(self.video_ids):
