@@ -127,7 +127,7 @@ def measure_if_it_fits(config: ConfigDict, sizes: LlamaConfig, steps: int) -> di
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {"step_ms": f"does not fit: {str(error).split('\n')[0]}"}
+        return {"step_ms": "does not fit: " + str(error).partition("\n")[0]}
 
 
 def _time(step, state, batch, frozen, steps: int) -> tuple[float, float]:
