@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from revision_jax.checksums import checksums, leaf_name, plain_sha256
-from revision_jax.config_rules import flatten
+from revision_jax.config_rules import ADDED, flatten
 
 UNSUMMED = {"config", "base", "params"}  # what a record held before there were checksums
 
@@ -35,7 +35,7 @@ def config_changes(
       saved, now: nested plain values; lists and tuples count as equal, None stands where a key is missing.
       free: keys that may differ; one that ends with a dot ("search.") frees all keys that begin with it.
     """
-    a, b = (flatten(json.loads(json.dumps(config))) for config in (saved, now))
+    a, b = (ADDED | flatten(json.loads(json.dumps(config))) for config in (saved, now))
     changed = {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
     prefixes = tuple(key for key in free if key.endswith("."))
     allowed = {key: pair for key, pair in changed.items() if key in free or key.startswith(prefixes)}

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from revision_jax.config_rules import flatten, validate
+from revision_jax.config_rules import ADDED, flatten, validate
 from revision_jax.rules import ConfigError, unknown_key
 
 __all__ = [
@@ -91,14 +91,22 @@ def presets(path: str) -> list[str]:
 
 
 def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, Any] = ()) -> FrozenConfigDict:
-    """The config that a run saved as `config.json` (JSON has no tuples: its lists become tuples)."""
+    """The config that a run saved as `config.json` (JSON has no tuples: its lists become tuples).
+
+    A field that is younger than the run has the value that changes nothing (`config_rules.ADDED`).
+    """
     try:
         values = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; expected the work folder of a training run.") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not JSON ({error}); expected a training run's config.json.") from error
-    return finish(_beside(ConfigDict(_to_tuples(values)), Path(path).parent), overrides)
+    config = ConfigDict(_to_tuples(values))
+    for key, value in ADDED.items():
+        section, field = key.split(".")
+        if section in config:
+            config[section].setdefault(field, value)
+    return finish(_beside(config, Path(path).parent), overrides)
 
 
 BUNDLED = "bundle:"  # begins a path within the work folder itself, as an exported bundle has them

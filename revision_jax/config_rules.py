@@ -199,6 +199,10 @@ def _data_conflicts(config: ConfigDict) -> list[str]:
     return faults
 
 
+# Fields that came after runs had been saved, with the value that changes nothing: a run without the field has it.
+ADDED: dict[str, Any] = {"train.skip_nonfinite": 0}
+
+
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value of every leaf field."""
     leaves = {}

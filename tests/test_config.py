@@ -9,7 +9,9 @@ import pytest
 
 from revision_jax import config as configs
 from revision_jax import verb
+from revision_jax.checkpoint_record import config_changes
 from revision_jax.config import ConfigError
+from revision_jax.config_rules import ADDED
 
 REPO = Path(configs.__file__).parents[1]
 
@@ -237,3 +239,18 @@ def test_a_beam_is_not_sampled():
 
 def test_whole_numbers_of_a_tuple_need_no_brackets():
     assert configs.load(overrides=["hierarchy.levels=32,8"]).hierarchy.levels == (32, 8)
+
+
+def test_a_run_older_than_a_field_has_the_value_that_changes_nothing(tmp_path):
+    config = configs.load("configs/stage1.py")
+    old = config.to_dict()
+    for key in ADDED:
+        section, field = key.split(".")
+        del old[section][field]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert configs.load_json(tmp_path / "config.json").to_dict() == config.to_dict()
+    assert config_changes(old, config.to_dict()) == ({}, {})
+    del old["train"]["steps"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match="train.steps is missing"):
+        configs.load_json(tmp_path / "config.json")
