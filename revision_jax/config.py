@@ -104,8 +104,8 @@ def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, A
     config = ConfigDict(_to_tuples(values))
     for key, value in ADDED.items():
         section, field = key.split(".")
-        if section in config:
-            config[section].setdefault(field, value)
+        if section in config and field not in config[section]:
+            config[section][field] = value
     return finish(_beside(config, Path(path).parent), overrides)
 
 

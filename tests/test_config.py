@@ -252,5 +252,5 @@ def test_a_run_older_than_a_field_has_the_value_that_changes_nothing(tmp_path):
     assert config_changes(old, config.to_dict()) == ({}, {})
     del old["train"]["steps"]
     (tmp_path / "config.json").write_text(json.dumps(old))
-    with pytest.raises(ConfigError, match="train.steps is missing"):
+    with pytest.raises(ConfigError, match=r"train\.steps is missing"):
         configs.load_json(tmp_path / "config.json")
