@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from revision_jax.interop.clip_processor import check_processor
 from revision_jax.interop.files import read_config, write_directory
 from revision_jax.interop.table import (
     CONVOLUTION,
@@ -85,8 +86,10 @@ CLIP_TABLE = Table(
 def read_clip_config(directory: str | Path) -> CLIPConfig:
     """The `CLIPConfig` of a directory's config.json."""
     raw = read_config(directory, "clip")
-    vision = _VISION_DEFAULTS | (raw.get("vision_config") or {})
-    text = _TEXT_DEFAULTS | (raw.get("text_config") or {})
+    vision, text = (
+        defaults | (_first(raw, f"{name}_config_dict", f"{name}_config") or {})
+        for name, defaults in (("vision", _VISION_DEFAULTS), ("text", _TEXT_DEFAULTS))
+    )
     return CLIPConfig(
         vision=CLIPVisionConfig(
             **_tower_config(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]
@@ -99,6 +102,11 @@ def read_clip_config(directory: str | Path) -> CLIPConfig:
         ),
         projection_dim=raw.get("projection_dim", 512),
     )
+
+
+def _first(raw: dict[str, Any], *keys: str) -> Any:
+    """The first value that is there: transformers takes all of a tower from older files' `_config_dict`."""
+    return next((raw[key] for key in keys if raw.get(key) is not None), None)
 
 
 def _tower_config(raw: dict[str, Any]) -> dict[str, Any]:
@@ -122,9 +130,11 @@ def load_clip(
 ) -> CLIP:
     """A CLIP with a directory's weights. `place` puts each parameter where it belongs (`table.Place`).
 
-    Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
+    Raises ValueError where the files and the model disagree or pictures would be prepared otherwise, FileNotFoundError
+    for missing files.
     """
     config = read_clip_config(directory)
+    check_processor(directory, config.vision.image_size)
     model = nnx.eval_shape(
         lambda: CLIP(config, dtype=dtype, param_dtype=param_dtype, attention=attention, rngs=nnx.Rngs(0))
     )

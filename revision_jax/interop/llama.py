@@ -1,5 +1,6 @@
 """Llama directories in the Hugging Face format (`LlamaForCausalLM`), both ways."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 LINEARS = {"self_attn": ATTENTION_LINEARS, "mlp": MLP_LINEARS}
 
 
 def llama_table(config: LlamaConfig) -> Table:
-    """The rows of `LlamaForCausalLM`; a tied model has no head of its own; a copy is ignored."""
+    """The rows of `LlamaForCausalLM`; a tied model has no head of its own; a copy is ignored (`check_tied`)."""
     rows = [
         Row("model.embed_tokens.weight", "embed_tokens/embedding"),
         Row("model.norm.weight", "norm/scale"),
@@ -80,14 +82,29 @@ def _rope(raw: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     return theta, None if kind == "default" else scaling
 
 
+def check_tied(config: LlamaConfig, tensors: Mapping[str, Any], source: str | Path) -> None:
+    """Raises ValueError where a tied model's file has a head of its own: which one is meant is not ours to say."""
+    if not config.tie_word_embeddings or _HEAD not in tensors:
+        return
+    head, embedding = (np.asarray(tensors[key]) for key in (_HEAD, _EMBEDDING))
+    if not np.array_equal(head, embedding):
+        raise ValueError(
+            f"{source}: tie_word_embeddings is true, but {_HEAD} is not {_EMBEDDING}; "
+            "set tie_word_embeddings to false in config.json to use the file's head, or remove that tensor"
+        )
+
+
 def check_llama(directory: str | Path) -> LlamaConfig:
-    """Whether a directory holds whole files with every tensor its config.json promises: only headers are read.
+    """Whether a directory holds whole files with every tensor its config.json promises: only headers are read,
+    and the copy of a tied head.
 
     Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
     """
     config = read_llama_config(directory)
     params = flat_params(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
-    match(llama_table(config), Weights(directory), params, directory)
+    weights = Weights(directory)
+    match(llama_table(config), weights, params, directory)
+    check_tied(config, weights, directory)
     return config
 
 
@@ -119,7 +136,9 @@ def load_llama(
     params = flat_params(model)
     drawn = {path: param for path, param in params.items() if is_lora_path(path)}
     base = {path: param for path, param in params.items() if path not in drawn}
-    import_params(llama_table(config), Weights(directory), base, place, source=directory)
+    weights = Weights(directory)
+    import_params(llama_table(config), weights, base, place, source=directory)
+    check_tied(config, weights, directory)
     if drawn:
         # Under jit only what is returned is computed: the base weights are never drawn.
         fresh = jax.jit(lambda key: _lora_arrays(build(nnx.Rngs(key))))(rngs.params())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from revision_jax.interop.llama import llama_table
+from revision_jax.interop.llama import check_tied, llama_table
 from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import LAYER, flat_params, match
 from revision_jax.interop.weights import LazyTensor
@@ -18,13 +18,14 @@ class MergedLlama(Mapping[str, LazyTensor]):
 
     Keys and shapes are those of `tensors`; buffers and the copy of a tied head are left out. Sums are in float32.
 
-    Raises TableError where `tensors` and `config` disagree.
+    Raises TableError where `tensors` and `config` disagree, ValueError for a tied head that differs.
     """
 
     def __init__(self, config: LlamaConfig, tensors: Mapping[str, Any], lora: LoRA | None, *, source: Any):
         table = llama_table(config)
         params = flat_params(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
         match(table, tensors, params, source)
+        check_tied(config, tensors, source)
         self._tensors = tensors
         self._lora = lora
         self._keys = [key for key in tensors if not table.is_ignored(key)]

@@ -107,6 +107,11 @@ def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
     for name in (SAFETENSORS, PYTORCH):
         index = directory / f"{name}.index.json"
         if index.is_file():
+            if (directory / name).is_file():
+                raise ValueError(
+                    f"{directory} holds both {name} and shards ({index.name}); which of them is meant is not ours to "
+                    f"say: remove {name}, or the shards with {index.name}"
+                )
             keys = json.loads(index.read_text())["weight_map"]
             files = [directory / shard for shard in sorted(set(keys.values()))]
             _check_present(files, keys, index)

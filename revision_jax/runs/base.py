@@ -5,6 +5,7 @@ Where a config names no file, the published sizes stand in, for compiling ahead:
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -85,11 +86,26 @@ def make_prompts(config: ConfigDict) -> PromptEncoder:
     """The prompt in the tokens of `base.llm`'s tokenizer.
 
     Raises:
-      ConfigError: there is no LLM.
+      ConfigError: there is no LLM, or its tokenizer has tokens without an embedding.
     """
     report_missing([line for line in missing_base(config) if line.startswith("base.llm")])
-    tokenizer = load_tokenizer(str(resolve_path(config.base.llm)))
-    return PromptEncoder(tokenizer, PromptTemplate(config.prompt.system), config.prompt.max_text_tokens)
+    directory = resolve_path(config.base.llm)
+    prompts = PromptEncoder(
+        load_tokenizer(str(directory)), PromptTemplate(config.prompt.system), config.prompt.max_text_tokens
+    )
+    _check_special_tokens(prompts, read_llama_config(directory).vocab_size, directory)
+    return prompts
+
+
+def _check_special_tokens(prompts: PromptEncoder, embeddings: int, directory: Path) -> None:
+    """Raises ConfigError where a token of every prompt has no embedding: it would be NaN, and spread."""
+    ids = {"BOS": int(prompts.prefix[0]), "EOS": prompts.eos_id, "padding": prompts.pad_id}
+    outside = [f"{name} {token}" for name, token in ids.items() if not 0 <= token < embeddings]
+    if outside:
+        raise ConfigError(
+            f"{directory}: the tokenizer's {', '.join(outside)} lies outside the model's {embeddings} embeddings; "
+            "use the tokenizer that belongs to these weights, or name a token that they have in tokenizer_config.json"
+        )
 
 
 def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:

@@ -149,3 +149,29 @@ def test_the_config_of_vit_l_14_is_read(tmp_path):
         77,
         2,
     )
+
+
+def test_the_towers_of_older_files_are_those_of_transformers(tmp_path):
+    """With `vision_config_dict`, `vision_config` has no say, not even in what the former leaves out."""
+    vision = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3}
+    older = {
+        "model_type": "clip",
+        "vision_config": {"hidden_size": 64, "image_size": 24},
+        "vision_config_dict": vision,
+        "text_config": {"hidden_size": 16, "num_attention_heads": 2},
+        "text_config_dict": None,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    config, theirs = read_clip_config(tmp_path), transformers.CLIPConfig.from_pretrained(tmp_path)
+    for found, wanted in ((config.vision, theirs.vision_config), (config.text, theirs.text_config)):
+        assert found.hidden_size == wanted.hidden_size in (32, 16)
+        assert found.num_layers == wanted.num_hidden_layers
+        assert found.intermediate_size == wanted.intermediate_size
+    assert config.vision.image_size == theirs.vision_config.image_size == 224
+
+
+def test_pictures_prepared_otherwise_are_refused_when_weights_load(tmp_path):
+    hf_clip().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    with pytest.raises(ValueError, match="do_normalize is False; expected true"):
+        load_clip(tmp_path)

@@ -10,10 +10,12 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from revision_jax.interop.llama import load_llama, read_llama_config, save_llama
+from revision_jax.interop.llama import check_llama, load_llama, read_llama_config, save_llama
+from revision_jax.interop.merged import MergedLlama
 from revision_jax.interop.table import TableError, flat_params
+from revision_jax.interop.weights import Weights
 from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 
@@ -166,6 +168,42 @@ def test_shards_are_read_and_placed_one_by_one(tmp_path):
     next(tmp_path.glob("model-00001*")).unlink()
     with pytest.raises(FileNotFoundError, match="model-00001"):
         load_llama(tmp_path)
+
+
+def test_a_single_file_beside_shards_is_refused(tmp_path):
+    """transformers would take the single file."""
+    hf_llama().save_pretrained(tmp_path, max_shard_size="20KB")
+    index = (tmp_path / "model.safetensors.index.json").read_text()
+    hf_llama().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=r"holds both model\.safetensors and shards"):
+        load_llama(tmp_path)
+
+
+def test_a_tied_head_that_differs_is_refused_and_a_copy_is_not(tmp_path):
+    """transformers takes the file's head then; so does ours once the config says that it is not tied."""
+    hf = hf_llama()
+    hf.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    untied = json.loads(path.read_text())
+    path.write_text(json.dumps(untied | {"tie_word_embeddings": True}))
+    for read in (load_llama, check_llama):
+        with pytest.raises(ValueError, match=r"tie_word_embeddings is true, but lm_head\.weight is not"):
+            read(tmp_path)
+    config, weights = read_llama_config(tmp_path), Weights(tmp_path)
+    with pytest.raises(ValueError, match="tie_word_embeddings"):
+        MergedLlama(config, weights, None, source=tmp_path)
+
+    path.write_text(json.dumps(untied))
+    model, tokens = load_llama(tmp_path), np.arange(3, 12)[None]
+    with torch.no_grad():
+        close(model.logits(model(model.embed(tokens))), hf(torch.tensor(tokens)).logits)
+
+    path.write_text(json.dumps(untied | {"tie_word_embeddings": True}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, tmp_path / "model.safetensors")
+    assert check_llama(tmp_path).tie_word_embeddings
+    assert load_llama(tmp_path).lm_head is None
 
 
 def tiny(**changes):

@@ -16,6 +16,7 @@ from revision_jax.config import ConfigError
 from revision_jax.interop.adapter import save_projector
 from revision_jax.models.adapter import DenseAdapter
 from revision_jax.parallel.mesh import make_mesh
+from revision_jax.pretrain.tokenizer import make_tokenizer
 from revision_jax.runs import base as pretrained
 from revision_jax.runs import grounder as parts
 from revision_jax.runs.run import Run
@@ -127,6 +128,20 @@ def test_the_default_stands_on_the_shipped_parts(mesh):
     frames = config.hierarchy.num_frames
     assert len(pretrained.make_prompts(config).prefix) >= 1 and stage_of(config).video_tokens(config) == frames
     assert grounder.adapter.kernel.shape[1] == grounder.llm.config.hidden_size
+
+
+def test_a_padding_token_without_an_embedding_is_refused(base, tmp_path):
+    """As tokenizers are published to which a [PAD] was added; its embedding would be NaN."""
+    config = config_of(base)
+    assert len(pretrained.make_prompts(config).prefix) >= 1
+    tokenizer = make_tokenizer()
+    embeddings = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(base / "llm/config.json", tmp_path)
+    config = config_of(base, base__llm=str(tmp_path))
+    with pytest.raises(ConfigError, match=f"padding {embeddings} lies outside the model's {embeddings} embeddings"):
+        pretrained.make_prompts(config)
 
 
 @pytest.mark.parametrize(
