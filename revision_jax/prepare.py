@@ -22,6 +22,7 @@ Examples:
   ... --shard 0/8                                       one of eight processes; afterwards:
   python -m revision_jax.prepare merge data/mad/train
   python -m revision_jax.prepare check data/mad         all gaps in one table, exit code 1 if there are any
+  python -m revision_jax.prepare check data/mad --llm LLM_DIR       queries that are too long for the prompt, too
   python -m revision_jax.prepare report data/mad        a page with histograms and samples
 
 The same command continues a killed one. docs/data.md describes every format, its cost, and the result.
@@ -43,6 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--fast", action="store_true", help="do not read the features")
     check.add_argument("--clip", metavar="DIR", help="the encoder that the features must be from")
     check.add_argument("--fps", type=float, help="the frame rate that they must have (with --clip; default: theirs)")
+    check.add_argument("--llm", metavar="DIR", help="also count the tokens of every query with its tokenizer")
+    check.add_argument("--text-tokens", type=int, default=96, metavar="N", help="the run's prompt.max_text_tokens")
     report = add("report", "a page with histograms, samples and similarity strips")
     report.add_argument("directory", metavar="DIR", help="a split, or the folder of its splits")
     report.add_argument("--seed", type=int, default=0, help="which samples are shown")

@@ -13,9 +13,10 @@ import rich.text
 
 from revision_jax.config import resolve_path
 from revision_jax.data import check
-from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, load_gaps, summarise
+from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, load_gaps, save_gaps, summarise
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.annotations.rows import accept
+from revision_jax.data.batches.train_split import too_long
 from revision_jax.data.builders.annotated import QUERY_TOKENS, Annotated, Imported
 from revision_jax.data.builders.base import QUERIES, SHARDS
 from revision_jax.data.builders.merge import merge_shards
@@ -26,8 +27,19 @@ from revision_jax.data.video.extraction import identify
 from revision_jax.data.video.frames import VideoError, probe
 from revision_jax.preparation.inputs import make_builder, make_query_builder
 from revision_jax.preparation.page import write_page
+from revision_jax.prompts import (
+    YES,
+    PromptEncoder,
+    PromptTemplate,
+    group_answer,
+    load_tokenizer,
+    span_answer,
+    video_answer,
+)
 from revision_jax.report.table import clock, print_rows
 
+TOO_LONG = "too_long.jsonl"  # queries that `check --llm` found
+LONGEST = {"dense": span_answer(249, 249), "sparse": YES, "group": group_answer(99, 100), "retrieval": video_answer(99)}
 SHOWN = 30  # gaps in the table; all of them are in the file
 WIDTH = 160  # of a table that goes into a file or pipe
 log = logging.getLogger(__name__)
@@ -102,7 +114,27 @@ def run_check(args: argparse.Namespace) -> int:
             _tell_rate(split, manifest)
         if not args.fast:
             check.save_verdict(directory, gaps[split])
+    if args.llm:
+        gaps = {split: [*found, *_long_queries(splits[split], args)] for split, found in gaps.items()}
     return _tell(f"check of {args.directory}", gaps)
+
+
+def _long_queries(directory: Path, args: argparse.Namespace) -> list[Gap]:
+    """The queries of a split that a prompt of so many tokens has no room for; all of them are in `TOO_LONG`.
+
+    Another LLM may count otherwise: training does not read them, but counts itself.
+    """
+    prompts = PromptEncoder(load_tokenizer(str(resolve_path(args.llm))), PromptTemplate(), args.text_tokens)
+    queries = check.sound_queries(directory, ())
+    found: dict[str, str] = {}
+    for level, longest in LONGEST.items():
+        found = too_long(queries, prompts, longest, level) | found
+    video = {query.query_id: query.video_id for query in queries}
+    gaps = [Gap("annotation", detail, video[query_id], query_id) for query_id, detail in found.items()]
+    save_gaps(directory / TOO_LONG, gaps)
+    if gaps:
+        log.info("%s lists %d queries that are too long", directory / TOO_LONG, len(gaps))
+    return gaps
 
 
 def _fps(splits: Mapping[str, Path]) -> float:

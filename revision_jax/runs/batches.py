@@ -57,7 +57,8 @@ class Source:
         """The split, and for training those that are mixed with it."""
         if self.split == "train":
             return open_train(self.config, self.directory, self.mesh, width=self.width)
-        return [TrainSplit(*open_split(self.config, self.directory, self.width))]
+        drop = self.config.data.faults == "drop"
+        return [TrainSplit(*open_split(self.config, self.directory, self.width), drop_long=drop)]
 
     @functools.cached_property
     def captions(self) -> Captions:

@@ -191,11 +191,11 @@ def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: in
     Args:
       width: `D` of the adapter.
     """
-    data = []
+    data, drop = [], config.data.faults == "drop"
     for path, weight in [(directory, 1.0), *config.data.mixture]:
         path = path if isinstance(path, Path) else _train_split(path)
         store, queries = open_split(config, path, width, any_fps=bool(config.data.mixture))
-        data.append(TrainSplit(store, queries, _negatives(config, store, queries, mesh), float(weight)))
+        data.append(TrainSplit(store, queries, _negatives(config, store, queries, mesh), float(weight), drop))
     if len(data) > 1:
         log.info("mixes %s", ", ".join(f"{own.store.path} ({own.weight:g})" for own in data))
     return data

@@ -76,22 +76,23 @@ def prepare(run: Run) -> Mapping[str, Path]:
 
 def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
     """The stage's model, batches and files; of `val` the batches of a validation, where the config wants one."""
-    config, kinds, model = run.config, run.stage.batches, run.grounder("fresh")
-    open_source = lambda split: Source(config, run.prompts, run.mesh, directories[split], model.visual_width, split)
+    config, kinds, width = run.config, run.stage.batches, run.grounder("abstract").visual_width
+    open_source = lambda split: Source(config, run.prompts, run.mesh, directories[split], width, split)
     source = open_source("train")
     pipeline = join(streams_of(kinds, source), read_threads=config.data.read_threads, prefetch=config.data.prefetch)
+    validation = _validation(config, kinds, open_source("val")) if config.train.eval_every else ()
     data: dict[str, dict[str, str]] = {}
     for path in source.files(kinds):  # of a mixture, the first split goes by its files' names
         role = str(path) if path.name in data else path.name
         data[role] = {"path": str(path), "sha256": fingerprint(path)}
     return Task(
-        model=model,
+        model=run.grounder("fresh"),  # the last: a base LLM of 13 GB is not read for data that cannot be used
         prefix=run.prompts.prefix,
         batches=pipeline.batches,
         epoch_batches=pipeline.epoch_batches,
         describe_record=pipeline.describe_record,
         base=run.fingerprints | data,
-        validation=_validation(config, kinds, open_source("val")) if config.train.eval_every else (),
+        validation=validation,
     )
 
 

@@ -198,7 +198,7 @@ def clip_stream(
     longest = span_answer(hierarchy.num_frames - 1, hierarchy.num_frames - 1)
     rows = []
     for split in splits:
-        split.check(prompts, longest, "dense")
+        split = split.fitting(prompts, longest, "dense")
         drawer = make_clip_drawer(split, hierarchy, kind, batching.batch_size)
         sentences = {query.query_id: query.sentence for query in split.queries}
         load = LoadClip(split.store, hierarchy, prompts, sentences, kind)

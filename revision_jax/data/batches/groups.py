@@ -143,8 +143,8 @@ def group_streams(
 
     Raises ValueError for queries that do not fit the store or the prompt, or give too few groups.
     """
-    for load, split in parts:
-        split.check(load.prompts, *kind.longest_answer(max(sizes)))
+    longest = kind.longest_answer(max(sizes))
+    parts = [(load, split.fitting(load.prompts, *longest)) for load, split in parts]
     streams = []
     for number, size in enumerate(sizes):
         rows = []

@@ -39,7 +39,7 @@ def presence_stream(parts: Sequence[tuple[LoadGroup, TrainSplit]], kind: ClipKin
     """
     rows = []
     for load, split in parts:
-        split.check(load.prompts, presence_answer(True), "sparse")
+        split = split.fitting(load.prompts, presence_answer(True), "sparse")
         drawer = make_clip_drawer(split, load.hierarchy, kind, batching.batch_size)
         rows.append(Rows(PresenceDrawer(drawer), load, split.weight))
     return make_stream(rows, batching)

@@ -1,12 +1,15 @@
 """A prepared split as the streams of training batches draw from it."""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 from revision_jax.data.annotations.queries import Query, check_queries
 from revision_jax.data.batches.strategy import Negatives
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.prompts import PromptEncoder
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,20 +18,42 @@ class TrainSplit:
 
     negatives: where its contrastive windows come from; None = at random.
     weight: its share of a mixture of several splits.
+    drop_long: whether queries that are too long for the prompt are left out (`data.faults`), not refused.
     """
 
     store: FeatureStore
     queries: Sequence[Query]
     negatives: Negatives | None = None
     weight: float = 1.0
+    drop_long: bool = False
 
-    def check(self, prompts: PromptEncoder, longest: str, level: str) -> None:
-        """Raises ValueError now, not in mid-run, if a query does not fit its video or the prompt.
+    def fitting(self, prompts: PromptEncoder, longest: str, level: str) -> "TrainSplit":
+        """The split with the queries that fit their videos and the prompt; now, not in mid-run.
 
         longest: the longest answer to a question. level: what is asked, a key of `prompts.QUESTIONS`.
+
+        Raises ValueError if a query does not fit its video, or, listed, some do not fit the prompt and are not to be
+        left out.
         """
-        for query in check_queries(self.queries, self.store.durations):
-            try:
-                prompts.encode_example(query.sentence, longest, level)
-            except ValueError as error:
-                raise ValueError(f"query {query.query_id!r}: {error}") from error
+        long = too_long(check_queries(self.queries, self.store.durations), prompts, longest, level)
+        if long and not self.drop_long:
+            listed = "\n  ".join(list(long.values())[:10] + ([f"and {len(long) - 10} more"] if len(long) > 10 else []))
+            raise ValueError(
+                f"{self.store.path}: {len(long)} queries are too long:\n  {listed}\n"
+                "--config.data.faults=drop leaves them out; `python -m revision_jax.prepare check "
+                f"{self.store.path} --llm DIR` lists all."
+            )
+        if long:
+            log.warning("%s: leaves out %d queries that are too long for the prompt", self.store.path, len(long))
+        return dataclasses.replace(self, queries=[query for query in self.queries if query.query_id not in long])
+
+
+def too_long(queries: Iterable[Query], prompts: PromptEncoder, longest: str, level: str) -> dict[str, str]:
+    """Query id -> what is wrong with it, for those that the prompt has no room for; see `TrainSplit.fitting`."""
+    found = {}
+    for query in queries:
+        try:
+            prompts.encode_example(query.sentence, longest, level)
+        except ValueError as error:
+            found[query.query_id] = f"query {query.query_id!r}: {error}"
+    return found
