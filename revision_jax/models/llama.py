@@ -213,7 +213,9 @@ class Llama(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, H]. A token outside the vocabulary becomes NaN, not a wrong row."""
-        return jnp.take(self.embed_tokens.embedding[...], tokens, axis=0, mode="fill").astype(self.dtype)
+        # Split in one dimension at most: XLA of jax 0.11 aborts on rows of a table that two axes of the mesh split.
+        table = gathered(self.embed_tokens.embedding[...], ("vocab", "embed"))
+        return jnp.take(table, tokens, axis=0, mode="fill").astype(self.dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., H] after the final norm -> [..., V] float32."""

@@ -98,4 +98,4 @@ def test_each_program_holds_its_platforms_kernel(platform, tmp_path):
 
 
 def test_the_meshs_partitioner_takes_each_program(tmp_path):
-    assert len(run(tmp_path, "compile", [(4, 1, 1), (2, 1, 2)], SPECS[:1])) == 4
+    assert len(run(tmp_path, "compile", [(4, 1, 1), (2, 2, 2)], SPECS[:1])) == 4
