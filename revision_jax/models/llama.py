@@ -213,7 +213,7 @@ class Llama(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] int32 -> [B, T, H]. A token outside the vocabulary becomes NaN, not a wrong row."""
-        # Split in one dimension at most: XLA of jax 0.11 aborts on rows of a table that two axes of the mesh split.
+        # One axis of the mesh splits the table at most: see `unsplit`.
         table = gathered(self.embed_tokens.embedding[...], ("vocab", "embed"))
         return jnp.take(table, tokens, axis=0, mode="fill").astype(self.dtype)
 

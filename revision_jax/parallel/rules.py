@@ -65,6 +65,20 @@ def gathered(kernel: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
 
 
+def unsplit(x: jax.Array, *dimensions: int) -> jax.Array:
+    """An array that no axis of the mesh splits in some dimensions; how the others are split is left to XLA.
+
+    Called before rows are picked from an array that is split in several dimensions: within a shard_map, XLA of jax 0.11
+    aborts on such a pick. It does nothing without a mesh.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    spec: list = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    for dimension in dimensions:
+        spec[dimension] = None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
 def sharding_for(path: str, param: nnx.Variable, mesh: Mesh) -> NamedSharding:
     """The sharding of a parameter that carries `axes` metadata."""
     axes = param.get_metadata().get("axes")

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from revision_jax.models.llama import KVCache, Llama
+from revision_jax.parallel.rules import unsplit
 from revision_jax.search.answers.beam import Beam, beam_step, start_beams, unfinished
 from revision_jax.search.answers.decoding import GREEDY, DecodeState, Grammar, Greedy, Sampling, decode_step
 
@@ -169,7 +170,7 @@ def finish_beams(answerer: Answerer, read: ReadPairs, logits: jax.Array, asked: 
 
 def _rows(cache: KVCache, rows: jax.Array) -> KVCache:
     """Some rows of a key/value cache."""
-    return jax.tree.map(lambda x: x[:, rows], cache)
+    return jax.tree.map(lambda x: unsplit(x, 1)[:, rows], cache)
 
 
 def _in_blocks(

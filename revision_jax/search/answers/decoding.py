@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from revision_jax.parallel.rules import unsplit
 from revision_jax.prompts import AnswerGrammar
 from revision_jax.search.answers.confidence import token_entropy
 
@@ -45,7 +46,7 @@ class Grammar(NamedTuple):
     def scores(self, state: jax.Array, logits: jax.Array) -> jax.Array:
         """Logits of the tokens allowed in states `[...]`: `[..., V]` -> `[..., C]`, -inf where there is none."""
         allowed = self.tokens[state]
-        scores = jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=-1)
+        scores = jnp.take_along_axis(unsplit(logits, logits.ndim - 1), jnp.maximum(allowed, 0), axis=-1)
         return jnp.where(allowed >= 0, scores, -jnp.inf)
 
 

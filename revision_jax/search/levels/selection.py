@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from revision_jax.parallel.rules import unsplit
 from revision_jax.prompts import AnswerGrammar
 
 _LEAST = 1e-12  # probabilities and confidences below it are alike
@@ -85,7 +86,7 @@ def first_numbers(tree: NumberTree, logits: jax.Array, count: int) -> jax.Array:
       `[R, count]` float32. What the grammar allows beside numbers is missing from the sum.
     """
     choices, number = jnp.asarray(tree.choices), jnp.asarray(tree.number)
-    scores = jnp.take_along_axis(logits, jnp.maximum(choices, 0)[None], axis=2)
+    scores = jnp.take_along_axis(unsplit(logits, 2), jnp.maximum(choices, 0)[None], axis=2)
     log_p = jax.nn.log_softmax(jnp.where(choices >= 0, scores, -jnp.inf))  # [R, 1 + M, C]
     arrival = log_p[:, tree.came[:, 0], tree.came[:, 1]]  # [R, M]
     # Not a product of matrices: -inf * 0 would be NaN.

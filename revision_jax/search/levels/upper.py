@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import KVCache
+from revision_jax.parallel.rules import unsplit
 from revision_jax.search.answers.asking import (
     Answerer,
     Asking,
@@ -154,7 +155,9 @@ def search_levels(
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
         made = inputs.vectors is None
         sparse = sparse_vectors(upper, data.features, inputs, queries) if made else inputs.vectors[queries]
-        chunk = Chunk(data.prefix, questions.head, questions.tokens[queries], questions.lengths[queries], sparse)
+        chunk = Chunk(
+            data.prefix, questions.head, questions.tokens[queries], questions.lengths[queries], unsplit(sparse, 0, 1, 2)
+        )
         total, trail, decoded = jnp.zeros(shown.shape), [], []
         for place, grammar in enumerate(data.grammars):
             scores, tokens = ask_level(upper, grammar, chunk, Shown(shown, data.counts[place]), asking, place)
