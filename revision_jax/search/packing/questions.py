@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from revision_jax.prompts import PromptEncoder, group_answers, video_answers
+from revision_jax.quoting import quoted
 from revision_jax.search.packing.inputs import Questions
 from revision_jax.search.packing.padding import common_start, pack_questions
 
@@ -40,7 +41,7 @@ class QuestionEncoder:
         length, limit = len(tokens) + self.answer_tokens, self.prompts.max_text_tokens
         if length > limit:
             raise ValueError(
-                f"the query {sentence!r} needs {length} tokens with its answer; the model reads at most {limit} "
+                f"the query {quoted(sentence)} needs {length} tokens with its answer; the model reads at most {limit} "
                 f"(prompt.max_text_tokens). Shorten it."
             )
         return tokens
