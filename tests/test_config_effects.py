@@ -224,9 +224,15 @@ def observe_run(config, place, made):
     return metrics, kept, (place / "run/metrics.jsonl").read_text(), _bytes(trained)
 
 
+def _changed(config, made):
+    """The trained model of a stage under a config that may differ: a verb would refuse it beside that checkpoint."""
+    trained = Run.load(made / config.stage).grounder("trained")
+    return Run(config, made / config.stage, made={"trained": trained})
+
+
 def observe_search(config, place, made):
     """What a search of a validation video finds, and what it cost."""
-    run = Run(config, made / config.stage)
+    run = _changed(config, made)
     searched = run.search(_video(run), SENTENCES)
     results = [
         (result.moments.tolist(), result.tokens, [windows.tolist() for windows in result.sent])
@@ -237,7 +243,7 @@ def observe_search(config, place, made):
 
 def observe_program(config, place, made):
     """The program of such a search, not run, and what it needs of a device."""
-    run = Run(config, made / config.stage)
+    run = _changed(config, made)
     sentences = run.sentences(SENTENCES, config.search.depth, config.search.policy)
     traced, need = run.searcher().trace(_video(run), sentences)
     return traced.lower().as_text(), need

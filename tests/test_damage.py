@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from test_checkpoint import META, new_iterator, save_steps, trees
 
 from revision_jax import config as configs
 from revision_jax import evaluate, ground, train
 from revision_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
+from tests.test_checkpoint import META, new_iterator, save_steps, trees
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ FREE_CHANGES = {
     "train.keep_checkpoints": {"train.keep_checkpoints": 7},
     "train.eval_every": {"train.eval_every": 4},
     "train.keep_best": {"train.keep_best": True, "train.eval_every": 4},
+    "train.skip_nonfinite": {"train.skip_nonfinite": 3},
 }
 
 
