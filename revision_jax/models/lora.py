@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.layers import SINGLE, Initializer, Stack, ones, parameter, zeros
+from revision_jax.models.layers import SINGLE, Initializer, Stack, ones, parameter, wide, zeros
 from revision_jax.parallel.rules import gathered
 
 
@@ -127,7 +127,7 @@ class LoRALinear(nnx.Module):
         x = x.astype(self.dtype)
         y = x @ gathered(self.kernel[...], self.axes).astype(self.dtype)
         if self.kernel_scale is not None:
-            y = y * self.kernel_scale[...].astype(self.dtype)
+            y = (wide(y) * self.kernel_scale[...]).astype(self.dtype)  # a scale of 8 bits would add to the rounding
         if self.lora is None:
             return y
         low = thin_product(dropout(x, self.lora.dropout, dropout_key), self.lora_a[...])
