@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import lazy, leave
+from revision_jax import known_keys, lazy, leave
 from revision_jax.quoting import escaped
 
 checkpoint = lazy.module("revision_jax.checkpoint")
@@ -58,6 +58,14 @@ def add_config(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=help_text)
 
 
+def add_unknown(parser: argparse.ArgumentParser) -> None:
+    """`--allow-unknown`, of verbs that read other people's JSON."""
+    help_text = (
+        "go on although a model's, tokenizer's or adapter's JSON has this key, which is not known here; repeatable"
+    )
+    parser.add_argument(known_keys.FLAG, action="append", default=[], metavar="KEY", help=help_text)
+
+
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, fields: Sequence[str] = ()
 ) -> argparse.Namespace:
@@ -96,7 +104,8 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return act(args) or 0
+        with known_keys.allowing(getattr(args, "allow_unknown", ())):
+            return act(args) or 0
     except KeyboardInterrupt:
         if args.debug:
             raise

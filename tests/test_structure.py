@@ -28,8 +28,8 @@ FLOORS = (
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
-    {"parallel", "prompts", "hierarchy"},
-    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
+    {"parallel", "prompts", "hierarchy", "tokenizer_files"},
+    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints", "known_keys"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

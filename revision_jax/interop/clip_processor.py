@@ -4,11 +4,13 @@ Extraction scales the short side to the model's size (bicubic), crops the centre
 the mean and deviation of preprocessor_config.json (OpenAI's without one).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from revision_jax.known_keys import OBJECT, check_kinds, or_null, told, unknown_keys
+from revision_jax.text import read_object
 
 PROCESSOR, IMAGES = "processor_config.json", "preprocessor_config.json"
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
@@ -48,9 +50,8 @@ def check_processor(directory: str | Path, image_size: int) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    raw = json.loads(path.read_text())
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds {type(raw).__name__}; expected a JSON object")
+    raw = read_object(path)
+    check_kinds(path, raw, {"image_processor": or_null(OBJECT)})
     return raw
 
 
@@ -66,11 +67,8 @@ def _faults(raw: Mapping[str, Any], size: int, path: Path) -> list[str]:
     faults = [
         f"{path}: {key} is {raw[key]!r}; expected {wanted}" for key, (good, wanted) in expected.items() if not good
     ]
-    unknown = [key for key, value in raw.items() if key not in _CHECKED + _HARMLESS and value not in (None, False)]
-    faults += [
-        f"{path}: {key} is {raw[key]!r}; it is not known here, remove it if it changes nothing" for key in unknown
-    ]
-    return faults
+    unknown = unknown_keys(raw, _CHECKED + _HARMLESS)
+    return faults + ([f"{path}: {told(unknown)}"] if unknown else [])
 
 
 def _is_number(value: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from revision_jax.interop.files import read_config, write_directory
+from revision_jax.interop.model_keys import LLM_HARMLESS, LLM_KINDS, LLM_NEEDED
 from revision_jax.interop.table import (
     TRANSPOSED,
     Place,
@@ -21,6 +22,7 @@ from revision_jax.interop.table import (
     match,
 )
 from revision_jax.interop.weights import Weights
+from revision_jax.known_keys import check_keys, check_kinds
 from revision_jax.models.llama import FLOAT32, Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
@@ -52,10 +54,12 @@ def llama_table(config: LlamaConfig) -> Table:
 
 def read_llama_config(directory: str | Path) -> LlamaConfig:
     """The `LlamaConfig` of a directory's config.json. ValueError for features that ours lacks."""
-    raw = read_config(directory, "llama")
+    raw, path = read_config(directory, "llama"), Path(directory) / "config.json"
+    check_kinds(path, raw, LLM_KINDS, LLM_NEEDED)
+    check_keys(path, raw, {*LLM_KINDS, *LLM_HARMLESS})
     for key, supported in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if raw.get(key, supported) != supported:
-            raise ValueError(f"{directory}/config.json: {key} {raw[key]!r}; only {supported!r} is supported")
+            raise ValueError(f"{path}: {key} {raw[key]!r}; only {supported!r} is supported")
     theta, scaling = _rope(raw)
     heads = raw["num_attention_heads"]
     return LlamaConfig(

@@ -25,7 +25,8 @@ from revision_jax.data.video.scaling import Scaler
 from revision_jax.interop.clip import load_clip
 from revision_jax.interop.weights import weight_files
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
-from revision_jax.prompts import clip_query, load_tokenizer
+from revision_jax.prompts import clip_query
+from revision_jax.tokenizer_files import load_tokenizer
 
 # OpenAI's constants, which every CLIP directory without a preprocessor_config.json uses.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
