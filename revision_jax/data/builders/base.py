@@ -29,6 +29,7 @@ from revision_jax.data.builders.parts import Parts, explained
 from revision_jax.data.store.features import features_sha256
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard, VideoInfo
 from revision_jax.data.video.extraction import Encoder, VideoFeatures
+from revision_jax.text import read_object
 
 QUERIES = "queries.jsonl"
 SHARDS = "shards"
@@ -111,7 +112,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not self._is_complete():  # another run may have made it meanwhile
                     self._make(on_video)
-        self._check_same(json.loads((self.directory / MANIFEST).read_text()))
+        self._check_same(read_object(self.directory / MANIFEST))
         return self.directory
 
     def _is_complete(self) -> bool:
@@ -170,7 +171,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         folder.mkdir(exist_ok=True)
         path = folder / "source.json"
         if path.is_file():
-            self._check_same(json.loads(path.read_text()))
+            self._check_same(read_object(path))
         else:
             partial = path.with_suffix(".tmp")
             partial.write_text(json.dumps(self._identity()))
