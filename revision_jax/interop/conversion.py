@@ -52,7 +52,7 @@ def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Chec
 
 
 def from_gguf(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A .gguf file of a Llama."""
+    """A .gguf file of a language model."""
     kind = np.dtype(dtype or np.float32)
     references = convert_gguf(source, folder, kind, shard_bytes)
     return lambda: check_gguf(folder, references, kind)

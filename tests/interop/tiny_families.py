@@ -2,6 +2,9 @@
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from revision_jax.pretrain.tokenizer import corpus
 
 SIZES = {
     "vocab_size": 61,
@@ -61,3 +64,21 @@ def tiny_family(family: str, rope: str = "default", seed: int = 0, **changes) ->
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm" in name else 0.0, 0.2)
     return model
+
+
+def qwen_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Of the kind of Qwen's: byte-level merges, digits one by one, no BOS, padding that is no part of a text."""
+    tokenizer = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
