@@ -1,16 +1,11 @@
 """Eight forced CPU devices: every mesh trains alike, and what it splits is really split."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import revision_jax
+from tests.forced_devices import REPO, run_python
 
-REPO = Path(revision_jax.__file__).parents[1]
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2x2x2": (2, 2, 2)}
 STEPS = 20
 BIASES = ("self_attn/q_proj/bias", "mlp/down_proj/bias", "self_attn/q_norm/scale")
@@ -85,17 +80,9 @@ print(json.dumps([narrow, {name: train(sizes, jnp.float64, steps) for name, size
 @pytest.fixture(scope="module")
 def reports():
     """Mesh -> the first loss in float32; mesh -> what twenty steps in float64 say."""
-    environment = os.environ | {
-        "PYTHONPATH": str(REPO),
-        "JAX_PLATFORMS": "cpu",
-        # The time goes into compiling, not into the few steps.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-    }
     meshes = {"one": (1, 1, 1)} | MESHES
-    command = [sys.executable, "-c", SCRIPT, str(REPO / "tests/training"), str(STEPS), json.dumps(meshes)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    printed = run_python(SCRIPT, 8, REPO / "tests/training", STEPS, json.dumps(meshes))
+    return json.loads(printed.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,17 @@
 """Several processes on one machine: joining, agreeing, training alike, being preempted together."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import fake_run
 import pytest
 
 from revision_jax.parallel import multihost
+from tests.forced_devices import REPO, environment
 
-REPO = Path(multihost.__file__).parents[2]
 FAKE_RUN = REPO / "tests/training/fake_run.py"
 # What a run does before it trains, without the rest of the imports.
 MEET = """
@@ -34,14 +32,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(workdir, processes: int, *, only=None, changes=lambda number: {}, script=(str(FAKE_RUN),), **environment):
+def start(workdir, processes: int, *, only=None, changes=lambda number: {}, script=(str(FAKE_RUN),), **variables):
     """The processes of a run, started, two devices each; `changes(number)` are flags of one of them."""
     port, started = free_port(), []
     for number in range(processes) if only is None else only:
-        own = os.environ | {
-            "PYTHONPATH": str(REPO),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        own = environment(devices=2) | {
             "REVISION_JAX_JOIN_SECONDS": "120",
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(processes),
@@ -50,7 +45,7 @@ def start(workdir, processes: int, *, only=None, changes=lambda number: {}, scri
         flags = [f"{key}={value}" for key, value in (FLAGS | changes(number)).items()]
         command = [sys.executable, *script, str(workdir), *flags]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=own | environment, **pipes))
+        started.append(subprocess.Popen(command, env=own | variables, **pipes))
     return started
 
 
