@@ -172,10 +172,18 @@ class Run:
         """
         self.check_answers()
         own = self.grounder(state)
-        dense = own if "dense" in self.stage.answers else self.grounder("fresh" if state == "trained" else state)
+        dense = own if "dense" in self.stage.answers else self._before_training(state)
         dense = Grounder(dense.llm, dense.adapter, window_chunk=dense.window_chunk)
         question = "retrieval" if self.config.data.groups == "videos" else "group"
         return Models(dense, own if "upper" in self.stage.answers else None, question)
+
+    def _before_training(self, state: State) -> Grounder:
+        """As its stage starts; of shapes, what the stage trains is there a second time."""
+        if state != "abstract":
+            return self.grounder("fresh")
+        module, arrays = take_apart(self.grounder(state))
+        trainable, frozen, _ = split_by_table(arrays, self.config.trainable)
+        return module.merge({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in trainable.items()}, frozen)
 
     def check_answers(self) -> None:
         """Raises ConfigError, with the command to use instead, unless the stage's model can answer a search."""
