@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -146,6 +147,49 @@ def meet(what: str) -> None:
             f"waited {_meet_seconds()} s at {what} for {'; '.join(late) or 'a host that failed'}. Look at the log "
             f"there; REVISION_JAX_MEET_SECONDS sets the limit. ({str(error).splitlines()[0]})"
         ) from error
+
+
+def advance(place: str) -> None:
+    """Tells those who wait in `meet_patiently` that this process gets on, and where it is."""
+    if jax.process_count() > 1:
+        service, own = _service(), f"revision_jax/advance/{jax.process_index()}"
+        service.key_value_set(own, json.dumps([time.time(), place]), allow_overwrite=True)
+
+
+def meet_patiently(what: str) -> None:
+    """As `meet`, where shares of work may be unequal: a process that still advances is waited for.
+
+    Raises:
+      HungHost: names a process that neither came nor called `advance` for REVISION_JAX_MEET_SECONDS, or tells that the
+        first process, which keeps what is exchanged, has ended.
+    """
+    if jax.process_count() == 1:
+        return
+    service, place = _service(), f"revision_jax/met/{what}"
+    service.key_value_set(f"{place}/{jax.process_index()}", what)
+    for process in range(jax.process_count()):
+        before = None
+        while not _came(f"{place}/{process}"):
+            now = dict(service.key_value_dir_get("revision_jax/advance/")).get(f"revision_jax/advance/{process}")
+            if now == before:
+                last = json.loads(now)[1] if now else "its start"
+                raise HungHost(
+                    f"waited {_meet_seconds()} s at {what} for {_host(process)}, last at {last}. Look at the log "
+                    "there; REVISION_JAX_MEET_SECONDS sets the limit."
+                )
+            before = now
+
+
+def _came(key: str) -> bool:
+    """Whether a key is there within the time that a process is waited for."""
+    try:
+        _service().blocking_key_value_get(key, _meet_seconds() * 1000)
+    except Exception as error:  # jaxlib's own type
+        if "DEADLINE_EXCEEDED" in str(error):
+            return False
+        said = str(error).splitlines()[0]
+        raise HungHost(f"a host of the run has ended; look at the logs there. ({said})") from error
+    return True
 
 
 def leave_at_once(code: int) -> NoReturn:
