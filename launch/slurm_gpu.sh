@@ -73,8 +73,19 @@ command=("${step[@]}" "${program[@]}")
 echo "+ ${command[*]}"
 if [[ -n $dry_run ]]; then exit 0; fi
 
-code=0
-"${command[@]}" || code=$?
+# SIGTERM may come to this shell too, or to it alone: it goes on to the steps, and what they return decides.
+trap 'scancel --signal=TERM "$SLURM_JOB_ID" || true' TERM
+"${command[@]}" &
+step_pid=$! code=0
+wait "$step_pid" || code=$?
+while kill -0 "$step_pid" 2> /dev/null; do # the wait was interrupted by the trap
+  code=0
+  wait "$step_pid" || code=$?
+done
+if ((code == 137)); then
+  echo "error: a process was killed (137), as the system does when a node's memory is full: give the job more (--mem), or" \
+    "lower data.read_threads, data.prefetch and what a step holds (model.param_dtype, train.accumulate; search.window_block)" >&2
+fi
 if [[ $code == 143 && ($verb == evaluate || $verb == prepare) ]]; then code=75; fi # SIGTERM; the same command goes on
 if ((code == 75)); then
   echo "stopped and saved; back into the queue"

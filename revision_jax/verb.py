@@ -125,6 +125,9 @@ def _explain(error: Exception, debug: bool) -> int:
     if isinstance(error, multihost.HungHost):
         print(f"error: {error}", file=sys.stderr)
         multihost.leave_at_once(preemption.RESTART_CODE)
+    if type(error).__name__ == "JaxRuntimeError" and not debug and (lost := multihost.lost_host(error)):
+        print(f"error: {lost}", file=sys.stderr)
+        multihost.leave_at_once(preemption.RESTART_CODE)
     # ImportError: PyTorch is optional, and a base in .bin files needs it.
     mendable = (
         ValueError, OSError, ImportError, NotImplementedError, MemoryError, checkpoint.CheckpointError,

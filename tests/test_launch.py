@@ -5,8 +5,10 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,32 @@ def test_slurm_puts_a_stopped_job_back_into_the_queue(tmp_path, code, requeued, 
     assert (tmp_path / "scontrol.txt").exists() == requeued
     if requeued:
         assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+def test_slurm_term_that_reaches_the_batch_shell_goes_to_the_steps(tmp_path):
+    """And what they return decides: the run had saved, and goes back into the queue."""
+    command(
+        tmp_path,
+        "srun",
+        f"trap 'exit 75' USR1; echo $$ > {tmp_path}/pid; touch {tmp_path}/up; for i in {{1..300}}; do sleep 0.1; done",
+    )
+    command(tmp_path, "scancel", f'echo "$@" > {tmp_path}/scancel.txt; kill -USR1 "$(cat {tmp_path}/pid)"')
+    command(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/scontrol.txt')
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    shell = subprocess.Popen([LAUNCH / "slurm_gpu.sh", *TRAIN], env=env, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    shell.send_signal(signal.SIGTERM)
+    out, _ = shell.communicate(timeout=60)
+    assert shell.returncode == 0 and "back into the queue" in out
+    assert (tmp_path / "scancel.txt").read_text() == "--signal=TERM 7\n"
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+def test_slurm_says_what_to_lower_after_a_kill_by_the_system(tmp_path):
+    command(tmp_path, "srun", "exit 137")
+    done = run("slurm_gpu.sh", *TRAIN, path=tmp_path, SLURM_JOB_ID="7")
+    assert done.returncode == 137 and "data.prefetch" in done.stderr and "--mem" in done.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "gke_jobset.sh"])

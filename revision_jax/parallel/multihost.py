@@ -6,6 +6,7 @@ something else, is named before a collective can hang on it.
 
 import hashlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -23,6 +24,14 @@ T = TypeVar("T")
 
 JOIN_SECONDS = 300  # REVISION_JAX_JOIN_SECONDS; schedulers start hosts minutes apart
 MEET_SECONDS = 1800  # REVISION_JAX_MEET_SECONDS; the first log line waits for every host to compile
+# What gloo, NCCL and the coordination service say of a process that is gone.
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "heartbeat",
+    "remote process has terminated",
+    "UNAVAILABLE",
+)
 
 
 class JoinError(RuntimeError):
@@ -55,6 +64,8 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     else:
         _join(cluster, limit)
     _service().key_value_set(f"revision_jax/host/{jax.process_index()}", socket.gethostname())
+    if not is_first():  # what all hosts would say is said once; warnings and errors are each host's own
+        logging.getLogger("revision_jax").setLevel(logging.WARNING)
 
 
 def _join(cluster: Cluster, limit: int) -> None:
@@ -190,6 +201,16 @@ def _came(key: str) -> bool:
         said = str(error).splitlines()[0]
         raise HungHost(f"a host of the run has ended; look at the logs there. ({said})") from error
     return True
+
+
+def lost_host(error: Exception) -> str | None:
+    """One line for an error of the devices' library that comes of another host's end; None for any other error."""
+    said = str(error).splitlines()[0] if str(error) else ""
+    if not isinstance(error, jax.errors.JaxRuntimeError) or not any(sign in str(error) for sign in LOST):
+        return None
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return None
+    return f"another host of the run has ended; look at the logs of the others. ({said[:200]})"
 
 
 def leave_at_once(code: int) -> NoReturn:
