@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from revision_jax import lazy, leave
 from revision_jax.quoting import escaped
+from revision_jax.rules import check_local
 
 checkpoint = lazy.module("revision_jax.checkpoint")
 loop = lazy.module("revision_jax.training.loop")
@@ -28,6 +29,8 @@ FLAGS = {
     "model": "model.",
     "data": "data.",
 }  # `--search.beam 4` sets search.beam
+NO_PATHS = ("sentences", "fields")  # the rules of the config look at its fields
+POSITIONAL = {"video": "VIDEO", "directory": "DIR"}
 log = logging.getLogger(__name__)
 Act = Callable[[argparse.Namespace], int | None]
 
@@ -96,6 +99,7 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        _check_paths(args)
         return act(args) or 0
     except KeyboardInterrupt:
         if args.debug:
@@ -106,6 +110,13 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
         return _explain(error, args.debug)
 
 
+def _check_paths(args: argparse.Namespace) -> None:
+    """No flag of any verb takes an address such as gs://."""
+    for name, value in vars(args).items():
+        if name not in NO_PATHS:
+            check_local(POSITIONAL.get(name, f"--{name.replace('_', '-')}"), value)
+
+
 def _explain(error: Exception, debug: bool) -> int:
     """Tells an error that a person can mend in one message; raises any other."""
     if isinstance(error, preemption.Preempted):
@@ -113,6 +124,9 @@ def _explain(error: Exception, debug: bool) -> int:
         return error.code
     if isinstance(error, multihost.HungHost):
         print(f"error: {error}", file=sys.stderr)
+        multihost.leave_at_once(preemption.RESTART_CODE)
+    if type(error).__name__ == "JaxRuntimeError" and not debug and (lost := multihost.lost_host(error)):
+        print(f"error: {lost}", file=sys.stderr)
         multihost.leave_at_once(preemption.RESTART_CODE)
     # ImportError: PyTorch is optional, and a base in .bin files needs it.
     mendable = (
