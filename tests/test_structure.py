@@ -28,7 +28,7 @@ FLOORS = (
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
-    {"parallel", "prompts", "hierarchy"},
+    {"parallel", "prompts", "hierarchy", "logs"},
     {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -30,7 +30,7 @@ from revision_jax.report.table import print_table
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import other_split, splits_of
 
-VERSION = 4  # of metrics.json
+VERSION = 5  # of metrics.json
 log = logging.getLogger(__name__)
 
 
@@ -119,6 +119,7 @@ def _empty(evaluation: Evaluation) -> dict[str, Any]:
         "version": VERSION,
         "stage": run.stage.name,
         "split": evaluation.split,
+        "data": {},
         "train_steps": run.steps,
         "protocol": {"name": evaluation.options.protocol, "says": PROTOCOLS[evaluation.options.protocol].says},
         "levels": list(run.config.hierarchy.levels),

@@ -7,6 +7,7 @@ complete when the manifest, written last, is there.
 
 import abc
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import functools
@@ -151,9 +152,9 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         durations = {name: info.duration_s for name, info in manifest.videos.items()}
         with explained(self.directory / QUERIES):
             queries, faults = self.annotate(durations)
-            save_queries(self.directory / QUERIES, by_video(queries, durations))
+            written = save_queries(self.directory / QUERIES, by_video(queries, durations))
             save_gaps(self.directory / GAPS, in_order([*gaps, *faults]))
-            manifest.save(self.directory)
+            dataclasses.replace(manifest, queries_sha256=written).save(self.directory)
         shutil.rmtree(self._parts.directory)
 
     def _pack(self) -> None:
