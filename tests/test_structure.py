@@ -30,6 +30,7 @@ FLOORS = (
     {"metrics", "models"},
     {"parallel", "prompts", "hierarchy", "logs"},
     {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
+    {"disk"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -30,6 +30,7 @@ from revision_jax.data.builders.parts import Parts, explained
 from revision_jax.data.store.features import features_sha256
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard, VideoInfo
 from revision_jax.data.video.extraction import Encoder, VideoFeatures
+from revision_jax.disk import room_in
 
 QUERIES = "queries.jsonl"
 SHARDS = "shards"
@@ -107,13 +108,17 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         Raises ValueError if the directory holds a data set made from something else, or no video can be used.
         """
         if not self._is_complete():  # a complete one may lie on a read-only disk
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with (self.directory / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not self._is_complete():  # another run may have made it meanwhile
-                    self._make(on_video)
+            with room_in(self.directory):
+                self._make_alone(on_video)
         self._check_same(json.loads((self.directory / MANIFEST).read_text()))
         return self.directory
+
+    def _make_alone(self, on_video: Callable[[int, int], None]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._is_complete():  # another run may have made it meanwhile
+                self._make(on_video)
 
     def _is_complete(self) -> bool:
         return (self.directory / MANIFEST).is_file()
