@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import lazy, leave
+from revision_jax import INTERRUPTED, disk, lazy, leave
 from revision_jax.quoting import escaped
 from revision_jax.rules import check_local
 
@@ -20,7 +20,6 @@ multihost = lazy.module("revision_jax.parallel.multihost")
 preemption = lazy.module("revision_jax.training.preemption")
 
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 LAYOUT = "\n\t"  # what a message may hold beside text
 FLAGS = {
     "config": "",
@@ -133,7 +132,10 @@ def _explain(error: Exception, debug: bool) -> int:
         ValueError, OSError, ImportError, NotImplementedError, MemoryError, checkpoint.CheckpointError,
         loop.NonFiniteLoss, multihost.Disagreement, multihost.JoinError,
     )  # fmt: skip
-    if debug or not isinstance(error, mendable):
+    full = disk.is_full(error)
+    if debug or not (full or isinstance(error, mendable)):
         raise error
-    print(f"error: {escaped(str(error), keep=LAYOUT)}", file=sys.stderr)
+    told = isinstance(error, disk.FullDisk | checkpoint.CheckpointError)
+    message = disk.told(error) if full and not told else str(error)
+    print(f"error: {escaped(message, keep=LAYOUT)}", file=sys.stderr)
     return 2

@@ -28,8 +28,9 @@ FLOORS = (
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
-    {"parallel", "prompts", "hierarchy"},
+    {"parallel", "prompts", "hierarchy", "logs"},
     {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
+    {"disk"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

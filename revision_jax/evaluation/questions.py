@@ -75,7 +75,8 @@ def ask_all(evaluation: Evaluation, questions: Sequence[Question], data: str) ->
                 for name, model in models.items()
             }
     multihost.meet_patiently(f"asked {evaluation.path('questions.jsonl').name}")
-    return Scored({"questions": found, "trained_parameters": run.trained_parameters})
+    data_of = {evaluation.split: data}
+    return Scored({"data": data_of, "questions": found, "trained_parameters": run.trained_parameters})
 
 
 def _answers(question: Question, grounder: Grounder, model: str, log: RowLog, batch: int) -> Answers:
