@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--program", choices=("train", "search", "extract"), default="train", help="what is compiled (default: train)"
     )
     parser.add_argument("--out", type=Path, help="append the JSON lines to this file as well")
+    verb.add_unknown(parser)
     return parser
 
 

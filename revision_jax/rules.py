@@ -67,9 +67,17 @@ def broken_rules(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[s
     if not faults:
         for key, value in values.items():
             check, expected = rules[key]
-            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
+            if (isinstance(value, float) and not math.isfinite(value)) or not _holds(check, value):
                 faults.append(f"{key} is {value!r}; expected {expected}.")
     return faults
+
+
+def _holds(check: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a value, perhaps of a type that the check does not know, passes it."""
+    try:
+        return bool(check(value))
+    except (TypeError, AttributeError, ValueError):
+        return False
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_config(parser, configs.DEFAULT)
     parser.add_argument("--workdir", metavar="RUN", help="work folder (default: runs/CONFIG-PRESET)")
     parser.add_argument("--profile", action="store_true", help="write a trace of 5 steps to RUN/profile, for XProf")
+    verb.add_unknown(parser)
     return parser
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import INTERRUPTED, disk, lazy, leave
+from revision_jax import INTERRUPTED, disk, known_keys, lazy, leave
 from revision_jax.quoting import escaped
 from revision_jax.rules import check_local
 
@@ -60,6 +60,14 @@ def add_config(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=help_text)
 
 
+def add_unknown(parser: argparse.ArgumentParser) -> None:
+    """`--allow-unknown`, of verbs that read other people's JSON."""
+    help_text = (
+        "go on although a model's, tokenizer's or adapter's JSON has this key, which is not known here; repeatable"
+    )
+    parser.add_argument(known_keys.FLAG, action="append", default=[], metavar="KEY", help=help_text)
+
+
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, fields: Sequence[str] = ()
 ) -> argparse.Namespace:
@@ -99,7 +107,8 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _check_paths(args)
-        return act(args) or 0
+        with known_keys.allowing(getattr(args, "allow_unknown", ())):
+            return act(args) or 0
     except KeyboardInterrupt:
         if args.debug:
             raise

@@ -28,8 +28,8 @@ FLOORS = (
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
-    {"parallel", "prompts", "hierarchy", "logs"},
-    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
+    {"parallel", "prompts", "hierarchy", "logs", "tokenizer_files"},
+    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints", "known_keys"},
     {"disk"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

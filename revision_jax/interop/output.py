@@ -12,6 +12,7 @@ import rich.console
 import rich.progress
 
 from revision_jax.disk import FullDisk, room_in
+from revision_jax.text import read_object
 
 MANIFEST = "manifest.json"
 _IDENTITY = "unfinished.json"
@@ -52,7 +53,7 @@ def output_folder(out: str | Path, identity: Mapping[str, Any]) -> Iterator[Path
     named = partial / _IDENTITY
     # Through JSON, as it comes back from the file.
     identity = json.loads(json.dumps(identity, default=str))
-    if partial.exists() and (not named.is_file() or json.loads(named.read_text()) != identity):
+    if partial.exists() and (not named.is_file() or read_object(named) != identity):
         shutil.rmtree(partial)
     with room_in(out):
         partial.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,11 @@ from revision_jax.prompts import (
     PromptEncoder,
     PromptTemplate,
     group_answer,
-    load_tokenizer,
     span_answer,
     video_answer,
 )
 from revision_jax.report.table import clock, print_rows
+from revision_jax.tokenizer_files import load_tokenizer
 
 TOO_LONG = "too_long.jsonl"  # queries that `check --llm` found
 LONGEST = {"dense": span_answer(249, 249), "sparse": YES, "group": group_answer(99, 100), "retrieval": video_answer(99)}

@@ -18,7 +18,8 @@ from revision_jax.interop.clip import read_clip_config
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.llama import LlamaConfig
-from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
+from revision_jax.prompts import PromptEncoder, PromptTemplate
+from revision_jax.tokenizer_files import load_tokenizer
 
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "

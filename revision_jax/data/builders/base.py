@@ -31,6 +31,7 @@ from revision_jax.data.store.features import features_sha256
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard, VideoInfo
 from revision_jax.data.video.extraction import Encoder, VideoFeatures
 from revision_jax.disk import room_in
+from revision_jax.text import read_object
 
 QUERIES = "queries.jsonl"
 SHARDS = "shards"
@@ -110,7 +111,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if not self._is_complete():  # a complete one may lie on a read-only disk
             with room_in(self.directory):
                 self._make_alone(on_video)
-        self._check_same(json.loads((self.directory / MANIFEST).read_text()))
+        self._check_same(read_object(self.directory / MANIFEST))
         return self.directory
 
     def _make_alone(self, on_video: Callable[[int, int], None]) -> None:
@@ -176,7 +177,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         folder.mkdir(exist_ok=True)
         path = folder / "source.json"
         if path.is_file():
-            self._check_same(json.loads(path.read_text()))
+            self._check_same(read_object(path))
         else:
             partial = path.with_suffix(".tmp")
             partial.write_text(json.dumps(self._identity()))

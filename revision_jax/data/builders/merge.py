@@ -13,6 +13,7 @@ from revision_jax.data.builders.base import QUERIES, SHARDS, by_video, shard_nam
 from revision_jax.data.builders.parts import explained
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard
+from revision_jax.text import read_object
 
 INFO = "dataset_info.json"  # TFDS's own description
 
@@ -109,7 +110,7 @@ def _link(directory: pathlib.Path, folders: Sequence[pathlib.Path], manifest: Ma
             os.link(source, target)
         except OSError:  # another disk, or one without links
             shutil.copyfile(source, target)
-    info = json.loads((old[0].parent / INFO).read_text())
+    info = read_object(old[0].parent / INFO)
     info["splits"][0]["shardLengths"] = [str(shard.records) for shard in manifest.shards]
     info["splits"][0]["numBytes"] = str(sum(shard.bytes for shard in manifest.shards))
     (target.parent / INFO).write_text(json.dumps(info, indent=2))

@@ -16,6 +16,7 @@ from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.store.features import first_non_finite
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.disk import FullDisk, room_in
+from revision_jax.text import read_object
 
 LONGEST = 240  # characters of a part's name
 
@@ -76,7 +77,7 @@ class Parts:
 
     def _gap(self, video_id: str) -> dict:
         path = self.path(video_id, ".json")
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
 
 @contextlib.contextmanager
