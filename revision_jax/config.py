@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax.config_rules import ADDED, flatten, validate
-from revision_jax.rules import ConfigError, unknown_key
+from revision_jax.rules import ConfigError, check_local, unknown_key
 from revision_jax.text import read_object, read_text
 
 __all__ = [
@@ -237,6 +237,7 @@ def differences(one: ConfigDict, other: ConfigDict) -> dict[str, tuple[Any, Any]
 # ----------------------------------------------------------------------------------------------- paths
 def resolve_path(path: str) -> Path:
     """A path of a config: `asset:tiny/llm` is a part shipped with the package, `~` is the home directory."""
+    check_local("a path", path)
     if path.startswith("asset:"):
         return PACKAGE / "assets" / path.removeprefix("asset:")
     return Path(path).expanduser()
@@ -247,6 +248,7 @@ def resolve_data_dir(config: ConfigDict) -> Path:
     if config.data.dir:
         return resolve_path(config.data.dir)
     cache = os.environ.get("REVISION_JAX_CACHE") or "~/.cache/revision_jax"
+    check_local("REVISION_JAX_CACHE", cache)
     return Path(cache).expanduser() / "data" / config.data.name
 
 

@@ -17,8 +17,8 @@ base.projector VTimeLLM's mm_projector.bin, init.dense a PEFT LoRA (VTimeLLM's s
 
 Formats:
   stage         a published ReVisionLLM stage directory, or a PEFT LoRA -> a run, to ground, evaluate, train on, export
-  llama         a LlamaForCausalLM directory (Vicuna, Llama 2 and 3, TinyLlama, SmolLM2) -> safetensors shards
-  gguf          a .gguf file of a Llama -> a Hugging Face directory with tokenizer
+  llama         the directory of an LLM: Llama (Vicuna, TinyLlama, SmolLM2), Mistral, Qwen2, Qwen3 -> safetensors shards
+  gguf          a .gguf file of such an LLM -> a Hugging Face directory with tokenizer
   clip          a Hugging Face CLIP directory -> safetensors
   openai-clip   OpenAI's ViT-L-14.pt -> a Hugging Face directory (its tokenizer comes from --tokenizer)
   projector     VTimeLLM's mm_projector.bin -> projector.safetensors

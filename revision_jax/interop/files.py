@@ -13,14 +13,21 @@ from revision_jax.interop.weights import SAFETENSORS
 from revision_jax.text import read_object
 
 
-def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:
-    """config.json of a Hugging Face directory; ValueError when it describes another kind of model."""
+def load_config(directory: str | Path) -> dict[str, Any]:
+    """config.json of a Hugging Face directory; FileNotFoundError where there is none."""
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {directory} is not a Hugging Face model directory")
-    config = read_object(path)
+    return read_object(path)
+
+
+def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:
+    """As `load_config`; ValueError when it describes another kind of model."""
+    config = load_config(directory)
     if config.get("model_type") != model_type:
-        raise ValueError(f"{path}: model_type is {config.get('model_type')!r}, expected {model_type!r}")
+        raise ValueError(
+            f"{directory}/config.json: model_type is {config.get('model_type')!r}, expected {model_type!r}"
+        )
     return config
 
 

@@ -1,5 +1,7 @@
 """Keys of models' config.json: what each that is read may hold, and those that change nothing here."""
 
+from collections.abc import Collection
+
 from revision_jax.known_keys import BOOLEAN, OBJECT, POSITIVE, TEXT, WHOLE, Kind, or_null
 
 _ZERO = Kind(lambda value: value in (None, 0), "0: nothing drops out here")
@@ -10,8 +12,8 @@ _ABSENT = {  # of every model: read only to be refused
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention"), _NOT),
     "pruned_heads": _NONE,
 }
-LLM_NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-LLM_KINDS = dict.fromkeys(LLM_NEEDED, WHOLE) | {
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_LLM_KINDS = dict.fromkeys(_SIZES, WHOLE) | {
     "model_type": TEXT,
     "hidden_act": TEXT,
     "num_key_value_heads": or_null(WHOLE),
@@ -21,13 +23,17 @@ LLM_KINDS = dict.fromkeys(LLM_NEEDED, WHOLE) | {
     "rope_theta": POSITIVE,
     "rope_scaling": or_null(OBJECT),
     "rope_parameters": or_null(OBJECT),
+    "original_max_position_embeddings": or_null(WHOLE),
     "tie_word_embeddings": BOOLEAN,
     "attention_bias": BOOLEAN,
     "mlp_bias": BOOLEAN,
+    "use_sliding_window": BOOLEAN,
+    "sliding_window": or_null(WHOLE),
+    "max_window_layers": Kind(lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
+    "layer_types": or_null(Kind(lambda value: isinstance(value, list), "a list")),
     "attention_dropout": _ZERO,
     "partial_rotary_factor": _ONE,
     "rope_interleaved": _NOT,
-    **_ABSENT,
 }
 # Of every model that transformers writes: names, outputs, the way of generating.
 _ALL = (
@@ -45,6 +51,16 @@ _ALL = (
 )
 # `pretraining_tp` splits products, whose sums are the same.
 LLM_HARMLESS = (*_ALL, "pretraining_tp", "max_sequence_length", "is_llama_config", "transformers.js_config")
+
+
+def llm_kinds(read: Collection[str]) -> dict[str, Kind]:
+    """Key -> what it may hold, of a family of LLMs that reads the keys `read`; what it does not read must say no."""
+    refused = {key: _NOT for key in ("attention_bias", "mlp_bias", "use_sliding_window") if key not in read}
+    guards = {
+        key: _LLM_KINDS[key] for key in ("model_type", "attention_dropout", "partial_rotary_factor", "rope_interleaved")
+    }
+    return {key: _LLM_KINDS[key] for key in read} | guards | _ABSENT | refused
+
 
 _TOWER_KINDS = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), WHOLE),

@@ -39,9 +39,9 @@ def merge_shards(
             _link(directory, folders, manifest)
             queries = [query for folder in folders for query in load_queries(folder / QUERIES)]
             durations = {name: info.duration_s for name, info in manifest.videos.items()}
-            save_queries(directory / QUERIES, by_video(check_queries(queries, durations), durations))
+            written = save_queries(directory / QUERIES, by_video(check_queries(queries, durations), durations))
             save_gaps(directory / GAPS, in_order(gap for folder in folders for gap in load_gaps(folder / GAPS)))
-            manifest.save(directory)
+            dataclasses.replace(manifest, queries_sha256=written).save(directory)
     shutil.rmtree(directory / SHARDS, ignore_errors=True)
     return directory
 
