@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from revision_jax import compile, convert, evaluate, export, ground, prepare, train
 from revision_jax.config import resolve_path
 from revision_jax.data.video.extraction import identify
-from revision_jax.interop import llama
+from revision_jax.interop import families
 from revision_jax.interop.clip import read_clip_config
 from revision_jax.interop.clip_processor import check_processor
 from revision_jax.interop.files import read_tensors
@@ -228,7 +228,7 @@ def test_an_index_names_files_beside_it(tmp_path, weight_map, told):
 # ------------------------------------------------------------------------------------------------- the verbs
 def test_the_verbs_refuse_and_allow(trained_run, tmp_path, capfd, caplog, monkeypatch):
     """On a base whose config.json has a key that nobody knows: here, one that is forgotten."""
-    monkeypatch.setattr(llama, "LLM_HARMLESS", set(llama.LLM_HARMLESS) - {"architectures"})
+    monkeypatch.setattr(families, "LLM_HARMLESS", set(families.LLM_HARMLESS) - {"architectures"})
     base = trained_run.config.base.llm
     verbs = {
         ground: [str(trained_run.video), "a star grows", "--workdir", str(trained_run.workdir)],
