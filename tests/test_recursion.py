@@ -3,19 +3,15 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import revision_jax
 from revision_jax import ground, load_run
 from revision_jax.evaluation.evaluate import evaluate
 from revision_jax.runs.run import Run
-
-REPO = Path(revision_jax.__file__).parents[1]
+from tests.forced_devices import run_python
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +141,6 @@ train(Run(config, sys.argv[2]), dict(prepare_data(config)))
 """
 
 
-def _python(code, devices, *arguments):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPO)}
-    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_trained_on_four_devices_answers_alike_on_one_and_on_four(chain, trained_run, tmp_path):
     from revision_jax import config as configs
 
@@ -161,10 +148,10 @@ def test_trained_on_four_devices_answers_alike_on_one_and_on_four(chain, trained
     config = chain.config("configs/stage2.py", **changes, data__dir=str(tmp_path / "data"))
     configs.save_json(config, tmp_path / "config.json")
     workdir = tmp_path / "run"
-    _python(TRAIN, 4, tmp_path / "config.json", workdir)
+    run_python(TRAIN, 4, tmp_path / "config.json", workdir)
     answers = {}
     for devices in (1, 4):
-        out = _python(MESHES, devices, workdir, trained_run.video, f"eval{devices}")
+        out = run_python(MESHES, devices, workdir, trained_run.video, f"eval{devices}")
         answers[devices] = json.loads(out.splitlines()[-1])
     assert answers[1]["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
     assert answers[4]["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}

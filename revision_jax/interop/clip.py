@@ -1,5 +1,6 @@
 """CLIP directories in the Hugging Face format (`CLIPModel`), both ways."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from flax import nnx
 
 from revision_jax.interop.clip_processor import check_processor
 from revision_jax.interop.files import read_config, write_directory
+from revision_jax.interop.model_keys import CLIP_HARMLESS, CLIP_KINDS, TEXT_KINDS, TOWER_HARMLESS, VISION_KINDS
 from revision_jax.interop.table import (
     CONVOLUTION,
     TRANSPOSED,
@@ -19,6 +21,7 @@ from revision_jax.interop.table import (
     import_params,
 )
 from revision_jax.interop.weights import Weights
+from revision_jax.known_keys import Kind, check_keys, check_kinds
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig, TowerConfig
 
 # Hugging Face's defaults for what a config.json may leave out are those of ViT-B/32.
@@ -85,11 +88,11 @@ CLIP_TABLE = Table(
 
 def read_clip_config(directory: str | Path) -> CLIPConfig:
     """The `CLIPConfig` of a directory's config.json."""
-    raw = read_config(directory, "clip")
-    vision, text = (
-        defaults | (_first(raw, f"{name}_config_dict", f"{name}_config") or {})
-        for name, defaults in (("vision", _VISION_DEFAULTS), ("text", _TEXT_DEFAULTS))
-    )
+    raw, path = read_config(directory, "clip"), Path(directory) / "config.json"
+    check_kinds(path, raw, CLIP_KINDS)
+    check_keys(path, raw, {*CLIP_KINDS, *CLIP_HARMLESS})
+    towers = (("vision", _VISION_DEFAULTS, VISION_KINDS), ("text", _TEXT_DEFAULTS, TEXT_KINDS))
+    vision, text = (_read_tower(raw, path, *tower) for tower in towers)
     return CLIPConfig(
         vision=CLIPVisionConfig(
             **_tower_config(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]
@@ -102,6 +105,15 @@ def read_clip_config(directory: str | Path) -> CLIPConfig:
         ),
         projection_dim=raw.get("projection_dim", 512),
     )
+
+
+def _read_tower(
+    raw: dict[str, Any], path: Path, name: str, defaults: Mapping[str, Any], kinds: Mapping[str, Kind]
+) -> dict[str, Any]:
+    given = _first(raw, f"{name}_config_dict", f"{name}_config") or {}
+    check_kinds(f"{path}: {name}_config", given, kinds)
+    check_keys(f"{path}: {name}_config", given, {*kinds, *TOWER_HARMLESS})
+    return defaults | given
 
 
 def _first(raw: dict[str, Any], *keys: str) -> Any:

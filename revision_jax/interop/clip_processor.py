@@ -4,11 +4,13 @@ Extraction scales the short side to the model's size (bicubic), crops the centre
 the mean and deviation of preprocessor_config.json (OpenAI's without one).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from revision_jax.known_keys import OBJECT, check_kinds, or_null, told, unknown_keys
+from revision_jax.text import read_object
 
 PROCESSOR, IMAGES = "processor_config.json", "preprocessor_config.json"
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
@@ -24,6 +26,8 @@ _HARMLESS = (
     *("do_convert_rgb", "image_seq_length", "use_fast", "_valid_processor_keys"),  # frames are RGB already
 )
 
+_AROUND = ("image_processor", "processor_class", "tokenizer", "chat_template", "transformers_version")
+
 
 def check_processor(directory: str | Path, image_size: int) -> None:
     """Raises ValueError that lists every setting of a directory's image processor that would be ignored.
@@ -34,6 +38,8 @@ def check_processor(directory: str | Path, image_size: int) -> None:
     images, processor = (_read(Path(directory) / name) for name in (IMAGES, PROCESSOR))
     nested = (processor or {}).get("image_processor")
     faults = _faults(images, image_size, Path(directory) / IMAGES) if images else []
+    if unknown := unknown_keys(processor or {}, _AROUND):
+        faults.append(f"{Path(directory) / PROCESSOR}: {told(unknown)}")
     if nested:
         faults += _faults(nested, image_size, Path(directory) / PROCESSOR)
         used = _STATISTICS | (images or {})
@@ -48,15 +54,14 @@ def check_processor(directory: str | Path, image_size: int) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    raw = json.loads(path.read_text())
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds {type(raw).__name__}; expected a JSON object")
+    raw = read_object(path)
+    check_kinds(path, raw, {"image_processor": or_null(OBJECT)})
     return raw
 
 
 def _faults(raw: Mapping[str, Any], size: int, path: Path) -> list[str]:
     expected = {key: (raw.get(key, True) is True, "true") for key in _STEPS}
-    expected |= {key: (_is_triple(raw.get(key, default)), "three numbers") for key, default in _STATISTICS.items()}
+    expected |= {key: (is_triple(raw.get(key, default)), "three numbers") for key, default in _STATISTICS.items()}
     factor = raw.get("rescale_factor", 1 / 255)
     expected["rescale_factor"] = (_is_number(factor) and math.isclose(factor, 1 / 255, rel_tol=1e-6), "1 / 255")
     expected["resample"] = (raw.get("resample", _BICUBIC) == _BICUBIC, f"{_BICUBIC} (bicubic)")
@@ -66,21 +71,19 @@ def _faults(raw: Mapping[str, Any], size: int, path: Path) -> list[str]:
     faults = [
         f"{path}: {key} is {raw[key]!r}; expected {wanted}" for key, (good, wanted) in expected.items() if not good
     ]
-    unknown = [key for key, value in raw.items() if key not in _CHECKED + _HARMLESS and value not in (None, False)]
-    faults += [
-        f"{path}: {key} is {raw[key]!r}; it is not known here, remove it if it changes nothing" for key in unknown
-    ]
-    return faults
+    unknown = unknown_keys(raw, _CHECKED + _HARMLESS)
+    return faults + ([f"{path}: {told(unknown)}"] if unknown else [])
 
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _is_triple(value: Any) -> bool:
+def is_triple(value: Any) -> bool:
+    """Whether it is a list of three numbers."""
     return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
 def _same(one: Any, other: Any) -> bool:
     """Whether two triples are equal; what is no triple is told elsewhere."""
-    return not (_is_triple(one) and _is_triple(other)) or all(map(math.isclose, one, other))
+    return not (is_triple(one) and is_triple(other)) or all(map(math.isclose, one, other))

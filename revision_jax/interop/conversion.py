@@ -15,7 +15,9 @@ from flax import nnx
 from revision_jax.interop.adapter import load_dense_adapter, save_projector
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.clip import CLIP_TABLE, clip_to_config, load_clip, read_clip_config
-from revision_jax.interop.files import read_config, read_tensors
+from revision_jax.interop.families import read_family
+from revision_jax.interop.files import read_tensors
+from revision_jax.interop.folding import FoldedLlama
 from revision_jax.interop.gguf import check_gguf, convert_gguf
 from revision_jax.interop.grounder_check import video_tokens
 from revision_jax.interop.llama import read_llama_config
@@ -32,12 +34,16 @@ Check = Callable[[], dict[str, Comparison]]
 PROJECTOR = "projector.safetensors"
 
 
-def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A `LlamaForCausalLM` directory, in .bin or safetensors."""
+def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int, adapter: str | Path | None = None) -> Check:
+    """A language model's directory (`families.py`), in .bin or safetensors, and an adapter of PEFT folded into it."""
     config, weights = read_llama_config(source), Weights(source)
     dtype = np.dtype(dtype or weights_dtype(weights))
-    _copy(MergedLlama(config, weights, None, source=source), folder, dtype, shard_bytes)
-    raw = read_config(source, "llama")
+    if adapter is None:
+        tensors = MergedLlama(config, weights, None, source=source)
+    else:
+        tensors = FoldedLlama(config, weights, adapter, source=source)
+    _copy(tensors, folder, dtype, shard_bytes)
+    raw = read_family(source)
     raw.pop("torch_dtype", None)
     write_json(folder / "config.json", raw | {"dtype": dtype.name})
     copy_tokenizer(source, folder)
@@ -45,13 +51,13 @@ def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Chec
     def check() -> dict[str, Comparison]:
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 24))
         run = lambda tensors: stream_logits(config, tensors, embed(tensors, tokens))
-        return {"logits": compare(run(weights), run(Weights(folder)), dtype, np.ones(tokens.shape, bool))}
+        return {"logits": compare(run(tensors), run(Weights(folder)), dtype, np.ones(tokens.shape, bool))}
 
     return check
 
 
 def from_gguf(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A .gguf file of a Llama."""
+    """A .gguf file of a language model."""
     kind = np.dtype(dtype or np.float32)
     references = convert_gguf(source, folder, kind, shard_bytes)
     return lambda: check_gguf(folder, references, kind)

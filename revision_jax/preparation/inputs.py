@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from revision_jax.data.builders.datasets import DATA_SETS, Given
 from revision_jax.data.builders.folder import find_videos
 from revision_jax.data.builders.sources import open_features
 from revision_jax.data.video.extraction import Extractor, identify
+from revision_jax.interop.clip import read_clip_config
 from revision_jax.parallel.mesh import make_mesh
 
 
@@ -45,7 +45,7 @@ def make_query_builder(args: argparse.Namespace, annotations: Annotations) -> Fe
     if not args.query_features:
         return None
     clip = resolve_path(args.clip)
-    width = int(json.loads((clip / "config.json").read_text())["text_config"]["hidden_size"])
+    width = read_clip_config(clip).text.hidden_size
     # A token is a frame of a sentence that plays one a second.
     encoder = dataclasses.replace(identify(clip, 1.0), width=width)
     query_ids = {row.query_id for row in annotations.rows}

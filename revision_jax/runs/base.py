@@ -18,11 +18,12 @@ from revision_jax.interop.clip import read_clip_config
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.llama import LlamaConfig
-from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
+from revision_jax.prompts import PromptEncoder, PromptTemplate
+from revision_jax.tokenizer_files import load_tokenizer
 
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
-    "lmsys/vicuna-7b-v1.5",
+    "lmsys/vicuna-7b-v1.5, or another model of the families in docs/recipes.md",
     "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
     "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt (docs/recipes.md)",
     "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
@@ -99,8 +100,8 @@ def make_prompts(config: ConfigDict) -> PromptEncoder:
 
 def _check_special_tokens(prompts: PromptEncoder, embeddings: int, directory: Path) -> None:
     """Raises ConfigError where a token of every prompt has no embedding: it would be NaN, and spread."""
-    ids = {"BOS": int(prompts.prefix[0]), "EOS": prompts.eos_id, "padding": prompts.pad_id}
-    outside = [f"{name} {token}" for name, token in ids.items() if not 0 <= token < embeddings]
+    ids = {"BOS": prompts.bos_id, "EOS": prompts.eos_id, "padding": prompts.pad_id}
+    outside = [f"{name} {token}" for name, token in ids.items() if token is not None and not 0 <= token < embeddings]
     if outside:
         raise ConfigError(
             f"{directory}: the tokenizer's {', '.join(outside)} lies outside the model's {embeddings} embeddings; "

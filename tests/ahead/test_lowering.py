@@ -5,16 +5,11 @@ CPU devices, with XLA's attention in place of cuDNN's, so that the mesh's partit
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import revision_jax
+from tests.forced_devices import REPO, run_python
 
-REPO = Path(revision_jax.__file__).parents[1]
 KERNELS = {"cuda": "__cudnn$fmha", "tpu": "tpu_custom_call"}
 MESHES = [(1, 1, 1), (4, 1, 1), (1, 4, 1), (2, 1, 2), (2, 2, 2)]
 SPECS = ("configs/stage1.py", "configs/stage1_sparse.py", "configs/stage2.py")
@@ -62,24 +57,8 @@ for spec in specs:
 
 def run(tmp_path, platform: str, meshes, specs) -> list:
     """What the script printed, a row a program: config, mesh, what it does and its text."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(REPO),
-    }
-    command = [
-        sys.executable,
-        "-c",
-        SCRIPT,
-        str(REPO / "tests/runs"),
-        str(tmp_path),
-        platform,
-        json.dumps(meshes),
-        *specs,
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    printed = run_python(SCRIPT, 8, REPO / "tests/runs", tmp_path, platform, json.dumps(meshes), *specs)
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 @pytest.mark.parametrize("platform", KERNELS)

@@ -1,19 +1,15 @@
 """Backends against XLA attention where they run here, the choice of backend, the shared-prefix merge."""
 
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import revision_jax
 from revision_jax.models import attention as module
 from revision_jax.models.attention import attention, prefix_attention, select_backend
+from tests.forced_devices import run_python
 
 SHARDED_SPLASH = """
 import functools
@@ -79,13 +75,7 @@ def test_splash_equals_xla_in_value_and_gradient():
 
 def test_splash_is_split_over_rows_and_heads_of_the_mesh():
     """On four forced CPU devices, in a process of its own."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(Path(revision_jax.__file__).parents[1]),
-    }
-    run = subprocess.run([sys.executable, "-c", SHARDED_SPLASH], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run_python(SHARDED_SPLASH, 4)
 
 
 def test_auto_takes_the_kernel_of_the_platform_where_it_applies():

@@ -1,19 +1,17 @@
 """Several processes on one machine: joining, agreeing, training alike, being preempted together."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import fake_run
 import pytest
 
 from revision_jax.parallel import multihost
+from tests.forced_devices import REPO, environment
 
-REPO = Path(multihost.__file__).parents[2]
 FAKE_RUN = REPO / "tests/training/fake_run.py"
 # What a run does before it trains, without the rest of the imports.
 MEET = """
@@ -25,6 +23,23 @@ try:
 except (multihost.JoinError, multihost.Disagreement) as error:
     sys.exit(f"error: {error}")
 """
+# The second process has more to do than a wait may last; then it hangs.
+UNEQUAL = """
+import sys, time
+from revision_jax.parallel import multihost
+multihost.initialize()
+try:
+    for step in range(0 if multihost.is_first() else 8):
+        time.sleep(0.5)
+        multihost.advance(f"video {step}")
+    multihost.meet_patiently("answered")
+    print("all came", flush=True)
+    time.sleep(0 if multihost.is_first() else 600)
+    multihost.meet_patiently("read")
+except multihost.HungHost as error:
+    print(f"error: {error}")
+    multihost.leave_at_once(75)
+"""
 FLAGS = {"train.batch_size": 8, "train.steps": 8, "train.log_every": 1, "train.checkpoint_every": 4}
 
 
@@ -34,14 +49,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(workdir, processes: int, *, only=None, changes=lambda number: {}, script=(str(FAKE_RUN),), **environment):
+def start(workdir, processes: int, *, only=None, changes=lambda number: {}, script=(str(FAKE_RUN),), **variables):
     """The processes of a run, started, two devices each; `changes(number)` are flags of one of them."""
     port, started = free_port(), []
     for number in range(processes) if only is None else only:
-        own = os.environ | {
-            "PYTHONPATH": str(REPO),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        own = environment(devices=2) | {
             "REVISION_JAX_JOIN_SECONDS": "120",
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(processes),
@@ -50,7 +62,7 @@ def start(workdir, processes: int, *, only=None, changes=lambda number: {}, scri
         flags = [f"{key}={value}" for key, value in (FLAGS | changes(number)).items()]
         command = [sys.executable, *script, str(workdir), *flags]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=own | environment, **pipes))
+        started.append(subprocess.Popen(command, env=own | variables, **pipes))
     return started
 
 
@@ -127,12 +139,25 @@ def test_a_host_that_hangs_is_named(tmp_path):
     assert "waited 5 s at step 1 for process 1" in output
 
 
+def test_a_host_with_more_to_do_is_waited_for_while_it_gets_on(tmp_path):
+    started = start(tmp_path, 2, script=("-c", UNEQUAL), REVISION_JAX_MEET_SECONDS="2")
+    output = started[0].communicate(timeout=200)[0]
+    started[1].kill()
+    started[1].communicate()
+    assert started[0].returncode == 75, output
+    waited, hung = output.splitlines()
+    assert waited == "all came"
+    assert "waited 2 s at read for process 1" in hung and "last at video 7" in hung
+
+
 def test_one_process_has_nothing_to_join(monkeypatch):
     monkeypatch.setattr(multihost.jax.distributed, "initialize", lambda *_, **__: pytest.fail("no cluster was named"))
     multihost.initialize({})
     multihost.check_equal("config", {"a": 1})
     multihost.check_shards((0, 1))
     multihost.meet("step 1")
+    multihost.advance("video 1")
+    multihost.meet_patiently("answered")
     assert multihost.exchange("hosts", "a") == ["a"]
     with pytest.raises(multihost.Disagreement, match=r"read the parts \[\(1, 2\)\]"):
         multihost.check_shards((1, 2))

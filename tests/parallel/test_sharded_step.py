@@ -1,16 +1,11 @@
 """Four forced CPU devices as data 2 x fsdp 2: one device's loss, and parameters that are really split."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import revision_jax
+from tests.forced_devices import REPO, run_python
 
-REPO = Path(revision_jax.__file__).parents[1]
 SCRIPT = """
 import dataclasses, json, sys
 sys.path.append(sys.argv[1])
@@ -75,16 +70,8 @@ print(json.dumps([one, four]))
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """What the steps of a tiny grounder say on one device and on four."""
-    environment = os.environ | {
-        "PYTHONPATH": str(REPO),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    arguments = [str(REPO / "tests/training"), str(tmp_path_factory.mktemp("sharded") / "checkpoints")]
-    command = [sys.executable, "-c", SCRIPT, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    folder = tmp_path_factory.mktemp("sharded") / "checkpoints"
+    return json.loads(run_python(SCRIPT, 4, REPO / "tests/training", folder).splitlines()[-1])
 
 
 def test_data_2_fsdp_2_equals_one_device(reports):

@@ -1,20 +1,16 @@
 """Same answers, token by token: on 8 forced CPU devices however they are laid out, and with every size of block."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import revision_jax
+from tests.forced_devices import run_python
 
-REPO = Path(revision_jax.__file__).parents[1]
 SCRIPT = """
 import dataclasses
 import sys
 sys.path.append(sys.argv[1])
 import jax
 import numpy as np
-from fake_search import F, Sentences, VideoFeatures, make_searcher, make_settings, tiny_grounder
+from fake_search import F, FAMILIES, Sentences, VideoFeatures, make_searcher, make_settings, tiny_grounder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training.state import place, take_apart
@@ -29,7 +25,7 @@ ALL = dict(depth=3), dict(depth=1), dict(depth=0)
 
 def search(mesh, asked=ALL[:1], share=False, **changes):
     grounders = []
-    for grounder in (tiny_grounder(), tiny_grounder(seed=1, sparse=True)):
+    for grounder in (tiny_grounder(**FAMILIES), tiny_grounder(seed=1, sparse=True, **FAMILIES)):
         module, arrays = take_apart(grounder)
         grounders.append(module.merge(place(arrays, module.shardings(mesh))))
     settings = make_settings(**dict(keep=(0.7, 0.4)) | changes)
@@ -76,12 +72,4 @@ print("equal")
 
 
 def test_every_mesh_and_every_block_gives_the_same_tokens():
-    # Nearly all of the time goes into compiling; what the programs compute does not depend on how fast they are.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    env["PYTHONPATH"] = os.pathsep.join([str(REPO), env.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "equal"
+    assert run_python(SCRIPT, 8, Path(__file__).parent).strip() == "equal"

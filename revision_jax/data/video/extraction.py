@@ -22,15 +22,20 @@ from revision_jax.data.store.features import first_non_finite
 from revision_jax.data.video import frames as video
 from revision_jax.data.video.background import in_background
 from revision_jax.data.video.scaling import Scaler
-from revision_jax.interop.clip import load_clip
+from revision_jax.interop.clip import load_clip, read_clip_config
+from revision_jax.interop.clip_processor import is_triple
 from revision_jax.interop.weights import weight_files
+from revision_jax.known_keys import Kind, check_kinds
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
-from revision_jax.prompts import clip_query, load_tokenizer
+from revision_jax.prompts import clip_query
+from revision_jax.text import read_object
+from revision_jax.tokenizer_files import load_tokenizer
 
 # OpenAI's constants, which every CLIP directory without a preprocessor_config.json uses.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TEXT_BATCH = 64
+_TRIPLE = Kind(is_triple, "three numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +67,7 @@ def identify(clip_dir: str | os.PathLike, fps: float) -> Encoder:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a Hugging Face directory of a CLIPModel")
     fingerprint = encoder_sha256(clip_dir, *read_normalisation(clip_dir))
-    return Encoder(encoder_name(clip_dir), fingerprint, int(json.loads(path.read_text())["projection_dim"]), fps)
+    return Encoder(encoder_name(clip_dir), fingerprint, read_clip_config(clip_dir).projection_dim, fps)
 
 
 def encoder_name(clip_dir: pathlib.Path) -> str:
@@ -231,7 +236,8 @@ def encode_images(
 def read_normalisation(clip_dir: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of RGB in 0..1 from preprocessor_config.json, else OpenAI's."""
     path = clip_dir / "preprocessor_config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
+    check_kinds(path, config, {"image_mean": _TRIPLE, "image_std": _TRIPLE})
     return tuple(config.get("image_mean", CLIP_MEAN)), tuple(config.get("image_std", CLIP_STD))
 
 
