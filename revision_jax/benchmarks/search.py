@@ -33,6 +33,7 @@ from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.search.counting import Flops
+from revision_jax.search.memory import Memory
 from revision_jax.search.models import Models
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.policies import find_policy, policy_names
@@ -91,7 +92,7 @@ def make_queries(shape: str, count: int, seed: int = 1) -> Sentences:
 def make_searcher(
     models: Models, prompts: PromptEncoder, settings: SearchSettings, memory_gib: float = 0.0, upper_scale: float = 1.0
 ) -> Searcher:
-    return Searcher(models, prompts, make_hierarchy(upper_scale), settings, make_mesh(), memory_gib)
+    return Searcher(models, prompts, make_hierarchy(upper_scale), settings, make_mesh(), Memory(memory_gib))
 
 
 def time_ours(searcher: Searcher, policy: str, video: VideoFeatures, sentences: Sentences) -> dict:

@@ -22,6 +22,7 @@ from revision_jax.report.summary import choose_cases
 from revision_jax.runs.calibration import FILE
 from revision_jax.runs.splits import Split
 from revision_jax.search.answers.confidence import COSINE
+from revision_jax.search.clip_baseline import table_bytes
 from revision_jax.search.method import method_name, uses_upper
 from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
@@ -61,6 +62,9 @@ class _Session:
         self.names = m.chosen_methods(options.methods, self.searcher.max_depth, self.served)
         self.retrieval = None
         if "clip" in self.names:
+            stores = [split.store for split in self.splits.values()]
+            frames = max(info.num_frames for store in stores for info in store.manifest.videos.values())
+            self.searcher.check_room(table_bytes(frames, run.extractor.width), "the method clip")
             self.retrieval = m.choose_retrieval(
                 self.splits["val"], run.extractor, top_k=settings.top_k, nms_iou=settings.nms_iou
             )

@@ -31,6 +31,7 @@ from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_gr
 from revision_jax.runs.predecessors import is_run, missing_predecessors, predecessors, served_step
 from revision_jax.runs.splits import Split, open_split, prepare_data
 from revision_jax.runs.stage import Stage, check_stage, makers, stage_of
+from revision_jax.search.memory import Memory
 from revision_jax.search.models import Models
 from revision_jax.search.policies import find_policy
 from revision_jax.search.result import Result, Searched
@@ -219,10 +220,11 @@ class Run:
         Args:
           models: default: the trained ones.
           changes: fields of `SearchSettings` that differ from the config.
-          memory_gib: what a device may use; 0 takes what it has.
+          memory_gib: what a device may use, CLIP among it; 0 takes what it has.
         """
         settings = SearchSettings.of(self.config.search, **changes)
-        return Searcher(models or self.models(), self.prompts, self.hierarchy, settings, self.mesh, memory_gib)
+        memory = Memory(memory_gib, self.extractor.held_bytes)
+        return Searcher(models or self.models(), self.prompts, self.hierarchy, settings, self.mesh, memory)
 
     def sentences(self, texts: Sequence[str], depth: int, policy: str, *, similar: bool = False) -> Sentences:
         """Queries with those features of CLIP that a search of this depth and policy needs.

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.prompts import PromptEncoder
+from revision_jax.search.memory import Memory
 from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
 from revision_jax.search.sentences import Sentences
@@ -30,7 +31,7 @@ def abstract_search(
       memory_gib: of a device, which the search's blocks are made to fit.
     """
     settings = SearchSettings.of(config.search, question_tokens=config.search.question_tokens or QUESTION_TOKENS)
-    searcher = Searcher(models, prompts, Hierarchy(**config.hierarchy), settings, mesh, memory_gib)
+    searcher = Searcher(models, prompts, Hierarchy(**config.hierarchy), settings, mesh, Memory(memory_gib))
     width, fps = models.dense.visual_width, config.data.fps
     video = VideoFeatures(np.zeros((round(VIDEO_S * fps), width), np.float16), VIDEO_S, fps)
     words = (QUERIES, config.prompt.query_tokens)

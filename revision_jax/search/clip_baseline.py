@@ -19,7 +19,7 @@ import numpy as np
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.metrics.grounding import mean_iou, recall_at_k
 from revision_jax.search.packing.packer import required
-from revision_jax.search.packing.padding import QUERY_STEP, pack_rows, pad_frames
+from revision_jax.search.packing.padding import FRAME_STEP, QUERY_STEP, pack_rows, pad_frames, rounded
 from revision_jax.search.ranking import rank_moments
 from revision_jax.search.result import Result
 from revision_jax.search.sentences import Sentences
@@ -86,6 +86,14 @@ class ClipRetrieval:
             Result(text, moments[np.isfinite(moments[:, 2])].astype(np.float64), threshold, 0, 0)
             for text, moments in zip(sentences.texts, found)
         ]
+
+
+def table_bytes(frames: int, width: int) -> int:
+    """What the baseline holds of a device at most while it searches a video of so many frames of features `[width]`."""
+    padded = rounded(frames, FRAME_STEP, 2)
+    # Similarities, their sum and shifted copies, and for each of the best frames its value and place, twice; moments.
+    tables = 8 + 4 * max(BEST_FRAMES.values())
+    return 4 * padded * (QUERY_STEP * tables + 3 * width)
 
 
 def choose_variant(cases: Iterable[Case], *, top_k: int = 50, nms_iou: float = 0.5) -> ClipRetrieval:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama
+from revision_jax.parallel.memory import host_limit
 from revision_jax.search.models import Models
 from revision_jax.search.packing.inputs import VideoInputs
 from revision_jax.search.packing.packer import Packed
@@ -25,22 +26,25 @@ from revision_jax.search.settings import SearchSettings
 from revision_jax.units import GIB
 
 _FLOAT = 4
+LOWER = "lower search.beam, hold 8-bit weights (model.param_dtype=int8) or divide the model (mesh.fsdp, mesh.tensor)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes a device needs: weights, inputs and results of the video, one block of work."""
+    """Bytes a device needs: weights, inputs and results of the video, one block of work; what lies beside them."""
 
     weights: int
     video: int
     work: int
+    beside: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.video + self.work
+        return self.weights + self.video + self.work + self.beside
 
     def __str__(self) -> str:
-        parts = [f"{name} {getattr(self, name) / GIB:.2f}" for name in ("weights", "video", "work")]
+        names = ("weights", "video", "work", *(("beside",) if self.beside else ()))
+        parts = [f"{name} {getattr(self, name) / GIB:.2f}" for name in names]
         return f"{self.total / GIB:.2f} GiB ({', '.join(parts)})"
 
 
@@ -88,7 +92,7 @@ class Sizes:
     """What the packed inputs do not say.
 
     Attributes:
-      weights: bytes of all parameters, as they lie on a device.
+      weights: bytes of all parameters, as they lie on a device; beside: of what else lies there.
       dense, upper: of the grounders' language models; None without upper levels.
       num_frames: F; context: tokens before a question's head.
       answer_tokens: A; shards: devices that share a block.
@@ -107,6 +111,7 @@ class Sizes:
     window_bytes: int
     vector_bytes: int
     sparse_bytes: int
+    beside: int = 0
 
     @classmethod
     def of(cls, models: Models, weights: int, context: int, fixed: Fixed, answer_tokens: int) -> "Sizes":
@@ -146,7 +151,7 @@ def needed(sizes: Sizes, packed: Packed) -> Need:
     work = rows + max(dense.prefill(block, context), asked) + 2 * block * sizes.window_bytes
     if plan.levels:
         work = max(work, _upper_work(sizes, plan, video))
-    return Need(sizes.weights, nbytes(video) + results, work)
+    return Need(sizes.weights, nbytes(video) + results, work, sizes.beside)
 
 
 def _upper_work(sizes: Sizes, plan: Plan, video: VideoInputs) -> int:
@@ -201,12 +206,41 @@ def fit(
             return some
     raise MemoryError(
         f"a search needs at least {need}, one window and one query at a time; the budget is {budget / GIB:.2f} GiB. "
-        f"Raise --memory_gib, ask fewer queries at once, or divide the model (mesh.fsdp, mesh.tensor)."
+        f"Raise --memory_gib, {LOWER}."
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a search may use of a device.
+
+    Attributes:
+      gib: in all; 0 takes what the device has, see `device_memory_gib`.
+      beside: bytes that other arrays take of it, such as CLIP.
+    """
+
+    gib: float = 0.0
+    beside: int = 0
+
+    def budget(self, mesh: Mesh | None) -> float:
+        """Bytes, those of `beside` among them."""
+        return (self.gib or device_memory_gib(mesh)) * GIB
+
+    def check(self, mesh: Mesh | None, weights: int, work: int, what: str) -> None:
+        """Raises MemoryError where `work` bytes of `what` do not fit beside the weights."""
+        need, budget = weights + self.beside + work, self.budget(mesh)
+        if need > budget:
+            raise MemoryError(
+                f"{what} needs {work / GIB:.2f} GiB beside the models' {(weights + self.beside) / GIB:.2f}; the budget "
+                f"is {budget / GIB:.2f} GiB. Raise --memory_gib, leave it out of --methods, or {LOWER}."
+            )
+
+
+WHOLE_DEVICE = Memory()
+
+
 def device_memory_gib(mesh: Mesh | None) -> float:
-    """90 % of what a device of the mesh says it may use; 0 where it does not say."""
-    device = jax.devices()[0] if mesh is None else mesh.local_devices[0]
-    stats = device.memory_stats() or {}
-    return 0.9 * stats.get("bytes_limit", 0) / GIB
+    """90 % of what a device of the mesh says it may use; where it does not say (CPU), its part of 80 % of the host."""
+    devices = jax.local_devices() if mesh is None else mesh.local_devices
+    told = (devices[0].memory_stats() or {}).get("bytes_limit")
+    return (0.9 * told if told else 0.8 * host_limit() / (1 if mesh is None else len(devices))) / GIB

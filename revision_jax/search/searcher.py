@@ -21,7 +21,7 @@ from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.counting import Flops, count_cost
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import UpperLevel
-from revision_jax.search.memory import Need, Sizes, device_memory_gib, fit, needed
+from revision_jax.search.memory import WHOLE_DEVICE, Memory, Need, Sizes, fit, needed
 from revision_jax.search.models import Models, Weights, signature, split_models
 from revision_jax.search.packing.packer import Packed, Packer, Request, SparseVectors, array_shapes, required
 from revision_jax.search.packing.padding import round_up
@@ -33,7 +33,6 @@ from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result, Searched
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
-from revision_jax.units import GIB
 
 
 class Searcher:
@@ -45,8 +44,7 @@ class Searcher:
       hierarchy: the windows.
       settings: how to search; `window_block` is rounded up to a multiple of the mesh's data axis.
       mesh: devices; the windows of a block, and the queries of upper levels, are divided over its `data` axis.
-      memory_gib: what a device may use; blocks are made smaller until a search fits. 0 takes the device's own memory
-        where it tells, and does not check where it does not (CPU).
+      memory: what a device may use; blocks are made smaller until a search fits.
 
     Attributes:
       shapes: the distinct shapes searched so far; `compile_count` is their number, never more.
@@ -54,7 +52,7 @@ class Searcher:
 
     def __init__(
         self, models: Models, prompts: PromptEncoder, hierarchy: Hierarchy, settings: SearchSettings,
-        mesh: Mesh | None = None, memory_gib: float = 0.0,
+        mesh: Mesh | None = None, memory: Memory = WHOLE_DEVICE,
     ):  # fmt: skip
         dense, upper, weights = split_models(models, mesh)
         answers = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
@@ -76,7 +74,8 @@ class Searcher:
         self._packer = Packer(questions, shards)
         context = len(prompts.prefix) + hierarchy.num_frames
         self._sizes = Sizes.of(models, held(weights), context, self._fixed, answer_tokens)
-        self._budget = (memory_gib or device_memory_gib(mesh)) * GIB
+        self._sizes = dataclasses.replace(self._sizes, beside=memory.beside)
+        self._memory, self._budget = memory, memory.budget(mesh)
         self._flops = Flops(models.dense), None if models.upper is None else Flops(models.upper)
         self._program = jax.jit(functools.partial(search_program, self._fixed), static_argnums=0)
         self._vectors = jax.jit(functools.partial(vectors_program, self._fixed))
@@ -127,6 +126,10 @@ class Searcher:
     def max_depth(self) -> int:
         """The depth of the deepest search."""
         return self.hierarchy.max_depth if self._levels else 1
+
+    def check_room(self, work: int, what: str) -> None:
+        """Raises MemoryError where `work` bytes of `what`, some other work, do not fit a device beside the models."""
+        self._memory.check(self.mesh, self._sizes.weights, work, what)
 
     def question(self, sentence: str, level: str = "dense") -> np.ndarray:
         """Tokens `[n]` int32 of a level's question about a sentence; see `QuestionEncoder.encode`."""
@@ -224,10 +227,8 @@ class Searcher:
 
     def _pack(self, request: Request, plan: Plan) -> Packed:
         """The request in fixed shapes, the blocks made smaller until the search fits the memory."""
-        settings = self.settings
-        if self._budget:
-            need_of = lambda some: needed(self._sizes, self._packer.pack(request, plan, some))
-            settings = fit(settings, self._fixed.shards, self._budget, need_of)
+        need_of = lambda some: needed(self._sizes, self._packer.pack(request, plan, some))
+        settings = fit(self.settings, self._fixed.shards, self._budget, need_of)
         return self._packer.pack(request, plan, settings)
 
     def _parts_of(self, plan: Plan) -> Parts:

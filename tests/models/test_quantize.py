@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from revision_jax.models.layers import Stack, zeros
 from revision_jax.models.llama import Llama, LlamaConfig
-from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.lora import Features, LoRAConfig, LoRALinear
 from revision_jax.models.quantize import quantize, with_scales
 
 SIZES = LlamaConfig(32, 16, 24, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8)
@@ -51,3 +52,13 @@ def test_kernels_are_a_byte_each_and_lora_is_not(pair):
     merged, expected = q_proj.merge(), pair[0].layers.self_attn.q_proj.merge()
     assert merged.dtype == jnp.float32
     np.testing.assert_allclose(merged, expected, atol=float(jnp.abs(expected).max()) / 127)
+
+
+def test_scales_are_not_rounded_to_the_type_that_the_model_computes_in():
+    narrow = Stack(None, jnp.bfloat16, jnp.int8)
+    layer = LoRALinear(Features(1, 64), ("embed", "mlp"), init=zeros, rngs=nnx.Rngs(0), stack=narrow)
+    scale = np.linspace(0.001, 0.002, 64, dtype=np.float32)
+    layer.kernel.set_value(jnp.full((1, 64), 100, jnp.int8))
+    layer.kernel_scale.set_value(jnp.asarray(scale))
+    found = np.asarray(layer(jnp.ones((1, 1))), np.float32)[0]
+    np.testing.assert_array_equal(found, np.asarray(jnp.asarray(100 * scale).astype(jnp.bfloat16), np.float32))

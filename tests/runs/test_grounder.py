@@ -166,3 +166,13 @@ def test_the_published_sizes_stand_in_where_a_config_names_no_files():
     long, dense = shapes("configs/stage2.py:mad"), shapes("configs/stage1.py:mad")
     assert long["llm/embed_tokens/embedding"].shape == (32000, 4096) and long["adapter/kernel"].shape == (768, 4096)
     assert any(path.startswith("sparse/") for path in long) and not any(path.startswith("sparse/") for path in dense)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_shapes_of_a_search_share_all_that_its_stage_does_not_train(chain, narrow):
+    config = chain.config("configs/stage2.py", **({"model__param_dtype": "int8"} if narrow else {}))
+    run = Run(config, mesh=make_mesh(devices=jax.devices()[:1]))
+    models = run.models("abstract")
+    trainable, *_ = split_by_table(take_apart(models.upper)[1], config.trainable)
+    (_, dense), (_, upper) = take_apart(models.dense), take_apart(models.upper)
+    assert {path for path in dense if dense[path] is not upper[path]} == set(trainable) & set(dense) != set()

@@ -15,6 +15,7 @@ from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.prompts import AnswerGrammar, dense_answers
+from revision_jax.search.memory import Memory
 from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
 from revision_jax.search.sentences import Sentences
@@ -147,10 +148,10 @@ def make_settings(**changes):
     return SearchSettings.of(configs.load().search, **small | changes)
 
 
-def make_searcher(settings, hierarchy, *, dense=None, upper=None, mesh=None, memory_gib=0.0):
+def make_searcher(settings, hierarchy, *, dense=None, upper=None, mesh=None, memory_gib=0.0, beside=0):
     """A searcher of these grounders, the dense one by default an `Oracle`."""
     models = Models(Oracle() if dense is None else dense, upper)
-    return Searcher(models, PROMPTS, hierarchy, settings, mesh, memory_gib)
+    return Searcher(models, PROMPTS, hierarchy, settings, mesh, Memory(memory_gib, beside))
 
 
 def oracle_sentences(texts):

@@ -5,12 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 from fake_search import F, make_searcher, make_settings, tiny_grounder
+from flax import nnx
 
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.parallel.memory import GIB
+from revision_jax.models.grounder import Grounder
+from revision_jax.parallel.memory import GIB, held
+from revision_jax.parallel.mesh import make_mesh
+from revision_jax.search import memory
 from revision_jax.search.memory import fit, smaller
 from revision_jax.search.sentences import Sentences
+from revision_jax.training.state import take_apart
 
 HIERARCHY = Hierarchy(16.0, F, 0.5, 0.25, levels=(12, 5))
 SETTINGS = make_settings(keep=(0.7, 0.4))
@@ -69,3 +74,43 @@ def test_blocks_shrink_in_turn_and_stay_multiples_of_the_devices():
     assert sizes == [(24, 2, 4), (16, 2, 4), (8, 2, 4), (8, 1, 4), (8, 1, 2), (8, 1, 1)]
     with pytest.raises(MemoryError):
         fit(SETTINGS, 1, 10.0, lambda settings: type("Need", (), {"total": settings.window_block * 100})())
+
+
+def test_a_host_whose_devices_tell_nothing_is_the_limit(grounders, monkeypatch):
+    monkeypatch.setattr(memory, "host_limit", lambda: 10 * GIB)
+    assert memory.device_memory_gib(None) == 8.0
+    tiny = 4 * 2**20
+    monkeypatch.setattr(memory, "host_limit", lambda: tiny)
+    searcher = make_searcher(SETTINGS, HIERARCHY, dense=grounders[0])
+    lower = r"Raise --memory_gib, .*search.beam.*model.param_dtype=int8.*mesh.fsdp"
+    with pytest.raises(MemoryError, match=lower):
+        searcher.search(*_asked(seconds=40000), depth=1)
+    with pytest.raises(
+        MemoryError, match=rf"the method clip needs .* GiB .*\. {lower.replace('.*search', '.*--methods.*search')}"
+    ):
+        searcher.check_room(2 * tiny, "the method clip")
+    searcher.check_room(tiny // 100, "the method clip")
+    assert searcher.compile_count == 0
+
+
+def test_what_lies_beside_a_search_counts(grounders):
+    searcher = make_searcher(SETTINGS, HIERARCHY, dense=grounders[0])
+    alone = searcher.trace(*_asked(), depth=1)[1]
+    gib = 1.001 * alone.total / GIB
+    searcher = make_searcher(SETTINGS, HIERARCHY, dense=grounders[0], memory_gib=gib, beside=alone.work // 4)
+    less = searcher.trace(*_asked(), depth=1)[1]
+    assert less.beside == alone.work // 4 and less.work < alone.work and "beside 0.0" in str(less)
+
+
+def test_parameters_that_both_grounders_read_are_held_and_counted_once():
+    own = tiny_grounder(seed=1, sparse=True)
+    module, arrays = take_apart(own)
+    loras = {path: array + 0 for path, array in arrays.items() if "lora" in path}
+    dense = Grounder(module.merge(arrays | loras).llm, tiny_grounder().adapter)
+    searcher = make_searcher(SETTINGS, HIERARCHY, dense=dense, upper=own, mesh=make_mesh())
+    weights = searcher.parameters
+    shared = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights.shared)}
+    assert shared == {path for path in arrays if path.startswith("llm/") and "lora" not in path}
+    everything = held(take_apart(dense)[1]) + held(arrays)
+    assert held(weights) == everything - held({path: arrays[path] for path in shared})
+    assert searcher.trace(*_asked(), depth=3)[1].weights == held(weights)

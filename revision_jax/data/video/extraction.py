@@ -26,6 +26,7 @@ from revision_jax.interop.clip import load_clip, read_clip_config
 from revision_jax.interop.clip_processor import is_triple
 from revision_jax.interop.weights import weight_files
 from revision_jax.known_keys import Kind, check_kinds
+from revision_jax.parallel.memory import held
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
 from revision_jax.prompts import clip_query
 from revision_jax.text import read_object
@@ -119,6 +120,11 @@ class Extractor:
 
         self._encode_image = jax.jit(functools.partial(encode_images, graphdef, mean, std))
         self._encode_text = encode_text
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the encoder takes of a device."""
+        return held(self._weights)
 
     @property
     def compile_count(self) -> int:

@@ -14,6 +14,7 @@ QUERY_STEP = 64  # the least queries of a program; it costs memory only
 QUERY_CHUNK = 256  # the most; more queries are asked in equal parts
 WINDOW_STEP = 16  # windows of a block; padding in the last block costs time, further blocks memory only
 TOKEN_STEP = 8
+FRAME_STEP = 64  # the least rows of a video's features
 
 
 def query_chunks(count: int) -> list[slice]:
@@ -103,7 +104,7 @@ def common_start(texts: Sequence[np.ndarray]) -> np.ndarray:
 
 def pad_frames(features: np.ndarray) -> np.ndarray:
     """`[N, D]`, rows rounded up to a power of two: few sizes, at most twice the memory."""
-    return np.pad(features, ((0, rounded(len(features), 64, 2) - len(features)), (0, 0)))
+    return np.pad(features, ((0, rounded(len(features), FRAME_STEP, 2) - len(features)), (0, 0)))
 
 
 def rounded(n: int, least: int, growth: int) -> int:
