@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -77,6 +78,18 @@ def unsplit(x: jax.Array, *dimensions: int) -> jax.Array:
     for dimension in dimensions:
         spec[dimension] = None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def agreed(bound: jax.Array) -> jax.Array:
+    """The bound of a loop, a number or bool, within a shard_map over `data`: the largest of all its shards.
+
+    Where `fsdp` or `tensor` splits the model, the loop's body holds collectives. Devices that leave the loop at
+    different times would start different ones, and on TPUs wait for each other. Elsewhere the bound stays as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if "data" not in mesh.manual_axes or mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return bound
+    return jax.lax.pmax(bound.astype(jnp.int32), "data").astype(bound.dtype)
 
 
 def sharding_for(path: str, param: nnx.Variable, mesh: Mesh) -> NamedSharding:

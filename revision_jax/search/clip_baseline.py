@@ -19,7 +19,7 @@ import numpy as np
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.metrics.grounding import mean_iou, recall_at_k
 from revision_jax.search.packing.packer import required
-from revision_jax.search.packing.padding import pad_frames
+from revision_jax.search.packing.padding import QUERY_STEP, pack_rows, pad_frames
 from revision_jax.search.ranking import rank_moments
 from revision_jax.search.result import Result
 from revision_jax.search.sentences import Sentences
@@ -74,13 +74,17 @@ class ClipRetrieval:
           ValueError: the sentences have no holistic features.
         """
         queries = required(sentences.similar, "the CLIP baseline needs the sentences' features (similar)")
+        features, found = jnp.asarray(pad_frames(video.features)), []
         length = np.int32(max(round(self.length_s * video.fps), 1))
         timing = _Timing(np.int32(len(video.features)), length, np.float32(video.fps), np.float32(video.duration_s))
         kept = _Kept(BEST_FRAMES[self.variant], self.top_k, self.nms_iou)
-        moments = _retrieve(kept, jnp.asarray(pad_frames(video.features)), jnp.asarray(queries), timing)
+        for first in range(0, len(queries), QUERY_STEP):  # one shape for any number of queries
+            some = queries[first : first + QUERY_STEP]
+            moments = _retrieve(kept, features, jnp.asarray(pack_rows(np.asarray(some), QUERY_STEP)), timing)
+            found += list(jax.device_get(moments)[: len(some)])
         return [
-            Result(text, found[np.isfinite(found[:, 2])].astype(np.float64), threshold, 0, 0)
-            for text, found in zip(sentences.texts, jax.device_get(moments))
+            Result(text, moments[np.isfinite(moments[:, 2])].astype(np.float64), threshold, 0, 0)
+            for text, moments in zip(sentences.texts, found)
         ]
 
 

@@ -7,6 +7,7 @@ kept.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -215,6 +216,26 @@ def _dense_windows(
     if mesh is not None:
         answers = jax.lax.with_sharding_constraint(answers, NamedSharding(mesh, EVERYWHERE))
     return jax.tree.map(lambda x: x.reshape(num_queries, -1, *x.shape[3:]), answers), decoded
+
+
+def join_found(parts: Sequence[tuple[Found, int]]) -> Found:
+    """What was found about parts of the queries, and how many each part has: as if they had been asked together.
+
+    A single part stays as it is; several are joined on the host, without the padding behind their queries.
+    """
+    if len(parts) == 1:
+        return parts[0][0]
+    founds = [(jax.device_get(found), count) for found, count in parts]
+    join = lambda axis: (
+        lambda *arrays: np.concatenate(
+            [x[(slice(None),) * axis + (slice(count),)] for x, (_, count) in zip(arrays, founds)], axis=axis
+        )
+    )
+    levels = None
+    if founds[0][0].levels is not None:
+        each = [found.levels for found, _ in founds]
+        levels = LevelsFound(*(join(axis)(*arrays) for axis, arrays in zip((0, 1, 1), zip(*each))))
+    return jax.tree.map(join(0), *(found._replace(levels=None) for found, _ in founds))._replace(levels=levels)
 
 
 def sent_down(found: Found, windows: VideoWindows, plan: Plan, count: int) -> list[list[np.ndarray]]:

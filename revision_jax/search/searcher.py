@@ -28,7 +28,7 @@ from revision_jax.search.packing.padding import round_up
 from revision_jax.search.packing.questions import UPPER_ANSWERS, QuestionEncoder
 from revision_jax.search.packing.windows import VideoWindows, check_features
 from revision_jax.search.plan import Plan, plan_search
-from revision_jax.search.program import Fixed, Found, Parts, search_program, sent_down, vectors_program
+from revision_jax.search.program import Fixed, Found, Parts, join_found, search_program, sent_down, vectors_program
 from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result, Searched
 from revision_jax.search.sentences import Sentences
@@ -171,35 +171,56 @@ class Searcher:
         return Searched(results, cost, found.answers)
 
     def search_windows(self, request: Request, plan: Plan) -> tuple[Found, Cost]:
-        """All that a search finds in given windows, on the host but for the answers; and its cost. See `search`."""
-        started = time.perf_counter()
-        packed = self._pack(request, plan)
-        self.shapes.add(packed.shapes)
-        found = self._program(packed.plan, self._parts_of(packed.plan), packed.video)
-        found = jax.device_get(found._replace(answers=None))._replace(answers=found.answers)
-        cost = count_cost(self._flops, packed, request.windows, found, len(self._parts.prefix))
+        """All that a search finds in given windows, on the host but for the answers; and its cost. See `search`.
+
+        Many queries are asked in parts (`padding.query_chunks`): programs of few shapes serve any number of them. Then
+        the answers are on the host, too, and a window that several parts ask is encoded, and counted, once a part.
+        """
+        started, all_found, cost = time.perf_counter(), [], Cost()
+        for part in request.parts():
+            packed = self._pack(part, plan)
+            self.shapes.add(packed.shapes)
+            found = self._program(packed.plan, self._parts_of(packed.plan), packed.video)
+            found = jax.device_get(found._replace(answers=None))._replace(answers=found.answers)
+            cost += count_cost(self._flops, packed, part.windows, found, len(self._parts.prefix))
+            all_found.append((found, len(part.sentences)))
         seconds = time.perf_counter() - started
         if request.vectors is not None and plan.levels:
             seconds += request.vectors.seconds
-        return found, dataclasses.replace(cost, seconds=seconds, stored_frames=len(request.video.features))
+        video = request.video
+        cost = dataclasses.replace(
+            cost, videos=1, video_s=float(video.duration_s), seconds=seconds, stored_frames=len(video.features)
+        )
+        return join_found(all_found), cost
 
     def sparse_vectors(self, video: VideoFeatures, windows: VideoWindows, sentences: Sentences) -> SparseVectors:
         """What several searches of a video can share; `windows` of any depth from 2 on."""
         started = time.perf_counter()
-        arguments = self._packer.vector_inputs(Request(video, windows, sentences), self.settings)
-        self.shapes.add(array_shapes(arguments))
-        array = jax.block_until_ready(self._vectors(self._parts.weights, *arguments))
-        return SparseVectors(array, time.perf_counter() - started)
+        arrays = []
+        for part in Request(video, windows, sentences).parts():
+            arguments = self._packer.vector_inputs(part, self.settings)
+            self.shapes.add(array_shapes(arguments))
+            arrays.append(self._vectors(self._parts.weights, *arguments))
+        return SparseVectors(tuple(jax.block_until_ready(arrays)), time.perf_counter() - started)
 
     def trace(
         self, video: VideoFeatures, sentences: Sentences, *, depth: int | None = None, policy: str | None = None
     ) -> tuple[jax.stages.Traced, Need]:
-        """The program of a search, traced but not run: to compile it ahead, or to see what it needs; see `search`."""
-        depth = self.settings.depth if depth is None else depth
-        plan = self.plan(depth, policy)
-        packed = self._pack(Request(video, self.windows(video, depth), sentences), plan)
+        """The program of a search, traced but not run: to compile it ahead, or to see what it needs; see `search`.
+
+        Of many queries the part that is asked first.
+        """
+        packed = self.packed(video, sentences, depth=depth, policy=policy)[0]
         traced = self._program.trace(packed.plan, self._parts_of(packed.plan), packed.video)
         return traced, needed(self._sizes, packed)
+
+    def packed(
+        self, video: VideoFeatures, sentences: Sentences, *, depth: int | None = None, policy: str | None = None
+    ) -> list[Packed]:
+        """A search in fixed shapes, part by part; `Packed.shapes` tells which programs it needs. See `search`."""
+        depth = self.settings.depth if depth is None else depth
+        plan = self.plan(depth, policy)
+        return [self._pack(part, plan) for part in Request(video, self.windows(video, depth), sentences).parts()]
 
     def _pack(self, request: Request, plan: Plan) -> Packed:
         """The request in fixed shapes, the blocks made smaller until the search fits the memory."""

@@ -38,3 +38,8 @@ class Sentences:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def part(self, chunk: slice) -> "Sentences":
+        """Some of the sentences, with their features."""
+        cut = lambda rows: None if rows is None else rows[chunk]
+        return Sentences(self.texts[chunk], cut(self.tokens), cut(self.mask), cut(self.similar))

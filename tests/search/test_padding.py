@@ -1,12 +1,19 @@
 import numpy as np
 import pytest
 
-from revision_jax.search.packing.padding import chosen_shape, common_start, pack_questions, pack_windows, pad_frames
+from revision_jax.search.packing.padding import (
+    asked_shape,
+    common_start,
+    pack_questions,
+    pack_windows,
+    pad_frames,
+    query_chunks,
+)
 
 
 @pytest.mark.parametrize("windows, block, shards, shape", [
-    (1, 128, 1, (1, 1)), (1, 128, 4, (1, 4)), (112, 128, 1, (1, 112)), (130, 128, 1, (2, 80)),
-    (1126, 128, 1, (16, 128)), (40, 16, 8, (4, 16)), (5, 8, 1, (1, 8)),
+    (1, 128, 1, (1, 1)), (1, 128, 4, (1, 4)), (112, 128, 1, (1, 128)), (130, 128, 1, (2, 128)),
+    (1126, 128, 1, (16, 128)), (40, 16, 8, (4, 16)), (5, 8, 1, (1, 8)), (17, 128, 1, (1, 32)), (33, 48, 1, (1, 48)),
 ])  # fmt: skip
 def test_windows_keep_their_order_in_blocks(windows, block, shards, shape):
     frames = np.arange(windows * 3).reshape(windows, 3)
@@ -36,17 +43,28 @@ def test_questions_share_their_head():
 
 def test_frames_are_padded_to_few_sizes():
     sizes = {len(pad_frames(np.zeros((n, 2), np.float16))) for n in range(1, 40000, 7)}
-    assert len(sizes) < 40
+    assert len(sizes) == 11
     for n in (1, 64, 65, 3600, 36000):
         padded = pad_frames(np.ones((n, 2), np.float16))
-        assert n <= len(padded) <= max(1.25 * n + 1, 64 * 2) and padded.astype(int).sum() == 2 * n
+        assert n <= len(padded) <= max(2 * n, 64) and padded.astype(int).sum() == 2 * n
         assert padded.dtype == np.float16
 
 
-@pytest.mark.parametrize("window_block, query_batch, shards, count, shape", [
-    (128, 1, 1, 80, (16, 8)), (128, 1, 1, 1, (16, 1)), (128, 1, 1, 3, (16, 4)), (64, 16, 1, 640, (16, 64)),
-    (64, 16, 4, 640, (64, 16)), (8, 2, 1, 9, (8, 2)),
+@pytest.mark.parametrize("window_block, query_batch, shards, count, shape, all_asked", [
+    (128, 1, 1, 80, (16, 8), (16, 8)), (128, 1, 1, 1, (16, 1), (128, 1)), (128, 1, 1, 3, (16, 4), (32, 4)),
+    (64, 16, 1, 250, (16, 64), (16, 64)), (64, 16, 4, 250, (64, 16), (64, 16)), (8, 2, 1, 9, (8, 2), (8, 2)),
+    (64, 16, 1, 1, (16, 1), (64, 16)), (64, 64, 1, 256, (16, 128), (32, 128)), (18, 2, 3, 5, (18, 2), (18, 2)),
 ])  # fmt: skip
-def test_chosen_pairs_come_in_small_blocks_of_many_queries(window_block, query_batch, shards, count, shape):
-    assert chosen_shape(window_block, query_batch, shards, count) == shape
-    assert shape[0] * shape[1] <= window_block * query_batch
+def test_pairs_come_in_small_blocks_of_many_queries(window_block, query_batch, shards, count, shape, all_asked):
+    for every, expected in ((False, shape), (True, all_asked)):
+        found = asked_shape(window_block, query_batch, shards, count, all_asked=every)
+        assert found == expected and found[0] * found[1] <= window_block * query_batch
+
+
+def test_many_queries_are_asked_in_equal_parts():
+    assert query_chunks(1) == [slice(0, 1)] and query_chunks(256) == [slice(0, 256)]
+    for count in range(257, 3000, 37):
+        chunks = query_chunks(count)
+        sizes = [chunk.stop - chunk.start for chunk in chunks]
+        assert [i for chunk in chunks for i in range(count)[chunk]] == list(range(count))
+        assert min(sizes) >= 128 and max(sizes) <= min(256, min(sizes) + 1)

@@ -9,6 +9,7 @@ tokens of the shared head, T question tokens, S slots of the suffix cache, A ans
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from revision_jax.models.llama import KVCache, Llama
-from revision_jax.parallel.rules import unsplit
+from revision_jax.parallel.rules import agreed, unsplit
 from revision_jax.search.answers.beam import Beam, beam_step, start_beams, unfinished
 from revision_jax.search.answers.decoding import GREEDY, DecodeState, Grammar, Greedy, Sampling, decode_step
 
@@ -192,7 +193,7 @@ def _in_blocks(
         back = jnp.where(real, rows, pairs)
         return jax.tree.map(lambda x, y: x.at[back].set(y, mode="drop"), answers, some)
 
-    return jax.lax.fori_loop(0, -(-count // block), finish_block, answers)
+    return jax.lax.fori_loop(0, agreed(-(-count // block)), finish_block, answers)
 
 
 def _extend(llm: Llama, read: ReadPairs, suffix: KVCache, tokens: jax.Array, k: jax.Array) -> tuple[jax.Array, KVCache]:
@@ -214,8 +215,8 @@ def _decode(answerer: Answerer, read: ReadPairs, answers: DecodeState) -> Decode
         logits, suffix = _extend(answerer.llm, read, suffix, answers.token, k)
         return k + 1, suffix, decode_step(grammar, answers, logits, answerer.asking.strategy)
 
-    going = lambda carry: (carry[0] < read.answer_slots) & jnp.any(grammar.open[carry[2].state])
-    return jax.lax.while_loop(going, step, (jnp.zeros((), jnp.int32), read.suffix, answers))[2]
+    unfinished = lambda answers: jnp.any(grammar.open[answers.state])
+    return _in_lockstep(read.answer_slots, step, unfinished, (jnp.zeros((), jnp.int32), read.suffix, answers))
 
 
 def _decode_beams(answerer: Answerer, read: ReadPairs, logits: jax.Array) -> DecodeState:
@@ -230,5 +231,18 @@ def _decode_beams(answerer: Answerer, read: ReadPairs, logits: jax.Array) -> Dec
         beams, parent = beam_step(grammar, beams, logits, width)
         return k + 1, _rows(suffix, parent), beams
 
-    going = lambda carry: (carry[0] < read.answer_slots) & unfinished(grammar, carry[2])
-    return jax.lax.while_loop(going, step, (jnp.zeros((), jnp.int32), _rows(read.suffix, parent), first))[2]
+    start = jnp.zeros((), jnp.int32), _rows(read.suffix, parent), first
+    return _in_lockstep(read.answer_slots, step, functools.partial(unfinished, grammar), start)
+
+
+def _in_lockstep(
+    slots: int, step: Callable[[_Carry], _Carry], unfinished: Callable[[DecodeState], jax.Array], start: _Carry
+) -> DecodeState:
+    """Takes steps until no answer is unfinished, on any device where these must agree, or no slot is left."""
+    going = lambda carry: (carry[0] < slots) & agreed(unfinished(carry[2]))
+
+    def next_step(state: tuple[jax.Array, _Carry]) -> tuple[jax.Array, _Carry]:
+        carry = step(state[1])
+        return going(carry), carry
+
+    return jax.lax.while_loop(lambda state: state[0], next_step, (going(start), start))[1][2]

@@ -19,9 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from revision_jax.models.grounder import Grounder
+from revision_jax.parallel.rules import agreed
 from revision_jax.search.answers.asking import Answerer, Asking, Pairs, answer_pairs, encode_context
 from revision_jax.search.answers.decoding import DecodeState, Grammar
 from revision_jax.search.packing.inputs import Questions, WindowTable
+
+MOST_QUERIES = 1 << 16  # of a video, so that every (query, window) has a number of its own (which may wrap)
 
 
 class DenseInputs(NamedTuple):
@@ -106,7 +109,7 @@ def search_windows(grounder: Grounder, inputs: DenseInputs, chosen: jax.Array, a
     frames, number = inputs.table.frames.reshape(len(chosen), -1), inputs.table.number.reshape(-1)
     counts = jnp.sum(chosen, axis=1)
     order = jnp.argsort(-counts, stable=True)
-    num_blocks = -(-jnp.sum(counts > 0) // block)
+    num_blocks = agreed(-(-jnp.sum(counts > 0) // block))
 
     def step(state: SearchState) -> SearchState:
         windows = order[state.block * block + jnp.arange(block)]
@@ -117,13 +120,14 @@ def search_windows(grounder: Grounder, inputs: DenseInputs, chosen: jax.Array, a
         def ask(i: jax.Array, state: SearchState) -> SearchState:
             turn = i * asking.query_batch + jnp.arange(asking.query_batch)
             queries, asked = own_first[:, turn], turn < counts[windows][:, None]  # [B, q]
-            pair = number[windows][:, None] * num_queries + queries
+            pair = number[windows][:, None] * MOST_QUERIES + questions.first + queries
             found = answer_pairs(
                 answerer, cache, Pairs(questions.tokens[queries], questions.lengths[queries], asked, pair)
             )
             return state.with_answers(queries, windows[:, None], asked, found)
 
-        state = jax.lax.fori_loop(0, -(-counts[windows[0]] // asking.query_batch), ask, state)
+        turns = agreed(-(-counts[windows[0]] // asking.query_batch))
+        state = jax.lax.fori_loop(0, turns, ask, state)
         return dataclasses.replace(state, block=state.block + 1)
 
     start = SearchState.start(num_queries, len(chosen), asking.beams, asking.answer_tokens)

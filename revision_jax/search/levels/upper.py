@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import KVCache
-from revision_jax.parallel.rules import unsplit
+from revision_jax.parallel.rules import agreed, unsplit
 from revision_jax.search.answers.asking import (
     Answerer,
     Asking,
@@ -171,25 +171,29 @@ def search_levels(
             found.decoded.at[:, queries].set(jnp.stack(decoded), mode="drop"),
         )
 
-    return jax.lax.fori_loop(0, -(-chunks // parts), search_chunk, start)
+    return jax.lax.fori_loop(0, -(-chunks // parts), search_chunk, start)  # as often on every part
 
 
 def sparse_vectors(upper: Grounder, features: jax.Array, inputs: UpperInputs, queries: jax.Array) -> jax.Array:
-    """One vector for each of q queries and U windows: `[q, U, H]` in the LLM's dtype, a block of windows at a time."""
-    table, batch = inputs.table, len(queries)
-    blocks, block = table.valid.shape
-    used = jnp.sum(jnp.any(table.valid, axis=1))
-    real = jnp.clip(inputs.questions.count - queries[0], 0, batch)
+    """One vector for each of q queries and U windows: `[q, U, H]` in the LLM's dtype, 0 for padding.
+
+    A block of pairs (query, window) is encoded at a time, padding in the last block alone: it costs no time.
+    """
+    table, batch, slots = inputs.table, len(queries), inputs.table.valid.size
+    frames, block = table.frames.reshape(slots, -1), table.valid.shape[1]
+    used = jnp.sum(table.valid)  # windows come before padding
+    pairs = jnp.clip(inputs.questions.count - queries[0], 0, batch) * used
     width = upper.llm.embed(jnp.zeros((1, 1), jnp.int32))
-    vectors = jnp.zeros((batch, blocks, block, width.shape[-1]), width.dtype)
+    vectors = jnp.zeros((batch, slots, width.shape[-1]), width.dtype)
 
     def encode(i: jax.Array, vectors: jax.Array) -> jax.Array:
-        j, b = i // used, i % used
-        each = lambda x: jnp.broadcast_to(x[queries[j]], (block, *x.shape[1:]))
-        new = upper.sparse_tokens(features[table.frames[b]], each(inputs.query), each(inputs.query_mask))
-        return vectors.at[j, b].set(new.astype(vectors.dtype))
+        pair = i * block + jnp.arange(block)
+        query, window = jnp.divmod(jnp.minimum(pair, pairs - 1), used)
+        row = queries[query]
+        new = upper.sparse_tokens(features[frames[window]], inputs.query[row], inputs.query_mask[row])
+        return vectors.at[jnp.where(pair < pairs, query, batch), window].set(new.astype(vectors.dtype), mode="drop")
 
-    return jax.lax.fori_loop(0, real * used, encode, vectors).reshape(batch, blocks * block, -1)
+    return jax.lax.fori_loop(0, agreed(-(-pairs // block)), encode, vectors)
 
 
 class Shown(NamedTuple):

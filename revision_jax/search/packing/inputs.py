@@ -8,6 +8,7 @@ levels.
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 
 class WindowTable(NamedTuple):
@@ -32,12 +33,14 @@ class Questions(NamedTuple):
       tokens: `[Q, T]` int32, the rest of each question, right-padded; at least one token.
       lengths: `[Q]` int32.
       count: `[]` int32, how many of the Q are not padding.
+      first: `[]` int32, the number of the first one where a search asks its queries in several parts.
     """
 
     head: jax.Array
     tokens: jax.Array
     lengths: jax.Array
     count: jax.Array
+    first: jax.Array | np.int32 = np.int32(0)
 
 
 class UpperInputs(NamedTuple):

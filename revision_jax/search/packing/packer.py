@@ -14,7 +14,7 @@ import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
-from revision_jax.search.packing.padding import chosen_shape, pack_rows, pack_windows, pad_frames
+from revision_jax.search.packing.padding import asked_shape, pack_rows, pack_windows, pad_frames, query_chunks
 from revision_jax.search.packing.questions import QuestionEncoder
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.plan import Plan
@@ -27,11 +27,11 @@ class SparseVectors:
     """The sparse vectors of a video and some sentences, to be shared by searches at several depths.
 
     Attributes:
-      array: `[Q, U, H]`, see `levels/upper.py`.
+      arrays: `[Q, U, H]` of each part of the queries (`padding.query_chunks`), see `levels/upper.py`.
       seconds: that it took to make them; a search that uses them counts them as its own.
     """
 
-    array: jax.Array
+    arrays: tuple[jax.Array, ...]
     seconds: float
 
 
@@ -44,12 +44,24 @@ class Request:
       windows: its windows.
       sentences: the queries.
       vectors: of the same video and sentences; None: the search makes its own.
+      first: the number of the first sentence, where they are a part of all.
     """
 
     video: VideoFeatures
     windows: VideoWindows
     sentences: Sentences
     vectors: SparseVectors | None = None
+    first: int = 0
+
+    def parts(self) -> list["Request"]:
+        """The queries in the parts that are asked together."""
+        return [
+            dataclasses.replace(
+                self, sentences=self.sentences.part(chunk), first=chunk.start,
+                vectors=None if self.vectors is None else SparseVectors((self.vectors.arrays[i],), 0.0),
+            )
+            for i, chunk in enumerate(query_chunks(len(self.sentences)))
+        ]  # fmt: skip
 
 
 class Packed(NamedTuple):
@@ -77,20 +89,22 @@ class Packer:
     shards: int
 
     def pack(self, request: Request, plan: Plan, settings: SearchSettings) -> Packed:
-        """A request in fixed shapes; `settings` are the plan's, perhaps with smaller blocks.
+        """A part of a request in fixed shapes; `settings` are the plan's, perhaps with smaller blocks.
 
         Raises:
           ValueError: a sentence that cannot be asked, or features missing that the plan needs.
         """
         windows, texts, policy = request.windows, request.sentences.texts, plan.policy
-        block, batch, counts = settings.window_block, settings.query_batch, None
+        block, batch = asked_shape(
+            settings.window_block, settings.query_batch, self.shards, len(texts), all_asked=policy is None
+        )
+        counts = None
         if policy is not None:
-            block, batch = chosen_shape(block, batch, self.shards, len(texts))
             counts = policy.counts(0 if windows.upper is None else len(windows.upper), len(windows.dense))
         plan = dataclasses.replace(plan, settings=settings, dense_batch=batch, upper_batch=max(batch // self.shards, 1))
-        table = pack_windows(windows.dense_frames, block, self.shards)
+        table = pack_windows(windows.dense_frames, block, self.shards, growth=4)
         seconds = lambda x: pack_rows(x.astype(np.float32), table.valid.size).reshape(table.valid.shape)
-        questions = self.questions.pack(texts, "dense", batch)
+        questions = self.questions.pack(texts, "dense", batch)._replace(first=np.int32(request.first))
         similar = None
         if policy is not None and policy.needs_similarity:
             wanted = "policies that compare CLIP features need those of the sentences (similar)"
@@ -121,7 +135,7 @@ class Packer:
         """What upper levels get; `dense` slots of dense windows."""
         inputs, vectors = self._upper_inputs(request, settings, batch), None
         if request.vectors is not None:
-            vectors = _slots(request.vectors.array, len(inputs.questions.tokens), inputs.table.valid.size)
+            vectors = _slots(request.vectors.arrays[0], len(inputs.questions.tokens), inputs.table.valid.size)
         return inputs._replace(parents=pack_rows(request.windows.parents, dense), vectors=vectors)
 
     def _upper_inputs(self, request: Request, settings: SearchSettings, batch: int) -> UpperInputs:

@@ -3,41 +3,57 @@
 Letters: W windows in N blocks of B, F frames a window, Q queries, h tokens of a shared head, T of the rest.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from revision_jax.search.packing.inputs import Questions, WindowTable
 
-QUERY_STEP = 64  # queries are padded to a multiple of this; it costs memory only
-WINDOW_STEP = 16  # windows of a block, likewise; these cost time
+QUERY_STEP = 64  # the least queries of a program; it costs memory only
+QUERY_CHUNK = 256  # the most; more queries are asked in equal parts
+WINDOW_STEP = 16  # windows of a block; padding in the last block costs time, further blocks memory only
 TOKEN_STEP = 8
 
 
-def chosen_shape(window_block: int, query_batch: int, shards: int, count: int) -> tuple[int, int]:
-    """Windows of a block and queries asked together of it, where each of `count` queries has windows of its own.
+def query_chunks(count: int) -> list[slice]:
+    """The queries that are asked together, in equal parts of at most `QUERY_CHUNK`: few shapes for any count."""
+    parts = -(-count // QUERY_CHUNK)
+    ends = [count * i // parts for i in range(parts + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(ends)]
 
-    A block holds few windows and many queries: the windows of a block are sorted by how many queries ask them, so they
-    are asked about equally often, and few pairs of a turn are idle. There are at most `window_block * query_batch`
-    pairs.
+
+def asked_shape(window_block: int, query_batch: int, shards: int, count: int, *, all_asked: bool) -> tuple[int, int]:
+    """Windows of a block and queries asked together of it, at most `window_block * query_batch` pairs.
+
+    A block holds few windows and many queries. Its windows are sorted by how many queries ask them, so they are asked
+    about equally often, and few pairs of a turn are idle; and less than `WINDOW_STEP` windows a device are padding.
+
+    Args:
+      count: queries, at most `QUERY_CHUNK`.
+      all_asked: every query asks every window. Then few queries get blocks of more windows, `query_batch` at a time.
     """
-    block = min(window_block, WINDOW_STEP * shards)
-    return block, min(query_batch * window_block // block, 1 << (count - 1).bit_length())
+    least = min(window_block, WINDOW_STEP * shards)
+    pairs = window_block * query_batch
+    batch = 1 << (min(count, QUERY_CHUNK // 2) - 1).bit_length()
+    batch = min(pairs // least, max(batch, query_batch) if all_asked else batch)
+    return min(window_block, pairs // batch // least * least) if all_asked else least, batch
 
 
-def pack_windows(frames: np.ndarray, block: int, shards: int = 1) -> WindowTable:
-    """Windows in blocks of equal size; their number N is rounded up to a power of two.
+def pack_windows(frames: np.ndarray, block: int, shards: int = 1, growth: int = 2) -> WindowTable:
+    """Windows in blocks of few sizes: their number N is rounded up to a power of `growth`, a lone block to one of two.
 
     Args:
       frames: `[W, F]` rows of the video's features.
       block: the most windows in a block, a multiple of `shards`.
       shards: devices that share a block.
+      growth: from one number of blocks to the next, a power of two; it costs memory only.
     """
-    blocks = -(-len(frames) // block)
-    each = -(-len(frames) // blocks)
-    # A single window (depth 0) stands alone.
-    size = min(round_up(each, shards if each == 1 else np.lcm(WINDOW_STEP, shards)), block)
-    shape = (1 << (blocks - 1).bit_length(), size)
+    blocks, size = -(-len(frames) // block), block
+    if blocks == 1:  # a single window (depth 0) stands alone
+        size = shards if len(frames) == 1 else int(np.lcm(WINDOW_STEP, shards))
+        size = min(size << max(-(-len(frames) // size) - 1, 0).bit_length(), block)
+    shape = (rounded(blocks, 1, growth), size)
     padded = pack_rows(frames.astype(np.int32), shape[0] * shape[1])
     number = np.arange(len(padded), dtype=np.int32).reshape(shape)
     return WindowTable(padded.reshape(*shape, -1), number < len(frames), number)
@@ -50,7 +66,7 @@ def pack_questions(asked: Sequence[np.ndarray], head: np.ndarray, length: int, b
       asked: tokens of each question.
       head: tokens with which all of them should begin.
       length: T; 0 takes the longest, rounded up to `TOKEN_STEP`.
-      batch: Q is a multiple of this.
+      batch: Q is a multiple of this, and of few sizes.
 
     Raises:
       ValueError: a question is longer than `length`.
@@ -65,7 +81,8 @@ def pack_questions(asked: Sequence[np.ndarray], head: np.ndarray, length: int, b
             f"a question has {longest} tokens behind {len(head)} shared ones; search.question_tokens is {length}. "
             "Raise it, or set it to 0 to fit the questions."
         )
-    tokens = np.zeros((round_up(len(rests), np.lcm(QUERY_STEP, batch)), length), np.int32)
+    rows = rounded(len(rests), QUERY_STEP, 4)
+    tokens = np.zeros((round_up(rows, np.lcm(QUERY_STEP, batch)), length), np.int32)
     lengths = np.ones(len(tokens), np.int32)
     for i, ids in enumerate(rests):
         tokens[i, : len(ids)], lengths[i] = ids, len(ids)
@@ -85,9 +102,16 @@ def common_start(texts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pad_frames(features: np.ndarray) -> np.ndarray:
-    """`[N, D]`, rows rounded up to a quarter of a power of two: few sizes, at most a quarter more memory."""
-    step = max(64, 1 << max(len(features).bit_length() - 3, 0))
-    return np.pad(features, ((0, round_up(len(features), step) - len(features)), (0, 0)))
+    """`[N, D]`, rows rounded up to a power of two: few sizes, at most twice the memory."""
+    return np.pad(features, ((0, rounded(len(features), 64, 2) - len(features)), (0, 0)))
+
+
+def rounded(n: int, least: int, growth: int) -> int:
+    """The first of `least`, `least * growth`, `least * growth ** 2`, ... that is at least `n`."""
+    size = least
+    while size < n:
+        size *= growth
+    return size
 
 
 def round_up(n: int, step: int) -> int:
