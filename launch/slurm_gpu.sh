@@ -6,7 +6,7 @@
 #
 # Stage 1 on 8 x H100 (one node; sbatch's own options go in front of the script):
 #   sbatch --nodes=1 --gpus-per-node=8 launch/slurm_gpu.sh --config configs/stage1.py:mad --workdir RUN \
-#       --config.data.dir=DIR --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
+#       --config.data.dir=DIR --config.base.llm=DIR --config.base.encoder=DIR --config.base.projector=mm_projector.bin
 #
 # The work folder, data and weights lie on a disk that all nodes share. SIGTERM comes 5 minutes before the time limit:
 # the run saves, leaves with code 75, and the job is put into the queue again, where the same command goes on.

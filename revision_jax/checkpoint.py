@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from revision_jax.checkpoint_record import (
     UNSUMMED,
     Meta,
+    base_of,
     config_changes,
     is_whole,
     listed,
@@ -304,7 +305,7 @@ class Checkpoints:
         """
         allowed, refused = config_changes(saved["config"], self.meta.config, self.free)
         # A reader needs only some of a run's files (no training data); a training that goes on needs all of them.
-        roles = self.meta.base if self.read_only else saved["base"] | self.meta.base
+        roles = self.meta.base if self.read_only else base_of(saved) | self.meta.base
         faults = listed(refused) + mismatches(saved, self.meta, params, sorted(roles))
         if faults:
             raise CheckpointError(

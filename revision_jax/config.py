@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax.config_rules import ADDED, flatten, validate
-from revision_jax.rules import ConfigError, unknown_key
+from revision_jax.rules import RENAMED, ConfigError, unknown_key
 
 __all__ = [
     "ConfigError",
@@ -93,7 +93,8 @@ def presets(path: str) -> list[str]:
 def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, Any] = ()) -> FrozenConfigDict:
     """The config that a run saved as `config.json` (JSON has no tuples: its lists become tuples).
 
-    A field that is younger than the run has the value that changes nothing (`config_rules.ADDED`).
+    A field that is younger than the run has the value that changes nothing (`config_rules.ADDED`); one that had another
+    name then has its name of now (`rules.RENAMED`).
     """
     try:
         values = json.loads(Path(path).read_text())
@@ -102,6 +103,11 @@ def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, A
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not JSON ({error}); expected a training run's config.json.") from error
     config = ConfigDict(_to_tuples(values))
+    for old, new in RENAMED.items():
+        (section, field), (_, now) = old.split("."), new.split(".")
+        if field in config.get(section, {}):
+            config[section][now] = config[section][field]
+            del config[section][field]
     for key, value in ADDED.items():
         section, field = key.split(".")
         if section in config and field not in config[section]:

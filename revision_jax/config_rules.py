@@ -54,7 +54,7 @@ RULES: dict[str, Rule] = {
     "init.dense": anything,
     "init.sparse": anything,
     "base.llm": anything,
-    "base.clip": anything,
+    "base.encoder": anything,
     "base.projector": anything,
     "model.dtype": _dtype,
     "model.param_dtype": one_of("float32", "bfloat16", "int8"),

@@ -272,8 +272,8 @@ def test_a_clip_of_another_width(published, tmp_path, capsys):
     clip = shutil.copytree(published.folder / "base/clip", tmp_path / "clip")
     raw = json.loads((clip / "config.json").read_text())
     (clip / "config.json").write_text(json.dumps(raw | {"projection_dim": 512}))
-    overrides = published.overrides("dense", base__clip=str(clip))
-    told = r"clip/config.json has projection_dim 512 \(ViT-B/32 or B/16\).*mm_projector.bin, is \(16, 16\)"
+    overrides = published.overrides("dense", base__encoder=str(clip))
+    told = r"clip/config.json tells .* width 512 \(as CLIP ViT-B/32 or B/16\).*mm_projector.bin, is \(16, 16\)"
     with pytest.raises(configs.ConfigError, match=told):
         converting.convert("stage", published.stage("dense"), tmp_path / "run", spec=SPECS["dense"], fields=overrides)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
@@ -353,7 +353,10 @@ def _other_projector(base):
     [
         (_spoil_llm, r"weight files are missing: .*pytorch_model-00002-of-00002.bin.*says that they hold .*model\."),
         (_cut_llm, r"pytorch_model-00001-of-00002.bin: not a whole PyTorch archive .*should hold .*model\."),
-        (_spoil_clip, r"clip/config.json has projection_dim 512 \(ViT-B/32 or B/16\).*mm_projector.bin"),
+        (
+            _spoil_clip,
+            r"clip/config.json tells .* width 512 \(as CLIP ViT-B/32 or B/16\).*mm_projector.bin",
+        ),
         (_spoil_projector, r"mm_projector.bin: holds more than tensors"),
         (_other_projector, r"mm_projector.bin gives width 40; base.llm, .*llm, has hidden_size 16"),
     ],
