@@ -33,7 +33,7 @@ def defaults() -> ConfigDict:
                 sparse="",  # its sparse adapter
             ),
             base=dict(  # pretrained, frozen here; `asset:` = shipped with the package
-                llm="asset:tiny/llm",  # Hugging Face directory of a LlamaForCausalLM with its tokenizer
+                llm="asset:tiny/llm",  # Hugging Face directory of an LLM with its tokenizer (docs/recipes.md)
                 encoder="asset:tiny/clip",  # Hugging Face directory of a CLIP or SigLIP with its tokenizer
                 projector="asset:tiny/projector.safetensors",  # dense adapter: `weight [H, D]` and `bias [H]`
             ),

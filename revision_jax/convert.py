@@ -18,8 +18,8 @@ converted:
 
 Formats:
   stage         a published ReVisionLLM stage directory, or a PEFT LoRA -> a run, to ground, evaluate, train on, export
-  llama         a LlamaForCausalLM directory (Vicuna, Llama 2 and 3, TinyLlama, SmolLM2) -> safetensors shards
-  gguf          a .gguf file of a Llama -> a Hugging Face directory with tokenizer
+  llama         the directory of an LLM: Llama (Vicuna, TinyLlama, SmolLM2), Mistral, Qwen2, Qwen3 -> safetensors shards
+  gguf          a .gguf file of such an LLM -> a Hugging Face directory with tokenizer
   clip, siglip  a Hugging Face directory of a CLIP or SigLIP -> safetensors
   openai-clip   OpenAI's ViT-L-14.pt -> a Hugging Face directory (its tokenizer comes from --tokenizer)
   projector     VTimeLLM's mm_projector.bin -> projector.safetensors
@@ -31,6 +31,7 @@ Examples:
   python -m revision_jax.convert --format llama --source vicuna-7b-v1.5 --out vicuna --dtype bfloat16
   python -m revision_jax.convert --format gguf --source SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   python -m revision_jax.convert --format clip --source clip-vit-large-patch14 --out clip
+  python -m revision_jax.convert --format siglip --source siglip2-base-patch16-224 --out siglip
   python -m revision_jax.convert --format openai-clip --source ViT-L-14.pt --tokenizer clip-vit-large-patch14 --out clip
   python -m revision_jax.convert --format projector --source mm_projector.bin --out projector
 

@@ -1,8 +1,8 @@
 """The language of questions and answers: one grammar that writes targets, constrains decoding and reads results.
 
-The sequence the LLM sees is `[prefix | video | question and answer]`, each text piece tokenised apart, BOS only
-at the front (REFERENCE section 2: Vicuna's prompt, features in place of `<video>`). The prefix never changes and
-the video stands before the question, so that key/value caches of (prefix, video) serve every query.
+The sequence the LLM sees is `[prefix | video | question and answer]`, each text piece tokenised apart, BOS (if the
+tokenizer has one) only at the front (REFERENCE section 2: Vicuna's prompt, features in place of `<video>`). The prefix
+never changes and the video stands before the question, so that key/value caches of (prefix, video) serve every query.
 """
 
 import dataclasses
@@ -129,25 +129,29 @@ class PromptEncoder:
     """Turns prompts into token ids of one tokenizer.
 
     Args:
-      tokenizer: a transformers tokenizer with `bos_token_id` and `eos_token_id`.
+      tokenizer: a transformers tokenizer with `eos_token_id`; one without BOS (Qwen's) begins with the text.
       template: what stands around video and question.
       max_text_tokens: `T`, the fixed length of question and answer together.
 
     Attributes:
-      prefix: `[P]` int32, BOS and the text before the video.
+      prefix: `[P]` int32, BOS (if there is one) and the text before the video.
       pad_id: fills the text on the right; it carries no loss and no valid token sees it.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: PromptTemplate, max_text_tokens: int):
-        if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no BOS or no EOS token; ReVisionLLM's prompt needs both.")
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no EOS token, which closes every answer; name one in tokenizer_config.json."
+            )
         self.tokenizer = tokenizer
         self.template = template
         self.max_text_tokens = max_text_tokens
+        self.bos_id = tokenizer.bos_token_id
         self.eos_id = tokenizer.eos_token_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._encoded: dict[str, np.ndarray] = {}  # a data pipeline asks for the same few texts every epoch
-        self.prefix = np.append(np.int32(tokenizer.bos_token_id), self.encode_text(template.before_video))
+        bos = [] if self.bos_id is None else [self.bos_id]
+        self.prefix = np.append(np.array(bos, np.int32), self.encode_text(template.before_video))
 
     def encode_text(self, text: str) -> np.ndarray:
         """Tokens `[n]` int32 of a piece of text, without special tokens."""

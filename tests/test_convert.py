@@ -316,7 +316,7 @@ def test_pytorchs_files_and_safetensors_give_one_grounder(published, tmp_path):
     base = published.folder / "base"
     for form, source in (("llama", "llm"), ("clip", "clip"), ("projector", "mm_projector.bin")):
         converting.convert(form, base / source, tmp_path / form, options={"check": False})
-    paths = {"llm": "llama", "clip": "clip", "projector": "projector/projector.safetensors"}
+    paths = {"llm": "llama", "encoder": "clip", "projector": "projector/projector.safetensors"}
     ours = published.overrides("dense") | {f"base.{role}": str(tmp_path / path) for role, path in paths.items()}
     one, two = (flat_params(fresh(SPECS["dense"], given)) for given in (published.overrides("dense"), ours))
     assert one.keys() == two.keys() and len(one) > 20

@@ -97,6 +97,16 @@ def test_the_prefix_is_bos_and_the_text_before_the_video(encoder):
     assert len(vicuna.prefix) > 30
 
 
+def test_a_tokenizer_without_bos_begins_with_the_text_and_one_without_eos_is_refused():
+    tokenizer = make_tokenizer(digits=True)
+    tokenizer.bos_token = None
+    prompts = PromptEncoder(tokenizer, PromptTemplate(system=""), 32)
+    assert prompts.bos_id is None and tokenizer.convert_ids_to_tokens(prompts.prefix.tolist()) == ["USER", ":"]
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no EOS token"):
+        PromptEncoder(tokenizer, PromptTemplate(system=""), 32)
+
+
 def test_too_long_a_query_says_how_long(encoder):
     with pytest.raises(ValueError, match=r"needs \d+ tokens.*max_text_tokens is 32"):
         encoder.encode_example("red " * 40, "Not Present")

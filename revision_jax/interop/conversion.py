@@ -18,7 +18,8 @@ from revision_jax.interop.adapter import load_dense_adapter, save_projector
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.encoder import Kind, abstract, load
 from revision_jax.interop.encoders import ENCODERS
-from revision_jax.interop.files import read_config, read_tensors
+from revision_jax.interop.families import read_family
+from revision_jax.interop.files import read_tensors
 from revision_jax.interop.gguf import check_gguf, convert_gguf
 from revision_jax.interop.grounder_check import video_tokens
 from revision_jax.interop.llama import read_llama_config
@@ -45,11 +46,11 @@ class Output(NamedTuple):
 
 
 def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A `LlamaForCausalLM` directory, in .bin or safetensors."""
+    """A language model's directory (`families.py`), in .bin or safetensors."""
     config, weights = read_llama_config(source), Weights(source)
     dtype = np.dtype(dtype or weights_dtype(weights))
     _copy(MergedLlama(config, weights, None, source=source), folder, dtype, shard_bytes)
-    raw = read_config(source, "llama")
+    raw = read_family(source)
     raw.pop("torch_dtype", None)
     write_json(folder / "config.json", raw | {"dtype": dtype.name})
     copy_tokenizer(source, folder)
@@ -63,7 +64,7 @@ def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Chec
 
 
 def from_gguf(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A .gguf file of a Llama."""
+    """A .gguf file of a language model."""
     kind = np.dtype(dtype or np.float32)
     references = convert_gguf(source, folder, kind, shard_bytes)
     return lambda: check_gguf(folder, references, kind)

@@ -12,14 +12,21 @@ from revision_jax.interop.torch_files import SUFFIXES, read_torch
 from revision_jax.interop.weights import SAFETENSORS
 
 
-def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:
-    """config.json of a Hugging Face directory; ValueError when it describes another kind of model."""
+def load_config(directory: str | Path) -> dict[str, Any]:
+    """config.json of a Hugging Face directory; FileNotFoundError where there is none."""
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {directory} is not a Hugging Face model directory")
-    config = json.loads(path.read_text())
+    return json.loads(path.read_text())
+
+
+def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:
+    """As `load_config`; ValueError when it describes another kind of model."""
+    config = load_config(directory)
     if config.get("model_type") != model_type:
-        raise ValueError(f"{path}: model_type is {config.get('model_type')!r}, expected {model_type!r}")
+        raise ValueError(
+            f"{directory}/config.json: model_type is {config.get('model_type')!r}, expected {model_type!r}"
+        )
     return config
 
 

@@ -1,4 +1,7 @@
-"""A GGUF file of a Llama, read by transformers, and compared with it: logits of five prompts and greedy answers."""
+"""A GGUF file of a language model, read by transformers, and compared with it: logits of five prompts, greedy answers.
+
+Its family must be one of `families.py`.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from revision_jax.interop.check import Comparison, compare
+from revision_jax.interop.families import FAMILIES
 from revision_jax.interop.llama import load_llama, read_llama_config
 from revision_jax.interop.merged import MergedLlama
 from revision_jax.interop.output import byte_progress, write_json
@@ -50,12 +54,13 @@ def convert_gguf(source: Path, folder: Path, dtype: Any, shard_bytes: int) -> li
     given = {"gguf_file": source.name}
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **given)
     model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given).eval()
-    if model.config.model_type != "llama":
-        raise ValueError(f"{source}: holds a {model.config.model_type!r}; expected a llama")
+    if model.config.model_type not in FAMILIES:
+        raise ValueError(f"{source}: holds a {model.config.model_type!r}; expected one of {', '.join(FAMILIES)}")
     references = [_reference(model, tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
     # What is written is no GGUF any more, and has no other name than its folder.
     config = {key: value for key, value in model.config.to_dict().items() if key not in _OF_THE_SOURCE}
-    write_json(folder / "config.json", config | {"architectures": ["LlamaForCausalLM"], "dtype": dtype.name})
+    architectures = [FAMILIES[model.config.model_type].architecture]
+    write_json(folder / "config.json", config | {"architectures": architectures, "dtype": dtype.name})
     tokenizer.save_pretrained(folder)
     tensors = {key: to_numpy(tensor) for key, tensor in model.state_dict().items()}
     merged = MergedLlama(read_llama_config(folder), tensors, None, source=source)

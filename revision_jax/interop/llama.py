@@ -1,4 +1,4 @@
-"""Llama directories in the Hugging Face format (`LlamaForCausalLM`), both ways."""
+"""Language models in the Hugging Face format, both ways: one table of weights for all families (`families.py`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from revision_jax.interop.files import read_config, write_directory
+from revision_jax.interop.families import config_json_of, llama_config_of, read_family
+from revision_jax.interop.files import write_directory
 from revision_jax.interop.table import (
     TRANSPOSED,
     Place,
@@ -31,7 +32,10 @@ LINEARS = {"self_attn": ATTENTION_LINEARS, "mlp": MLP_LINEARS}
 
 
 def llama_table(config: LlamaConfig) -> Table:
-    """The rows of `LlamaForCausalLM`; a tied model has no head of its own; a copy is ignored (`check_tied`)."""
+    """The rows of a family's causal language model, whose keys are those of `LlamaForCausalLM`.
+
+    A tied model has no head of its own; a copy is ignored (`check_tied`).
+    """
     rows = [
         Row("model.embed_tokens.weight", "embed_tokens/embedding"),
         Row("model.norm.weight", "norm/scale"),
@@ -42,6 +46,10 @@ def llama_table(config: LlamaConfig) -> Table:
         for name in names:
             theirs, ours = f"model.layers.{{layer}}.{block}.{name}.weight", f"layers/{block}/{name}/kernel"
             rows.append(Row(theirs, ours, TRANSPOSED))
+            if name in config.biases:
+                rows.append(Row(theirs.replace(".weight", ".bias"), ours.replace("/kernel", "/bias")))
+    for norm in ("q_norm", "k_norm") if config.qk_norm else ():
+        rows.append(Row(f"model.layers.{{layer}}.self_attn.{norm}.weight", f"layers/self_attn/{norm}/scale"))
     ignored = [r".*\.rotary_emb\.inv_freq"]
     if config.tie_word_embeddings:
         ignored.append(r"lm_head\.weight")
@@ -51,35 +59,8 @@ def llama_table(config: LlamaConfig) -> Table:
 
 
 def read_llama_config(directory: str | Path) -> LlamaConfig:
-    """The `LlamaConfig` of a directory's config.json. ValueError for features that ours lacks."""
-    raw = read_config(directory, "llama")
-    for key, supported in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if raw.get(key, supported) != supported:
-            raise ValueError(f"{directory}/config.json: {key} {raw[key]!r}; only {supported!r} is supported")
-    theta, scaling = _rope(raw)
-    heads = raw["num_attention_heads"]
-    return LlamaConfig(
-        vocab_size=raw["vocab_size"],
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
-        max_position_embeddings=raw.get("max_position_embeddings", 2048),
-    )
-
-
-def _rope(raw: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
-    """(theta, scaling): `rope_theta` and `rope_scaling` in older configs, `rope_parameters` in newer."""
-    scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    theta = float(scaling.pop("rope_theta", raw.get("rope_theta", 1e4)))
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    return theta, None if kind == "default" else scaling
+    """The `LlamaConfig` of a directory's config.json. ValueError for a family or features that ours lacks."""
+    return llama_config_of(read_family(directory), f"{directory}/config.json")
 
 
 def check_tied(config: LlamaConfig, tensors: Mapping[str, Any], source: str | Path) -> None:
@@ -148,7 +129,7 @@ def load_llama(
 
 
 def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> None:
-    """Writes config.json and model.safetensors; a LoRA is merged into its kernels.
+    """Writes config.json and model.safetensors as the model's family has them; a LoRA is merged into its kernels.
 
     `token_ids` (bos_token_id, eos_token_id, pad_token_id) go into config.json; those left out become
     None, for the model does not know them and transformers would fill in Llama's own.
@@ -160,7 +141,8 @@ def save_llama(model: Llama, directory: str | Path, **token_ids: int | None) -> 
     for path, module in nnx.iter_modules(model):
         if isinstance(module, LoRALinear) and module.lora is not None:
             arrays["/".join(map(str, (*path, "kernel")))] = module.merge()
-    config = _hf_config(model) | dict.fromkeys(_TOKEN_IDS) | token_ids
+    config = config_json_of(model.config, jnp.dtype(model.compute.param_dtype).name)
+    config |= dict.fromkeys(_TOKEN_IDS) | token_ids
     write_directory(directory, config, export_params(llama_table(model.config), arrays))
 
 
@@ -171,27 +153,3 @@ def is_lora_path(path: str) -> bool:
 
 def _lora_arrays(model: Llama) -> dict[str, jax.Array]:
     return {path: param[...] for path, param in flat_params(model).items() if is_lora_path(path)}
-
-
-def _hf_config(model: Llama) -> dict[str, Any]:
-    config = model.config
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": config.rope_scaling,
-        "rms_norm_eps": config.rms_norm_eps,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "max_position_embeddings": config.max_position_embeddings,
-        "torch_dtype": jnp.dtype(model.compute.param_dtype).name,
-    }

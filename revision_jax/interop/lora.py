@@ -41,7 +41,7 @@ class LoRA(NamedTuple):
 
 
 def lora_table(targets: tuple[str, ...]) -> Table:
-    """The rows of PEFT's state dict of a `LlamaForCausalLM` whose `targets` are adapted."""
+    """The rows of PEFT's state dict of a language model whose `targets` are adapted."""
     rows = []
     for block, names in LINEARS.items():
         for name in (name for name in names if name in targets):

@@ -14,7 +14,7 @@ from revision_jax.models.llama import Llama, LlamaConfig
 
 
 class MergedLlama(Mapping[str, LazyTensor]):
-    """Key -> tensor of a `LlamaForCausalLM` with `W + alpha / r * (A B)` where the LoRA has a part.
+    """Key -> tensor of a language model's state dict with `W + alpha / r * (A B)` where the LoRA has a part.
 
     Keys and shapes are those of `tensors`; buffers and the copy of a tied head are left out. Sums are in float32.
 

@@ -101,7 +101,7 @@ def read_kind(directory: str | Path, num_layers: int) -> Kind:
 
 
 def linear_names(layer: int) -> list[str]:
-    """PEFT's names of the linear layers of block `layer` of a `LlamaForCausalLM`."""
+    """PEFT's names of the linear layers of block `layer`, the same in all families."""
     blocks = {"self_attn": ATTENTION_LINEARS, "mlp": MLP_LINEARS}
     return [f"model.layers.{layer}.{block}.{name}" for block, names in blocks.items() for name in names]
 

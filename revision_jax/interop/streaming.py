@@ -31,7 +31,7 @@ def stream_logits(
     """Embeddings [B, T, H] -> logits [B, T, V] float32, of a causal pass; a LoRA is added, not merged.
 
     Args:
-      tensors: a `LlamaForCausalLM`'s state dict; each tensor of a layer is read once.
+      tensors: a language model's state dict; each tensor of a layer is read once.
     """
     # One block of the same sizes: compiled once, filled with each layer in turn.
     one = dataclasses.replace(config, num_layers=1, vocab_size=1, tie_word_embeddings=True)

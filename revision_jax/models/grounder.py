@@ -7,6 +7,7 @@ dense [prefix P | frames F | question and answer T], sparse [prefix P | windows 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
@@ -156,14 +157,14 @@ class Grounder(nnx.Module):
         return cache, hidden[:, -1]
 
 
-def packed_layout(start: int, texts: int, length: int) -> dict[str, jax.Array]:
+def packed_layout(start: int, texts: int, length: int) -> dict[str, np.ndarray | jax.Array]:
     """Positions and mask of `texts` texts of `length` tokens behind `start` shared ones.
 
     Returns:
-      positions [start + texts * length] int32: those of each text begin at `start`; mask [T, T] bool: a token sees
+      positions [start + texts * length]: those of each text begin at `start`; mask [T, T] bool: a token sees
       the shared ones and its own text, up to itself.
     """
     owner = jnp.concatenate([jnp.zeros(start, jnp.int32), jnp.repeat(jnp.arange(1, texts + 1), length)])
-    positions = jnp.concatenate([jnp.arange(start), jnp.tile(start + jnp.arange(length), texts)])
+    positions = np.concatenate([np.arange(start), np.tile(start + np.arange(length), texts)])
     own = (owner[:, None] == owner) | (owner == 0)
     return {"positions": positions, "mask": own & jnp.tril(jnp.ones_like(own))}

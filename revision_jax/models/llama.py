@@ -1,5 +1,8 @@
 """Llama (arXiv 2302.13971) with explicit LoRA: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
+Families with the same block differ by flags of `LlamaConfig`: biases of linear layers, norms of queries and keys.
+`interop/families.py` lists them.
+
 Letters: B batch, T new tokens, P prefix rows, S cached keys, H width, N query heads, K key heads,
 D head width, L layers, V vocabulary. Matrix products run in `dtype`; softmax, norms, rotary angles and
 logits in float32.
@@ -27,9 +30,9 @@ from revision_jax.models.layers import (
     wide,
     wide_type,
 )
-from revision_jax.models.lora import LoRAConfig, LoRALinear
+from revision_jax.models.lora import Features, LoRAConfig, LoRALinear
 from revision_jax.models.names import LORA_TARGETS
-from revision_jax.models.rope import apply_rope, rope_frequencies, rope_tables
+from revision_jax.models.rope import Rope, apply_rope, make_rope, rope_kind, rope_tables
 from revision_jax.parallel.rules import gathered
 
 _INIT = normal(0.02)
@@ -37,7 +40,16 @@ _INIT = normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes with their Hugging Face meaning; `rope_scaling` as in config.json (None, "linear", "llama3")."""
+    """Sizes with their Hugging Face meaning, and what the blocks of a family have beside Llama's.
+
+    Attributes:
+      rope_scaling: as in config.json; `rope.py` has the kinds.
+      family: whose files these are, a row of `interop/families.py`.
+      biases: linear layers with a bias ("q_proj").
+      qk_norm: RMSNorm over the width of each head of queries and keys, before they are rotated.
+      sliding_window: positions that a token sees, itself included; None: all before it. Sequences in which it would
+        act are refused (`reach`).
+    """
 
     vocab_size: int
     hidden_size: int
@@ -51,13 +63,40 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = False
     max_position_embeddings: int = 4096
+    family: str = "llama"
+    biases: tuple[str, ...] = ()
+    qk_norm: bool = False
+    sliding_window: int | None = None
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even one")
-        rope_frequencies(self.head_dim, self.rope_theta, self.rope_scaling)  # raises on an unknown scaling
+        strangers = [name for name in self.biases if name not in LORA_TARGETS]
+        if strangers:
+            raise ValueError(f"biases {strangers} match no layer; expected names among {list(LORA_TARGETS)}")
+        make_rope(self.head_dim, self.rope_theta, self.rope_scaling)  # raises on an unknown scaling
+
+    @property
+    def reach(self) -> tuple[int, str] | None:
+        """(positions, key of config.json) within which a sequence is computed as the family does; None: any length.
+
+        Behind them a sliding window would hide tokens, or dynamic rotary positions would depend on the length.
+        """
+        bounds = [] if self.sliding_window is None else [(self.sliding_window, "sliding_window")]
+        if rope_kind(self.rope_scaling) == "dynamic":
+            original = self.rope_scaling.get("original_max_position_embeddings") or self.max_position_embeddings
+            bounds.append((min(original, self.max_position_embeddings), "dynamic rope_scaling"))
+        return min(bounds, default=None)
+
+    def check_reach(self, positions: int) -> None:
+        """Raises ValueError where a sequence of so many positions goes beyond `reach`."""
+        if self.reach is not None and positions > self.reach[0]:
+            raise ValueError(
+                f"a sequence takes up to {positions} positions; beyond {self.reach[0]} the LLM's {self.reach[1]} acts, "
+                "which is not computed here. Shorten the video (hierarchy.num_frames, hierarchy.levels) or the text"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +159,20 @@ class _LinearFactory(NamedTuple):
 
     stack: Stack
     lora: LoRAConfig | None
+    biases: tuple[str, ...]
     rngs: nnx.Rngs
 
     def __call__(self, name: str, in_features: int, out_features: int, axes: tuple[str, str]) -> LoRALinear:
         lora = self.lora if self.lora is not None and name in self.lora.targets else None
-        return LoRALinear((in_features, out_features), axes, init=_INIT, rngs=self.rngs, lora=lora, stack=self.stack)
+        features = Features(in_features, out_features, name in self.biases)
+        return LoRALinear(features, axes, init=_INIT, rngs=self.rngs, lora=lora, stack=self.stack)
 
 
 class SelfAttention(nnx.Module):
-    """The four projections around attention; kernels fold (heads, head width) into one axis."""
+    """The four projections around attention; kernels fold (heads, head width) into one axis.
+
+    `q_norm`, `k_norm` are over D, one scale [D] for all heads of a layer; None for families without them.
+    """
 
     def __init__(self, config: LlamaConfig, linear: _LinearFactory):
         self.head_dim = config.head_dim
@@ -138,11 +182,14 @@ class SelfAttention(nnx.Module):
         self.k_proj = linear("k_proj", width, kv, ("embed", "kv_heads"))
         self.v_proj = linear("v_proj", width, kv, ("embed", "kv_heads"))
         self.o_proj = linear("o_proj", q, width, ("heads", "embed"))
+        norm = lambda: RMSNorm(config.head_dim, eps=config.rms_norm_eps, rngs=linear.rngs, stack=linear.stack)
+        self.q_norm, self.k_norm = (norm(), norm()) if config.qk_norm else (None, None)
 
     def __call__(self, x, rope, attend, keys):
         split_heads = lambda y: y.reshape(*y.shape[:-1], -1, self.head_dim)
-        q = save_name(apply_rope(split_heads(self.q_proj(x, keys[0])), *rope), "query")  # [B, T, N, D]
-        k = save_name(apply_rope(split_heads(self.k_proj(x, keys[1])), *rope), "key")  # [B, T, K, D]
+        turned = lambda y, norm: apply_rope(split_heads(y) if norm is None else norm(split_heads(y)), *rope)
+        q = save_name(turned(self.q_proj(x, keys[0]), self.q_norm), "query")  # [B, T, N, D]
+        k = save_name(turned(self.k_proj(x, keys[1]), self.k_norm), "key")  # [B, T, K, D]
         v = save_name(split_heads(self.v_proj(x, keys[2])), "value")
         y, entry = attend(q, k, v)
         y = save_name(y, "attention").reshape(*x.shape[:-1], -1)  # [B, T, N * D]
@@ -182,7 +229,7 @@ class LlamaLayers(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """The decoder. Weights start at N(0, 0.02), norms at 1, LoRA B at 0."""
+    """The decoder. Weights start at N(0, 0.02), norms at 1, biases and LoRA B at 0."""
 
     def __init__(
         self,
@@ -202,7 +249,7 @@ class Llama(nnx.Module):
         table_dtype = dtype if jnp.dtype(compute.param_dtype) == jnp.int8 else compute.param_dtype
         stack = Stack(config.num_layers, dtype, compute.param_dtype)
         self.embed_tokens = Embedding(shape, table_dtype, rngs)
-        self.layers = LlamaLayers(config, _LinearFactory(stack, lora, rngs))
+        self.layers = LlamaLayers(config, _LinearFactory(stack, lora, config.biases, rngs))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, rngs=rngs, stack=Stack(dtype=dtype))
         self.lm_head = None if config.tie_word_embeddings else LMHead(shape[::-1], table_dtype, rngs)
 
@@ -229,13 +276,14 @@ class Llama(nnx.Module):
         self,
         embeddings: jax.Array,
         *,
-        positions: jax.Array | None = None,
+        positions: np.ndarray | None = None,
         mask: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """[B, T, H] -> [B, T, H] after the final norm. Causal, positions 0..T-1: pad on the right.
 
-        `positions` [T] and `mask` [T, T] bool (True where a query sees a key) replace these two for packed texts.
+        `positions` [T] (known before tracing) and `mask` [T, T] bool (True where a query sees a key) replace these two
+        for packed texts.
         `dropout_key` turns LoRA dropout on; None is deterministic.
         """
         h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, positions, mask)
@@ -279,7 +327,8 @@ class Llama(nnx.Module):
         Returns:
           (hidden [B, T, H] after the final norm, the suffix cache with the new slots written).
         """
-        rope = rope_tables(positions, self._frequencies)
+        rope = rope_tables(positions, self._rope)
+        self.config.check_reach(suffix.length + (0 if prefix is None else prefix.length))
         _check_write(write_at, embeddings.shape[1], suffix.length)
 
         def step(layer: LlamaLayers, h: jax.Array, cache: tuple) -> tuple[jax.Array, tuple]:
@@ -298,13 +347,14 @@ class Llama(nnx.Module):
         return self.norm(h), KVCache(k, v)
 
     @property
-    def _frequencies(self) -> np.ndarray:
-        return rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
+    def _rope(self) -> Rope:
+        return make_rope(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
     def _run(self, embeddings, collect, dropout_key=None, positions=None, mask=None):
         """Full pass, causal unless there is a mask; `collect(h, (k, v))` chooses what is kept of every layer."""
-        positions = jnp.arange(embeddings.shape[1]) if positions is None else positions
-        rope = rope_tables(positions[None], self._frequencies)
+        positions = np.arange(embeddings.shape[1]) if positions is None else positions
+        self.config.check_reach(int(positions.max()) + 1)
+        rope = rope_tables(jnp.asarray(positions)[None], self._rope)
         attend = lambda q, k, v: (
             attention(q, k, v, causal=mask is None, mask=mask, backend=self.compute.attention),
             (k, v),

@@ -1,12 +1,12 @@
 """Low-rank adaptation, explicit: a linear layer that may carry one LoRA (arXiv 2106.09685).
 
 Letters: L stacked layers, i input width, o output width, r rank.
-`y = x @ kernel + alpha / r * (dropout(x) @ lora_a) @ lora_b`, as in PEFT.
+`y = x @ kernel + bias + alpha / r * (dropout(x) @ lora_a) @ lora_b`, as in PEFT; few families have the bias.
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,14 +86,23 @@ def _narrow_backward(saved, dy):
 _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
+class Features(NamedTuple):
+    """The widths of a linear layer, and whether it has a bias."""
+
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+
 class LoRALinear(nnx.Module):
-    """A linear layer without bias, and perhaps with a LoRA.
+    """A linear layer, perhaps with a bias, perhaps with a LoRA.
 
     Args:
-      shape: (i, o); axes: the logical axis (or None) of each.
+      axes: the logical axis (or None) of inputs and outputs.
 
     Attributes:
       kernel: [(L,) i, o] in `stack.param_dtype`.
+      bias: [(L,) o] in the kernel's type (int8: in `stack.dtype`), frozen as the kernel is; None without.
       kernel_scale: [(L,) o] float32 for an int8 kernel, else None. A fresh int8 kernel is zero, its scale one:
         `quantize.py` fills both.
       lora_a, lora_b: [(L,) i, r] (uniform) and [(L,) r, o] (zero, so that a fresh LoRA changes nothing), float32;
@@ -102,7 +111,7 @@ class LoRALinear(nnx.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int],
+        features: Features,
         axes: tuple[str | None, str | None],
         *,
         init: Initializer,
@@ -115,8 +124,11 @@ class LoRALinear(nnx.Module):
         self.lora = lora
         narrow = jnp.dtype(stack.param_dtype) == jnp.int8
         make = lambda *given: parameter(rngs, *given, num_layers=stack.num_layers)
+        shape = (features.inputs, features.outputs)
         self.kernel = make(zeros if narrow else init, shape, axes, stack.param_dtype)
         self.kernel_scale = make(ones, shape[1:], axes[1:]) if narrow else None
+        bias_dtype = stack.dtype if narrow else stack.param_dtype
+        self.bias = make(zeros, shape[1:], axes[1:], bias_dtype) if features.bias else None
         if lora is not None:
             # The thin matrices have axis names of their own: replicated where the kernels are sharded.
             self.lora_a = make(kaiming_uniform, (shape[0], lora.rank), ("lora_in", "lora"))
@@ -128,6 +140,8 @@ class LoRALinear(nnx.Module):
         y = x @ gathered(self.kernel[...], self.axes).astype(self.dtype)
         if self.kernel_scale is not None:
             y = y * self.kernel_scale[...].astype(self.dtype)
+        if self.bias is not None:
+            y = y + gathered(self.bias[...], self.axes[1:]).astype(self.dtype)
         if self.lora is None:
             return y
         low = thin_product(dropout(x, self.lora.dropout, dropout_key), self.lora_a[...])

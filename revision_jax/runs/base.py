@@ -25,7 +25,7 @@ from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
 
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
-    "lmsys/vicuna-7b-v1.5",
+    "lmsys/vicuna-7b-v1.5, or another model of the families in docs/recipes.md",
     "encoder": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
     "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt; or of a SigLIP (docs/recipes.md)",
     "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
@@ -106,8 +106,8 @@ def make_prompts(config: ConfigDict) -> PromptEncoder:
 
 def _check_special_tokens(prompts: PromptEncoder, embeddings: int, directory: Path) -> None:
     """Raises ConfigError where a token of every prompt has no embedding: it would be NaN, and spread."""
-    ids = {"BOS": int(prompts.prefix[0]), "EOS": prompts.eos_id, "padding": prompts.pad_id}
-    outside = [f"{name} {token}" for name, token in ids.items() if not 0 <= token < embeddings]
+    ids = {"BOS": prompts.bos_id, "EOS": prompts.eos_id, "padding": prompts.pad_id}
+    outside = [f"{name} {token}" for name, token in ids.items() if token is not None and not 0 <= token < embeddings]
     if outside:
         raise ConfigError(
             f"{directory}: the tokenizer's {', '.join(outside)} lies outside the model's {embeddings} embeddings; "

@@ -19,7 +19,7 @@ from revision_jax.interop.adapter import (
     save_sparse_adapter,
 )
 from revision_jax.interop.check import Comparison, compare
-from revision_jax.interop.files import read_config
+from revision_jax.interop.families import read_family
 from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits
 from revision_jax.interop.lora import LoRA, read_lora, write_lora
 from revision_jax.interop.merged import MergedLlama
@@ -89,7 +89,7 @@ def write_merged(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, 
     total = sum(math.prod(merged[key].shape) for key in merged) * dtype.itemsize
     with byte_progress("merges", total) as advance:
         write_shards(merged, folder, dtype=dtype, shard_bytes=shard_bytes, on_bytes=advance)
-    raw = read_config(source, "llama")
+    raw = read_family(source)
     raw.pop("torch_dtype", None)
     write_json(folder / "config.json", raw | {"dtype": dtype.name})
     copy_tokenizer(source, folder)

@@ -4,6 +4,7 @@ Fresh: as its stage starts, from pretrained parts, from what stages before it tr
 Trained: as a checkpoint of its run has it. Abstract: every parameter a shape and a type.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def fresh_grounder(config: ConfigDict, mesh: Mesh) -> Grounder:
     """
     check_files(config)
     llm = _load_llm(config, mesh)
-    check_length(config, llm.config.max_position_embeddings)
+    check_length(config, llm.config)
     # Placed as the train step leaves them, so that one compiled search serves the model before and after.
     module, arrays = take_apart(_join(config, llm))
     arrays = place(arrays, module.shardings(mesh))
@@ -191,15 +192,16 @@ def check_weights(config: ConfigDict) -> None:
     make_dense_adapter(config, check_llama(resolve_path(config.base.llm)).hidden_size)
 
 
-def check_length(config: ConfigDict, positions: int) -> None:
-    """Raises ConfigError when a video with its prompt is longer than the LLM was made for."""
+def check_length(config: ConfigDict, sizes: LlamaConfig) -> None:
+    """Raises ConfigError when a video with its prompt is longer than the LLM was made for, or is computed for."""
+    positions, key = min((sizes.max_position_embeddings, "max_position_embeddings"), sizes.reach or (math.inf, ""))
     prefix, text = len(make_prompts(config).prefix), config.prompt.max_text_tokens
     video = stage_of(config).video_tokens(config)
     if prefix + video + text > positions:
         longest = "hierarchy.num_frames" if video == config.hierarchy.num_frames else "hierarchy.levels"
         raise ConfigError(
             f"a window takes {prefix} (prompt.system) + {video} ({longest}) + {text} "
-            f"(prompt.max_text_tokens) positions; {config.base.llm} has {positions}. Lower one of them."
+            f"(prompt.max_text_tokens) positions; {config.base.llm} has {positions} ({key}). Lower one of them."
         )
 
 

@@ -57,10 +57,14 @@ class LLMSize:
     def of(cls, llm: Llama) -> "LLMSize":
         """The sizes of a language model."""
         config, item = llm.config, jax.numpy.dtype(llm.dtype).itemsize
+        # Queries, keys and values: in some families wider than the residual stream.
+        heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        narrow = max(3 * config.hidden_size, heads) + 3 * config.intermediate_size
+        normed = max(6 * config.hidden_size, 4 * heads if config.qk_norm else 0)
         return cls(
             cached=2 * config.num_layers * config.num_kv_heads * config.head_dim * item,
-            # The residual stream, what is normalised of it in float32, queries, keys and values, the MLP's middle.
-            working=(3 * config.hidden_size + 3 * config.intermediate_size) * item + 6 * config.hidden_size * _FLOAT,
+            # The residual stream, queries, keys and values, the MLP's middle; what is normalised of them in float32.
+            working=narrow * item + normed * _FLOAT,
             logits=3 * config.vocab_size * _FLOAT,
             heads=config.num_heads,
         )

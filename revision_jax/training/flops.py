@@ -62,12 +62,14 @@ class FlopCount:
         frames = rows * math.prod(batch["video"].shape[1:-1])
         words = math.prod(batch["query"].shape[:2]) * length if "query" in batch else 0
         windows = rows * length
+        head = "llm/lm_head/kernel"
+        head = head if head in self.shapes else "llm/embed_tokens/embedding"  # tied
         total = 0.0
         for path, shape in self.shapes.items():
             matrix = math.prod(shape)
             if path.startswith("llm/layers/") and len(shape) == 3:
                 total += llm * matrix * (6 if path in self.trained else 4)
-            elif path == "llm/lm_head/kernel":
+            elif path == head:
                 total += answers * matrix * 4
             elif path == "adapter/kernel" and "query" not in batch:
                 total += frames * matrix * (4 if path in self.trained else 2)  # nothing lies before it

@@ -1,4 +1,7 @@
-"""Llama against transformers' PyTorch module on tiny random weights, every layer; exact round trips."""
+"""Llama directories: greedy answers as transformers gives them, types, shards, what is refused.
+
+test_families.py compares every layer.
+"""
 
 import dataclasses
 import json
@@ -22,21 +25,6 @@ from revision_jax.models.lora import LoRAConfig
 # Weights are drawn wide (std 0.2), so that a wrong operation shows; hidden states are then of order 10, and
 # two float32 programs differ by the order of their sums: 1e-4 relative to the largest value.
 TOLERANCE = 1e-4
-VARIANTS = {
-    "plain": {},
-    "grouped, tied": {"num_key_value_heads": 2, "tie_word_embeddings": True},
-    "theta, wide heads": {"rope_theta": 5e5, "head_dim": 16, "num_key_value_heads": 1},
-    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-    "llama3": {
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
-        }
-    },
-}
 
 
 def hf_llama(rope_theta=1e4, rope_scaling=None, **changes):
@@ -61,40 +49,6 @@ def hf_llama(rope_theta=1e4, rope_scaling=None, **changes):
 def close(found, wanted):
     wanted = np.asarray(wanted)
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE * max(1, np.abs(wanted).max()))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_layer_equals_transformers_and_the_round_trip_is_exact(variant, tmp_path):
-    hf = hf_llama(**VARIANTS[variant])
-    hf.save_pretrained(tmp_path / "theirs")
-    model = load_llama(tmp_path / "theirs")
-
-    tokens = np.random.default_rng(0).integers(0, 61, (2, 40))
-    with torch.no_grad():
-        out = hf(torch.tensor(tokens), output_hidden_states=True)
-    states, final, logits = jax.jit(
-        lambda tokens: (
-            model.hidden_states(model.embed(tokens)),
-            model(model.embed(tokens)),
-            model.logits(model(model.embed(tokens))),
-        )
-    )(tokens)
-    assert len(out.hidden_states) == len(states) == 4
-    for layer in range(3):  # transformers' last entry is after the final norm
-        close(states[layer], out.hidden_states[layer])
-    close(final, out.hidden_states[3])
-    close(logits, out.logits)
-
-    save_llama(model, tmp_path / "ours", bos_token_id=1, eos_token_id=2)
-    theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
-    assert sorted(ours) == sorted(theirs)
-    for key in theirs:
-        np.testing.assert_array_equal(ours[key], theirs[key])
-    again, info = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    with torch.no_grad():
-        assert torch.equal(again(torch.tensor(tokens)).logits, out.logits)
-    assert read_llama_config(tmp_path / "ours") == model.config
 
 
 def test_greedy_decoding_through_extend_equals_generate(tmp_path):
@@ -224,12 +178,16 @@ def test_wrong_configs_raise(tmp_path):
     path = tmp_path / "config.json"
     good = json.loads(path.read_text())
     for change, message in [
-        ({"model_type": "mistral"}, "mistral"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "yarn"),
+        ({"model_type": "gemma2", "architectures": None}, r"'gemma2'.*llama \(LlamaForCausalLM\), mistral"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"vocab_size": ...}, r"lacks \['vocab_size'\]"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "'longrope' is not supported"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2, "alpha": 3}}, r"\['alpha'\], which type 'linear'"),
         ({"num_key_value_heads": 3}, "num_kv_heads"),
     ]:
-        path.write_text(json.dumps(good | change))
+        changed = {key: value for key, value in (good | change).items() if value is not ...}
+        path.write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=message):
             load_llama(tmp_path)
     path.write_text(json.dumps(good | {"num_hidden_layers": 3, "intermediate_size": 13}))

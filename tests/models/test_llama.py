@@ -1,17 +1,30 @@
 """Llama's caches, remat, dropout and sizes; parity with PyTorch is in tests/interop/test_llama.py."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from revision_jax.models.grounder import packed_layout
 from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.models.names import LORA_TARGETS
 
+# With what the families have beside Llama's blocks.
 CONFIG = LlamaConfig(
-    vocab_size=31, hidden_size=16, intermediate_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4
+    vocab_size=31,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8},
+    biases=("q_proj", "k_proj", "v_proj", "down_proj"),
+    qk_norm=True,
 )
 LLAMA_7B = LlamaConfig(32000, 4096, 11008, 32, 32, 32, 128)
 NARROW = Compute(jnp.bfloat16, jnp.bfloat16)
@@ -159,3 +172,27 @@ def test_wrong_arguments_raise_or_show(model):
         LlamaConfig(31, 16, 24, 3, 4, 3, 4)
     with pytest.raises(ValueError, match="even"):
         LlamaConfig(31, 16, 24, 3, 4, 2, 5)
+
+
+def test_sequences_beyond_a_sliding_window_are_refused():
+    sizes = dataclasses.replace(CONFIG, sliding_window=6, num_layers=1)
+    model = nnx.eval_shape(lambda: Llama(sizes, rngs=nnx.Rngs(0)))
+    hidden = lambda length: jax.ShapeDtypeStruct((2, length, 16), jnp.float32)
+    trace = lambda call, length: jax.eval_shape(call, model, hidden(length))
+    whole = lambda model, x: model(x)
+    packed = lambda model, x: model(x, **packed_layout(3, 2, 3))  # 9 tokens at positions 0 to 5
+    suffix = KVCache.zeros(sizes, 2, 3, jnp.float32)
+    extend = lambda prefix: (
+        lambda model, x: model.extend(
+            x,
+            jnp.zeros((2, 3), jnp.int32),
+            KVCache.zeros(sizes, 2, prefix, jnp.float32),
+            suffix,
+            0,
+            jnp.ones((2, 3, 3), bool),
+        )
+    )
+    assert trace(whole, 6).shape == (2, 6, 16) and trace(packed, 9).shape == (2, 9, 16) and trace(extend(3), 3)
+    for call, length in ((whole, 7), (lambda model, x: model.prefill(x), 7), (extend(4), 3)):
+        with pytest.raises(ValueError, match="up to 7 positions; beyond 6 the LLM's sliding_window acts"):
+            trace(call, length)

@@ -13,7 +13,7 @@ from revision_jax.interop.llama import load_llama, save_llama
 from revision_jax.interop.table import flat_params
 from revision_jax.models.layers import normal
 from revision_jax.models.llama import Llama, LlamaConfig
-from revision_jax.models.lora import LoRAConfig, LoRALinear, dropout, thin_product
+from revision_jax.models.lora import Features, LoRAConfig, LoRALinear, dropout, thin_product
 from revision_jax.models.names import LORA_TARGETS
 
 LORA = LoRAConfig(rank=3, alpha=6, dropout=0.1, targets=LORA_TARGETS)
@@ -84,7 +84,7 @@ def forward(model, state, tokens):
 
 
 def linear(lora=LORA):
-    return LoRALinear((8, 5), ("embed", "mlp"), init=normal(1.0), lora=lora, rngs=nnx.Rngs(0))
+    return LoRALinear(Features(8, 5), ("embed", "mlp"), init=normal(1.0), lora=lora, rngs=nnx.Rngs(0))
 
 
 def test_a_fresh_lora_changes_nothing_and_has_a_gradient_for_b_only():

@@ -8,6 +8,7 @@ from tests.forced_devices import REPO, run_python
 
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2x2x2": (2, 2, 2)}
 STEPS = 20
+BIASES = ("self_attn/q_proj/bias", "mlp/down_proj/bias", "self_attn/q_norm/scale")
 SCRIPT = """
 import dataclasses, json, sys
 sys.path.append(sys.argv[1])
@@ -23,7 +24,12 @@ from revision_jax.parallel.mesh import make_mesh, put_batch
 from revision_jax.training import loop
 
 steps, meshes = int(sys.argv[2]), json.loads(sys.argv[3])
-SIZES = LlamaConfig(fake_run.V, 16, 32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4)
+# With what the families have beside Llama's blocks.
+SIZES = LlamaConfig(
+    fake_run.V, 16, 32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4, qk_norm=True,
+    biases=("q_proj", "k_proj", "v_proj", "down_proj"),
+    rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8},
+)
 TABLE = (("llm/.*/lora_[ab]", 1.0), (".*", "frozen"))
 
 def make_model(dtype):
@@ -31,6 +37,9 @@ def make_model(dtype):
     llm = Llama(SIZES, lora=lora, rngs=nnx.Rngs(0), compute=Compute(dtype, dtype, remat="names"))
     model = Grounder(llm, DenseAdapter(fake_run.D, SIZES.hidden_size, rngs=nnx.Rngs(1)))
     graphdef, state = nnx.split(model)
+    for i, (path, param) in enumerate(nnx.to_flat_state(state)):
+        if path[-1] == "bias":  # zero at first
+            param.set_value(0.1 * jax.random.normal(jax.random.key(i), param.get_value().shape))
     return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(dtype), state))
 
 def train(sizes, dtype, steps):
@@ -102,6 +111,8 @@ def test_parameters_and_activations_are_split(wide):
     expected = {"one": [3, 16, 16], "data 8": [3, 16, 16], "fsdp 8": [3, 2, 16], "2x2x2": [3, 8, 8]}
     assert {mesh: found["parameters"][q_proj] for mesh, found in wide.items()} == expected
     assert wide["2x2x2"]["parameters"][up] == [3, 8, 16]
+    biases = {name: wide["2x2x2"]["parameters"][f"llm/layers/{name}"] for name in BIASES}
+    assert biases == {"self_attn/q_proj/bias": [3, 8], "mlp/down_proj/bias": [3, 8], "self_attn/q_norm/scale": [3, 4]}
     assert all(found["parameters"][lora] == [3, 32, 2] for found in wide.values())  # LoRA stays whole
     assert {mesh: found["rows"] for mesh, found in wide.items()} == {"one": 8, "data 8": 1, "fsdp 8": 1, "2x2x2": 2}
     assert all(found["activations"] == found["rows"] for found in wide.values())

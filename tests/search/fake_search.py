@@ -169,9 +169,15 @@ def oracle_video(duration_s, fps, events):
     return VideoFeatures(features, duration_s, fps)
 
 
-def tiny_grounder(width=6, seed=0, sparse=False):
-    """A random grounder with a LoRA that acts; sharp enough that its answers differ. `sparse`: for upper levels."""
-    config = LlamaConfig(VOCABULARY, 32, 48, 2, 4, 2, 8)
+FAMILIES = {"biases": ("q_proj", "k_proj", "v_proj", "o_proj"), "qk_norm": True}  # beside Llama's blocks
+
+
+def tiny_grounder(width=6, seed=0, sparse=False, **changes):
+    """A random grounder with a LoRA that acts; sharp enough that its answers differ. `sparse`: for upper levels.
+
+    `changes` are of the LLM's config, such as `FAMILIES`.
+    """
+    config = LlamaConfig(VOCABULARY, 32, 48, 2, 4, 2, 8, **changes)
     lora = LoRAConfig(2, 4.0, 0.5, ("q_proj", "v_proj"))
     llm = Llama(config, lora=lora, rngs=nnx.Rngs(seed))
     if sparse:

@@ -10,7 +10,7 @@ import sys
 sys.path.append(sys.argv[1])
 import jax
 import numpy as np
-from fake_search import F, Sentences, VideoFeatures, make_searcher, make_settings, tiny_grounder
+from fake_search import F, FAMILIES, Sentences, VideoFeatures, make_searcher, make_settings, tiny_grounder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.training.state import place, take_apart
@@ -25,7 +25,7 @@ ALL = dict(depth=3), dict(depth=1), dict(depth=0)
 
 def search(mesh, asked=ALL[:1], share=False, **changes):
     grounders = []
-    for grounder in (tiny_grounder(), tiny_grounder(seed=1, sparse=True)):
+    for grounder in (tiny_grounder(**FAMILIES), tiny_grounder(seed=1, sparse=True, **FAMILIES)):
         module, arrays = take_apart(grounder)
         grounders.append(module.merge(place(arrays, module.shardings(mesh))))
     settings = make_settings(**dict(keep=(0.7, 0.4)) | changes)

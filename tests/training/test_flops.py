@@ -33,6 +33,8 @@ def test_only_answer_tokens_reach_the_head():
     count, one = vicuna(), batch(250, 34, rows=1)
     assert count.step(one, answers=9) - count.step(one, answers=8) == 4 * H * V
     assert count.step(one) == count.step(one, answers=8)
+    del count.shapes["llm/lm_head/kernel"]  # a tied head costs the same
+    assert count.step(one, answers=9) - count.step(one, answers=8) == 4 * H * V
 
 
 def test_trained_matrices_cost_half_as_much_again():
