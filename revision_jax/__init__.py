@@ -9,12 +9,13 @@ import sys
 
 __version__ = "0.1.0"
 __all__ = ["load_run"]
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: nobody starts it again
 
 
 def leave(*_) -> None:
     """Ctrl-C while a verb is still being imported: one line, the exit code of shells."""
     os.write(2, b"interrupted before anything was done\n")
-    os._exit(130)
+    os._exit(INTERRUPTED)
 
 
 if sys.argv[:1] == ["-m"]:  # python -m revision_jax.VERB, until `verb.run`

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from revision_jax import disk
 from revision_jax.checkpoint_record import (
     UNSUMMED,
     Meta,
@@ -94,6 +95,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
+        logging.getLogger("absl").addFilter(_is_no_traceback)
         self._open_metrics()
         with self._explained("open"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
@@ -336,6 +338,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if disk.is_full(error):
+                raise CheckpointError(f"cannot {what} {self.directory}: {disk.told(error, self.directory)}") from error
             near = next(p for p in [self.directory, *self.directory.parents] if p.exists())
             free = shutil.disk_usage(near).free / 2**20
             raise CheckpointError(
@@ -371,6 +375,11 @@ def put_aside(directory: Path, step: int) -> None:
     aside = next(directory / name for name in names if not (directory / name).exists())
     (directory / str(step)).rename(aside)
     log.warning("%s is kept as %s", directory / str(step), aside)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """For Orbax, which logs the traceback of a failed save and then raises the error, too: that one is told."""
+    return not record.exc_info
 
 
 def _restore_as(tree: Any) -> ocp.args.StandardRestore:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from revision_jax import config as configs
-from revision_jax import lazy, verb
+from revision_jax import disk, lazy, verb
 
 compiling = lazy.module("revision_jax.ahead.compiling")
 
@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--program", choices=("train", "search", "extract"), default="train", help="what is compiled (default: train)"
     )
     parser.add_argument("--out", type=Path, help="append the JSON lines to this file as well")
+    verb.add_unknown(parser)
     return parser
 
 
@@ -47,7 +48,7 @@ def act(args: argparse.Namespace) -> int:
     for report in reports:
         print(json.dumps(report))
         if args.out:
-            with args.out.open("a", encoding="utf-8") as out:
+            with disk.room_in(args.out), args.out.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(report) + "\n")
     return 0 if all(report["fits"] for report in reports) else 1
 

@@ -18,7 +18,8 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax.config_rules import ADDED, flatten, validate
-from revision_jax.rules import RENAMED, ConfigError, unknown_key
+from revision_jax.rules import RENAMED, ConfigError, check_local, unknown_key
+from revision_jax.text import read_object, read_text
 
 __all__ = [
     "ConfigError",
@@ -97,20 +98,20 @@ def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, A
     name then has its name of now (`rules.RENAMED`).
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = read_object(path)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; expected the work folder of a training run.") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); expected a training run's config.json.") from error
+    except ValueError as error:
+        raise ConfigError(f"{error}; expected a training run's config.json.") from error
     config = ConfigDict(_to_tuples(values))
     for old, new in RENAMED.items():
         (section, field), (_, now) = old.split("."), new.split(".")
-        if field in config.get(section, {}):
+        if isinstance(config.get(section), ConfigDict) and field in config[section]:
             config[section][now] = config[section][field]
             del config[section][field]
     for key, value in ADDED.items():
         section, field = key.split(".")
-        if section in config and field not in config[section]:
+        if isinstance(config.get(section), ConfigDict) and field not in config[section]:
             config[section][field] = value
     return finish(_beside(config, Path(path).parent), overrides)
 
@@ -121,7 +122,8 @@ BUNDLED = "bundle:"  # begins a path within the work folder itself, as an export
 def _beside(config: ConfigDict, folder: Path) -> ConfigDict:
     """The config with its `bundle:` paths made whole: they are relative to the folder that it was read from."""
     for section in ("base", "init"):
-        for key, value in config.get(section, {}).items():
+        values = config.get(section)
+        for key, value in values.items() if isinstance(values, ConfigDict) else ():
             if isinstance(value, str) and value.startswith(BUNDLED):
                 config[section][key] = os.path.normpath(folder.absolute() / value.removeprefix(BUNDLED))
     return config
@@ -164,11 +166,24 @@ def section(config: ConfigDict, name: str, fields: Mapping[str, Any]) -> dict[st
 
 
 def _run_file(path: Path) -> dict[str, Any]:
-    module = runpy.run_path(str(path))
-    missing = {"PRESETS", "get_config", "defaults"} - module.keys()
+    """The names of a config file; one that defines no config is not run."""
+    if path.suffix != ".py":
+        raise ConfigError(f"{path} is no config; expected a Python file, NAME.py, such as configs/stage1.py.")
+    try:
+        tree = ast.parse(read_text(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} is no config: it is not Python ({error}); see configs/stage1.py.") from error
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    missing = {"PRESETS", "get_config", "defaults"} - defined
     if missing:
         raise ConfigError(f"{path} defines no {', '.join(sorted(missing))}; see configs/stage1.py.")
-    return module
+    return runpy.run_path(str(path))
 
 
 def find_config(path: str) -> Path:
@@ -228,6 +243,7 @@ def differences(one: ConfigDict, other: ConfigDict) -> dict[str, tuple[Any, Any]
 # ----------------------------------------------------------------------------------------------- paths
 def resolve_path(path: str) -> Path:
     """A path of a config: `asset:tiny/llm` is a part shipped with the package, `~` is the home directory."""
+    check_local("a path", path)
     if path.startswith("asset:"):
         return PACKAGE / "assets" / path.removeprefix("asset:")
     return Path(path).expanduser()
@@ -238,6 +254,7 @@ def resolve_data_dir(config: ConfigDict) -> Path:
     if config.data.dir:
         return resolve_path(config.data.dir)
     cache = os.environ.get("REVISION_JAX_CACHE") or "~/.cache/revision_jax"
+    check_local("REVISION_JAX_CACHE", cache)
     return Path(cache).expanduser() / "data" / config.data.name
 
 

@@ -29,6 +29,7 @@ Examples:
       --config configs/stage1.py:mad --config.base.llm=vicuna-7b-v1.5 --config.base.encoder=clip-vit-large-patch14 \\
       --config.base.projector=checkpoints/dense/mm_projector.bin
   python -m revision_jax.convert --format llama --source vicuna-7b-v1.5 --out vicuna --dtype bfloat16
+  python -m revision_jax.convert --format llama --source vicuna-7b-v1.5 --adapter dora --out vicuna-dora
   python -m revision_jax.convert --format gguf --source SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   python -m revision_jax.convert --format clip --source clip-vit-large-patch14 --out clip
   python -m revision_jax.convert --format siglip --source siglip2-base-patch16-224 --out siglip
@@ -53,8 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_config(parser, configs.DEFAULT)
     parser.add_argument("--dtype", choices=DTYPES, default="", help="of the weights (default: the source's)")
     parser.add_argument("--tokenizer", metavar="DIR", default="", help="copy the tokenizer of this directory")
+    parser.add_argument("--adapter", metavar="DIR", default="", help="of llama: fold this adapter of PEFT into it")
     parser.add_argument("--shard-gib", type=float, default=1.0, metavar="GIB", help="largest weight file (default: 1)")
     parser.add_argument("--no-check", action="store_true", help="do not read back and compare")
+    verb.add_unknown(parser)
     return parser
 
 
@@ -66,12 +69,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--config.{next(iter(args.fields))} has no effect with --format {args.format}")
     if args.dtype and args.format in ("stage", "projector"):
         parser.error(f"--dtype has no effect with --format {args.format}: what is trained is float32")
+    if args.adapter and args.format != "llama":
+        parser.error(f"--adapter has no effect with --format {args.format}; expected --format llama")
     return verb.run(act, args)
 
 
 def act(args: argparse.Namespace) -> None:
     options = {"dtype": args.dtype, "shard_gib": args.shard_gib, "tokenizer": args.tokenizer}
-    options["check"] = not args.no_check
+    options |= {"adapter": args.adapter, "check": not args.no_check}
     converting.convert(args.format, args.source, args.out, options=options, spec=args.config, fields=args.fields)
     table.print_files(Path(args.out))
     if args.format == "stage":

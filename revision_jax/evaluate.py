@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the run has")
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use (default: all it has)")
+    verb.add_unknown(parser)
     return parser
 
 

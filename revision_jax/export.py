@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "largest weight file of huggingface (default: 1)"
     parser.add_argument("--shard-gib", type=float, default=0.0, metavar="GIB", help=help_text)
     parser.add_argument("--no-check", action="store_true", help="do not read back and compare")
+    verb.add_unknown(parser)
     return parser
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from revision_jax.disk import room_in
+
 LOCK = ".lock"  # in a folder that is written to: whose it is
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises:
       FolderInUse: names the host and the process that is there.
+      FullDisk: names the folder, whatever was being written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
@@ -39,10 +42,11 @@ def alone_in(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             log.warning("%s cannot be locked (%s): see that no second process writes there", folder, error.strerror)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+        with room_in(folder):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

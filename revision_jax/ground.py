@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", metavar="SHARE,..", help="what each level sends down (default: the run's own)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="moments printed a query (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_unknown(parser)
     return parser
 
 

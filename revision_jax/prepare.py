@@ -46,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--fps", type=float, help="the frame rate that they must have (with --encoder; default: theirs)")
     check.add_argument("--llm", metavar="DIR", help="also count the tokens of every query with its tokenizer")
     check.add_argument("--text-tokens", type=int, default=96, metavar="N", help="the run's prompt.max_text_tokens")
+    verb.add_unknown(check)
     report = add("report", "a page with histograms, samples and similarity strips")
     report.add_argument("directory", metavar="DIR", help="a split, or the folder of its splits")
     report.add_argument("--seed", type=int, default=0, help="which samples are shown")
@@ -75,6 +76,7 @@ def _add_data(parser: argparse.ArgumentParser, data_set: DataSet) -> None:
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="this process's part, from 0")
     parser.add_argument("--batch", type=int, default=128, help="frames a call of the encoder (default: %(default)s)")
     parser.add_argument("--decoders", type=int, default=1, help="videos decoded at once (default: %(default)s)")
+    verb.add_unknown(parser)
     parser.add_argument("--dry-run", action="store_true", help="list the gaps of what is given, write nothing")
 
 

@@ -6,10 +6,9 @@ never changes and the video stands before the question, so that key/value caches
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -247,11 +246,3 @@ class AnswerGrammar:
             tokens[state, : len(edges)] = list(edges)
             following[state, : len(edges)] = list(edges.values())
         return cls(tokens, following, np.array(results, np.int32), max_length)
-
-
-@functools.cache
-def load_tokenizer(directory: str) -> Any:
-    """The transformers tokenizer of a Hugging Face directory (cached: it is read-only)."""
-    from transformers import AutoTokenizer  # slow to import; `--help` must be quick
-
-    return AutoTokenizer.from_pretrained(directory)

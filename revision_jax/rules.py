@@ -5,10 +5,18 @@ A rule is (check, what is expected). The rules themselves stand in `config_rules
 
 import difflib
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Rule = tuple[Callable[[Any], bool], str]
+# `gs://bucket/run`; also as `pathlib` writes it, `gs:/bucket/run`. Not `asset:tiny/llm`, nor `C:/`.
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+LOCAL = (
+    "a path on a disk that every host sees, such as a shared volume or a mounted bucket "
+    "(`gcsfuse BUCKET /mnt/BUCKET`, then /mnt/BUCKET/...); addresses such as gs:// are not opened"
+)
 
 
 class ConfigError(ValueError):
@@ -30,6 +38,18 @@ def one_of(*options: str) -> Rule:
     return lambda v: v in options, "one of " + ", ".join(options)
 
 
+def is_remote(path: Any) -> bool:
+    """Whether a path is an address, which `pathlib` would take for a folder here."""
+    return isinstance(path, str | os.PathLike) and REMOTE.match(os.fspath(path)) is not None
+
+
+def check_local(name: str, path: Any) -> None:
+    """Raises `ConfigError` where what is given under a name is an address; anything but a path passes."""
+    if is_remote(path):
+        raise ConfigError(f"{name} is {os.fspath(path)!r}; expected {LOCAL}.")
+
+
+a_path: Rule = (lambda v: not is_remote(v), LOCAL)
 positive: Rule = (lambda v: v > 0, "greater than 0")
 anything: Rule = (lambda v: True, "anything")
 fraction: Rule = (lambda v: 0 <= v < 1, "a fraction in [0, 1)")
@@ -47,9 +67,17 @@ def broken_rules(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[s
     if not faults:
         for key, value in values.items():
             check, expected = rules[key]
-            if (isinstance(value, float) and not math.isfinite(value)) or not check(value):
+            if (isinstance(value, float) and not math.isfinite(value)) or not _holds(check, value):
                 faults.append(f"{key} is {value!r}; expected {expected}.")
     return faults
+
+
+def _holds(check: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a value, perhaps of a type that the check does not know, passes it."""
+    try:
+        return bool(check(value))
+    except (TypeError, AttributeError, ValueError):
+        return False
 
 
 # Fields that had another name when runs were saved: section.field then -> section.field now.

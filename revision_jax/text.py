@@ -76,6 +76,23 @@ def read_jsonl(path: str | os.PathLike) -> list[Any]:
     return values
 
 
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """A small JSON file that holds one object; for every config, index and manifest.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: as `read_text`; no JSON, nested too deep, or not an object. The message names the file.
+    """
+    text = read_text(path)
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds {type(value).__name__}; expected a JSON object")
+    return value
+
+
 def is_unicode(text: str) -> bool:
     """Whether it can be written as UTF-8: JSON, and names of files, may hold half of a pair of surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in text)

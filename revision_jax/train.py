@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_config(parser, configs.DEFAULT)
     parser.add_argument("--workdir", metavar="RUN", help="work folder (default: runs/CONFIG-PRESET)")
     parser.add_argument("--profile", action="store_true", help="write a trace of 5 steps to RUN/profile, for XProf")
+    verb.add_unknown(parser)
     return parser
 
 
@@ -73,7 +74,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     with files.alone_in(run.workdir) if multihost.is_first() else contextlib.nullcontext():
         result = training.train(run, training.prepare(run), profile=profile)
     if multihost.count() > 1:
-        log.info("evaluate: python -m revision_jax.evaluate --workdir %s", workdir)
+        if multihost.is_first():
+            log.info("evaluate, on as many hosts as you like: python -m revision_jax.evaluate --workdir %s", workdir)
         return {}
     if not config.eval.after_training or not training.can_be_scored(run):
         return {}

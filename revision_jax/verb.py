@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import lazy, leave
+from revision_jax import INTERRUPTED, disk, known_keys, lazy, leave
 from revision_jax.quoting import escaped
+from revision_jax.rules import check_local
 
 checkpoint = lazy.module("revision_jax.checkpoint")
 loop = lazy.module("revision_jax.training.loop")
@@ -19,7 +20,6 @@ multihost = lazy.module("revision_jax.parallel.multihost")
 preemption = lazy.module("revision_jax.training.preemption")
 
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 LAYOUT = "\n\t"  # what a message may hold beside text
 FLAGS = {
     "config": "",
@@ -28,6 +28,8 @@ FLAGS = {
     "model": "model.",
     "data": "data.",
 }  # `--search.beam 4` sets search.beam
+NO_PATHS = ("sentences", "fields")  # the rules of the config look at its fields
+POSITIONAL = {"video": "VIDEO", "directory": "DIR"}
 log = logging.getLogger(__name__)
 Act = Callable[[argparse.Namespace], int | None]
 
@@ -56,6 +58,14 @@ def add_config(parser: argparse.ArgumentParser, default: str) -> None:
     """`--config`, whose fields are set by `--config.KEY=VALUE`."""
     help_text = "config file and preset (default: %(default)s); --config.KEY=VALUE sets a field, see below"
     parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=help_text)
+
+
+def add_unknown(parser: argparse.ArgumentParser) -> None:
+    """`--allow-unknown`, of verbs that read other people's JSON."""
+    help_text = (
+        "go on although a model's, tokenizer's or adapter's JSON has this key, which is not known here; repeatable"
+    )
+    parser.add_argument(known_keys.FLAG, action="append", default=[], metavar="KEY", help=help_text)
 
 
 def parse(
@@ -96,7 +106,9 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return act(args) or 0
+        _check_paths(args)
+        with known_keys.allowing(getattr(args, "allow_unknown", ())):
+            return act(args) or 0
     except KeyboardInterrupt:
         if args.debug:
             raise
@@ -104,6 +116,13 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
         return INTERRUPTED
     except Exception as error:
         return _explain(error, args.debug)
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """No flag of any verb takes an address such as gs://."""
+    for name, value in vars(args).items():
+        if name not in NO_PATHS:
+            check_local(POSITIONAL.get(name, f"--{name.replace('_', '-')}"), value)
 
 
 def _explain(error: Exception, debug: bool) -> int:
@@ -114,12 +133,18 @@ def _explain(error: Exception, debug: bool) -> int:
     if isinstance(error, multihost.HungHost):
         print(f"error: {error}", file=sys.stderr)
         multihost.leave_at_once(preemption.RESTART_CODE)
+    if type(error).__name__ == "JaxRuntimeError" and not debug and (lost := multihost.lost_host(error)):
+        print(f"error: {lost}", file=sys.stderr)
+        multihost.leave_at_once(preemption.RESTART_CODE)
     # ImportError: PyTorch is optional, and a base in .bin files needs it.
     mendable = (
         ValueError, OSError, ImportError, NotImplementedError, MemoryError, checkpoint.CheckpointError,
         loop.NonFiniteLoss, multihost.Disagreement, multihost.JoinError,
     )  # fmt: skip
-    if debug or not isinstance(error, mendable):
+    full = disk.is_full(error)
+    if debug or not (full or isinstance(error, mendable)):
         raise error
-    print(f"error: {escaped(str(error), keep=LAYOUT)}", file=sys.stderr)
+    told = isinstance(error, disk.FullDisk | checkpoint.CheckpointError)
+    message = disk.told(error) if full and not told else str(error)
+    print(f"error: {escaped(message, keep=LAYOUT)}", file=sys.stderr)
     return 2

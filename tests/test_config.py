@@ -137,7 +137,7 @@ def test_json_errors(tmp_path):
     with pytest.raises(ConfigError, match="does not exist; expected the work folder"):
         configs.load_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match="is not JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json: not JSON"):
         configs.load_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps({"train": {}}))
     with pytest.raises(ConfigError, match="seed is missing"):

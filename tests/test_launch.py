@@ -1,11 +1,14 @@
 """Launch scripts: clean shell, dry runs that start nothing, a JobSet of the right form, SLURM's restart."""
 
+import importlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,11 @@ from revision_jax.runs.predecessors import predecessors
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
+POD = ["--image", "i", "--topology", "v5e-16"]
+EVALUATE, FOLDER = (
+    ["evaluate", "--workdir", "R"],
+    ["prepare", "folder", "--videos", "V", "--out", "D", "--split", "test"],
+)
 TRAIN = ["--config", "configs/stage1.py:mad", "--config.prompt.system=a b"]
 
 
@@ -117,17 +125,23 @@ def test_the_jobset_has_a_pod_for_every_host(topology, hosts, accelerator, bound
 def test_only_a_config_error_ends_the_jobset():
     spec = jobset("--topology", "v5e-16")["spec"]
     rules = spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
-    assert rules == [{"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [2]}}]
+    assert rules == [{"action": "FailJob", "onExitCodes": {"containerName": "work", "operator": "In", "values": [2]}}]
     assert spec["failurePolicy"]["maxRestarts"] >= 100
 
 
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("gke_jobset.sh", ["--image", "i", "--topology", "v9-1", "--", "x"], "unknown topology 'v9-1'"),
+        ("gke_jobset.sh", ["--image", "i", "--topology", "v9-1", "--", "--x"], "unknown topology 'v9-1'"),
         ("gke_jobset.sh", ["--topology", "v5e-16", "--", "x"], "--image"),
         ("tpu_vm.sh", ["--name", "n", "--", "x"], "--zone"),
         ("tpu_vm.sh", ["--config", "x"], "unknown option --config"),
+        ("tpu_vm.sh", ["--name", "n", "--zone", "z", "--", "score"], "no verb score"),
+        ("gke_jobset.sh", [*POD, "--", "export", "--workdir", "R"], "no verb export for a JobSet"),
+        ("gke_jobset.sh", [*POD, "--", "prepare", "merge", "D"], "works on one machine"),
+        ("gke_jobset.sh", [*POD, "--slices", "2", "--", "prepare", "folder"], "--slices is 2"),
+        ("slurm_gpu.sh", ["score", "--workdir", "R"], "no verb score"),
+        ("slurm_gpu.sh", ["evaluate"], "no options of revision_jax.evaluate"),
         ("slurm_gpu.sh", [], "no options"),
         ("local.sh", ["--only", "dense,search"], "--only names search"),
     ],
@@ -160,6 +174,32 @@ def test_slurm_puts_a_stopped_job_back_into_the_queue(tmp_path, code, requeued, 
         assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
 
 
+def test_slurm_term_that_reaches_the_batch_shell_goes_to_the_steps(tmp_path):
+    """And what they return decides: the run had saved, and goes back into the queue."""
+    command(
+        tmp_path,
+        "srun",
+        f"trap 'exit 75' USR1; echo $$ > {tmp_path}/pid; touch {tmp_path}/up; for i in {{1..300}}; do sleep 0.1; done",
+    )
+    command(tmp_path, "scancel", f'echo "$@" > {tmp_path}/scancel.txt; kill -USR1 "$(cat {tmp_path}/pid)"')
+    command(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/scontrol.txt')
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    shell = subprocess.Popen([LAUNCH / "slurm_gpu.sh", *TRAIN], env=env, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    shell.send_signal(signal.SIGTERM)
+    out, _ = shell.communicate(timeout=60)
+    assert shell.returncode == 0 and "back into the queue" in out
+    assert (tmp_path / "scancel.txt").read_text() == "--signal=TERM 7\n"
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+def test_slurm_says_what_to_lower_after_a_kill_by_the_system(tmp_path):
+    command(tmp_path, "srun", "exit 137")
+    done = run("slurm_gpu.sh", *TRAIN, path=tmp_path, SLURM_JOB_ID="7")
+    assert done.returncode == 137 and "data.prefetch" in done.stderr and "--mem" in done.stderr
+
+
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "gke_jobset.sh"])
 def test_a_dry_run_starts_nothing(name, tmp_path):
     for program in ("gcloud", "srun", "scontrol", "python"):
@@ -168,6 +208,108 @@ def test_a_dry_run_starts_nothing(name, tmp_path):
     done = run(name, *arguments.get(name, ["--dry_run"] + (TRAIN if name == "slurm_gpu.sh" else [])), path=tmp_path)
     assert done.returncode == 0 and "revision_jax.train" in done.stdout
     assert not (tmp_path / "started").exists()
+
+
+# ------------------------------------------------------------------------------------------- other verbs
+def srun(tmp_path, *arguments, code: int = 0, **environment) -> list[str]:
+    """What a batch script gives srun; `code` is srun's."""
+    command(tmp_path, "srun", f'printf "%s\\n" "$@" > {tmp_path}/srun.txt; exit {code}')
+    command(tmp_path, "scontrol", f"touch {tmp_path}/requeued")
+    done = run("slurm_gpu.sh", *arguments, path=tmp_path, SLURM_JOB_ID="7", **environment)
+    assert done.returncode == 0, done.stderr
+    return (tmp_path / "srun.txt").read_text().splitlines()
+
+
+def parsed(verb_arguments):
+    """The arguments of a verb are such as its parser takes."""
+    name, *arguments = verb_arguments
+    return verb.parse(importlib.import_module(f"revision_jax.{name}").make_parser(), arguments, ["config"])
+
+
+def test_slurm_runs_other_verbs(tmp_path):
+    assert srun(tmp_path, *EVALUATE) == ["--kill-on-bad-exit=1", "python", "-m", "revision_jax.evaluate", *EVALUATE[1:]]
+    export = ["export", "--workdir", "R", "--out", "O", "--format", "peft"]
+    assert srun(tmp_path, *export)[1:] == [
+        "--nodes=1",
+        "--ntasks=1",
+        "python",
+        "-m",
+        "revision_jax.export",
+        *export[1:],
+    ]
+    merge = srun(tmp_path, "prepare", "merge", "D", SLURM_ARRAY_TASK_ID="1")
+    assert merge[1:] == ["--nodes=1", "--ntasks=1", "python", "-m", "revision_jax.prepare", "merge", "D"]
+
+
+def test_slurm_makes_a_shard_of_every_task_of_an_array(tmp_path):
+    array = {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_TASK_COUNT": "8"}
+    found = srun(tmp_path, *FOLDER, SLURM_ARRAY_TASK_ID="3", **array)
+    assert found[:3] == ["--kill-on-bad-exit=0", "--nodes=1", "--ntasks=1"] and found[-2:] == ["--shard", "3/8"]
+    assert parsed(["prepare", *found[6:]]).shard == (3, 8)
+    array |= {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "8"}
+    done = run("slurm_gpu.sh", *FOLDER, path=tmp_path, SLURM_JOB_ID="7", SLURM_ARRAY_TASK_ID="3", **array)
+    assert done.returncode == 2 and "tasks 1 to 8, 8 of them; expected --array=0-N" in done.stderr
+
+
+def test_slurm_makes_a_shard_on_every_node(tmp_path):
+    found = srun(tmp_path, *FOLDER)
+    assert found[0] == "--kill-on-bad-exit=0" and found[1:3] == ["bash", "-c"]
+    command(tmp_path, "python", 'printf "%s\\n" "$@"')
+    env = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(found[1:], env=env, capture_output=True, text=True)
+    assert parsed(["prepare", *done.stdout.splitlines()[2:]]).shard == (1, 2)
+
+
+@pytest.mark.parametrize("arguments", [EVALUATE, FOLDER])
+def test_slurm_goes_on_with_an_evaluation_and_a_shard_that_were_stopped(tmp_path, arguments):
+    srun(tmp_path, *arguments, code=143)
+    assert (tmp_path / "requeued").exists()
+
+
+def remote(*arguments) -> str:
+    """The command that the workers of a TPU slice get."""
+    done = run("tpu_vm.sh", "--name", "n", "--zone", "z", "--dry_run", "--", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_tpu_slice_runs_other_verbs(tmp_path):
+    told = shlex.split(remote(*EVALUATE))
+    assert "--worker=all" in told and "REVISION_JAX_CLUSTER=tpu_vm" in told[-1]
+    assert told[-1].endswith("revision_jax.evaluate --workdir R")
+    for one in (["export", "--workdir", "R"], ["prepare", "merge", "D"]):
+        told = shlex.split(remote(*one))
+        assert "--worker=0" in told and "TPU_PROCESS_BOUNDS=1,1,1" in told[-1] and "CLUSTER" not in told[-1]
+    # A worker as it finds itself: number 2 of four.
+    told = shlex.split(remote(*FOLDER))
+    command(tmp_path, "curl", 'case "${@: -1}" in *number) echo 2 ;; *) echo a:1,b:2,c:3,d:4 ;; esac')
+    command(tmp_path, "python3", 'printf "%s\\n" "$@"; env | grep ^TPU_')
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    (tmp_path / "revision_jax").mkdir()
+    done = subprocess.run(["bash", "-c", told[-1]], env=env, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert "--worker=all" in told and parsed(["prepare", *lines[2:-3]]).shard == (2, 4), done
+    assert "TPU_PROCESS_BOUNDS=1,1,1" in lines[-3:]
+
+
+def test_a_jobset_runs_other_verbs(tmp_path):
+    def container(*arguments) -> dict:
+        done = run("gke_jobset.sh", *POD, "--dry_run", "--", *arguments)
+        assert done.returncode == 0, done.stderr
+        found = yaml.safe_load(done.stdout)
+        assert check_form(found) == len(FORM)
+        return found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+
+    found = container(*EVALUATE)
+    assert (found["command"], found["args"]) == (["python", "-m", "revision_jax.evaluate"], EVALUATE[1:])
+    found = container(*FOLDER)
+    assert {"name": "TPU_PROCESS_BOUNDS", "value": "1,1,1"} in found["env"]
+    args = [part.replace("$(JOB_COMPLETION_INDEX)", "2") for part in found["args"]]  # as Kubernetes does it
+    assert parsed(["prepare", *args]).shard == (2, 4)
+    for code, left in ((0, 0), (1, 0), (2, 2), (75, 75)):  # 1: there are gaps, and the shard is there
+        command(tmp_path, "python", f"exit {code}")
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        assert subprocess.run([*found["command"], *args], env=env).returncode == left
 
 
 def test_arguments_survive_as_they_are():

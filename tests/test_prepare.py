@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_the_same_command_continues(odd_folder, tmp_path
     (parts / "plain04.tmp").symlink_to("/dev/full")  # every write there fails as on a full disk
     assert prepare.main(arguments(odd_folder, tmp_path)) == 2
     error = capsys.readouterr().err
-    assert "No space left on device" in error and "MiB are free" in error and "the same command then continues" in error
+    assert "no space left on the disk of" in error and "MiB are free" in error and "the same command goes on" in error
     assert not (tmp_path / "test/manifest.json").exists()
     kept = {path.stem for path in parts.glob("*.npz")}
     assert "plain03" in kept and "plain04" not in kept

@@ -28,8 +28,9 @@ FLOORS = (
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
-    {"parallel", "prompts", "hierarchy"},
-    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints"},
+    {"parallel", "prompts", "hierarchy", "logs", "tokenizer_files"},
+    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints", "known_keys"},
+    {"disk"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

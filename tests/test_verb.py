@@ -158,6 +158,49 @@ def test_a_host_that_hangs_is_left_at_once(act, capsys, monkeypatch):
     assert "host 3 hangs" in capsys.readouterr().err
 
 
+ARGUMENTS = {
+    "evaluate": ["--workdir=R"],
+    "ground": ["film.mp4", "a star"],
+    "prepare": ["merge", "D"],
+    "convert": ["--format=llama", "--source=S", "--out=O"],
+    "export": ["--workdir=R", "--out=O", "--format=peft"],
+    "compile": ["--topology=v5e-16"],
+}
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_a_host_that_hangs_ends_every_verb_in_one_line(name, monkeypatch, capsys):
+    module, left = importlib.import_module(f"revision_jax.{name}"), []
+
+    def hung(args):
+        raise multihost.HungHost("waited 5 s for process 1 (n2)")
+
+    monkeypatch.setattr(module, "act", hung)
+    monkeypatch.setattr(multihost, "leave_at_once", lambda code: left.append(code) or sys.exit(code))
+    with pytest.raises(SystemExit):
+        module.main(ARGUMENTS.get(name, []))
+    assert left == [RESTART_CODE]
+    assert capsys.readouterr().err == "error: waited 5 s for process 1 (n2)\n"
+
+
+def test_a_host_that_was_lost_is_one_line(act, monkeypatch, capsys):
+    import jax
+
+    left = []
+    monkeypatch.setattr(multihost, "leave_at_once", lambda code: left.append(code) or sys.exit(code))
+    lost = jax.errors.JaxRuntimeError("INTERNAL: Gloo all-reduce failed: Connection closed by peer [1.2.3.4]:5\nstack")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        act(lost)  # a process alone has lost nobody
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(SystemExit):
+        act(lost)
+    err = capsys.readouterr().err
+    assert left == [RESTART_CODE] and err.count("\n") == 1 and "another host of the run has ended" in err
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        act(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"))
+
+
 # ------------------------------------------------------------------------------------------------- flags
 def test_fields_of_the_config_are_gathered_with_their_sections():
     parser = verb.make_parser("x", "A verb: see.", "")

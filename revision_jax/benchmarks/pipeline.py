@@ -36,7 +36,8 @@ from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.data.video.extraction import Encoder
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
+from revision_jax.prompts import PromptEncoder, PromptTemplate
+from revision_jax.tokenizer_files import load_tokenizer
 
 FPS, WIDTH, MOVIE_S = 5.0, 768, 6600.0
 HIERARCHY = Hierarchy(window_s=125.0, num_frames=250)

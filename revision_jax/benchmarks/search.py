@@ -64,18 +64,14 @@ def make_settings(**changes) -> SearchSettings:
 
 
 def make_models(shape: str, seed: int = 0) -> Models:
-    """Random grounders of the dense and the upper levels; they share the language model's size, not its weights."""
+    """Random grounders of the dense and the upper levels; they share the language model, as those of a run do."""
     config, dtype, width, mlp = SHAPES[shape]
 
-    def build(key, sparse: bool):
-        rngs = nnx.Rngs(key)
-        llm = Llama(config, compute=Compute(dtype, dtype), rngs=rngs)
-        if sparse:
-            adapter = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp)
-            return Grounder(llm, sparse=adapter, window_chunk=16)
-        return Grounder(llm, DenseAdapter(width, config.hidden_size, rngs=rngs))
-
-    return Models(build(seed, False), build(seed + 1, True))
+    rngs = nnx.Rngs(seed)
+    llm = Llama(config, compute=Compute(dtype, dtype), rngs=rngs)
+    sparse = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp)
+    dense = Grounder(llm, DenseAdapter(width, config.hidden_size, rngs=rngs))
+    return Models(dense, Grounder(llm, sparse=sparse, window_chunk=16))
 
 
 def make_video(shape: str, seconds: float, seed: int = 0) -> VideoFeatures:

@@ -20,6 +20,7 @@ from revision_jax.data.builders.folder import read_queries
 from revision_jax.data.store.features import DamagedError, FeatureStore, NotFiniteError
 from revision_jax.data.store.manifest import MANIFEST, Manifest
 from revision_jax.data.video.extraction import Encoder
+from revision_jax.text import read_object
 
 VERDICT = "check.json"
 OnVideo = Callable[[str, int, int], None]
@@ -200,7 +201,7 @@ def known_gaps(splits: Mapping[str, pathlib.Path], encoder: Encoder | None = Non
     gaps = check_splits(splits, deep=False, encoder=encoder)
     for split, directory in splits.items():
         path = directory / VERDICT
-        verdict = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        verdict = read_object(path) if path.is_file() else {}
         if verdict.get("content") == _content(directory):
             gaps[split] = in_order([*gaps[split], *(Gap(**row) for row in verdict["gaps"])])
     return gaps

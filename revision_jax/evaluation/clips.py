@@ -11,6 +11,7 @@ import numpy as np
 from revision_jax.config import ConfigError
 from revision_jax.evaluation import methods as m
 from revision_jax.evaluation.evaluator import Evaluation, Scored
+from revision_jax.evaluation.identity import file_digest
 from revision_jax.metrics.retrieval import retrieval_scores
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
@@ -36,7 +37,8 @@ class ClipSearch:
         check_short(split, run.hierarchy.window_s)
         scores, facts = _ratings(run, evaluation, split)
         compilations = facts.pop("compilations")
-        return Scored({"retrieval": {"methods": scores, **facts}, "compilations": compilations})
+        data = {evaluation.split: file_digest(split)}
+        return Scored({"data": data, "retrieval": {"methods": scores, **facts}, "compilations": compilations})
 
 
 def check_short(split: Split, window_s: float) -> None:

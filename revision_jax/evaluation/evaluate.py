@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from revision_jax.config import ConfigError
+from revision_jax.disk import room_in
 from revision_jax.evaluation.captions import Captions
 from revision_jax.evaluation.clips import ClipSearch
 from revision_jax.evaluation.evaluator import Evaluation, Evaluator, file_path
@@ -30,7 +31,7 @@ from revision_jax.report.table import print_table
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import other_split, splits_of
 
-VERSION = 4  # of metrics.json
+VERSION = 5  # of metrics.json
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +65,7 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
     Raises:
       ConfigError: an option that the stage cannot honour, or missing data.
       FolderInUse: another evaluation writes to the same folder.
+      FullDisk: names the folder.
     """
     started = time.perf_counter()
     evaluators = evaluators_of(run)
@@ -89,8 +91,9 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
     metrics = plain(metrics)
     if multihost.is_first():
         suffix = evaluation.path("report.html").stem.removeprefix("report")
-        report = write_summary(evaluation.folder, suffix, metrics, run.config, cases)
-        write_json(evaluation.path("metrics.json"), metrics)  # the last: it says that all the rest is there
+        with room_in(evaluation.folder):
+            report = write_summary(evaluation.folder, suffix, metrics, run.config, cases)
+            write_json(evaluation.path("metrics.json"), metrics)  # the last: it says that all the rest is there
         print_table(metrics)
         log.info("report: %s", report)
     return metrics
@@ -119,6 +122,7 @@ def _empty(evaluation: Evaluation) -> dict[str, Any]:
         "version": VERSION,
         "stage": run.stage.name,
         "split": evaluation.split,
+        "data": {},
         "train_steps": run.steps,
         "protocol": {"name": evaluation.options.protocol, "says": PROTOCOLS[evaluation.options.protocol].says},
         "levels": list(run.config.hierarchy.levels),

@@ -208,7 +208,8 @@ def answer(split: Split, methods: Mapping[str, Ask], path: Path, identity: str) 
     for video_id, name in _with_progress(todo, split.name):
         queries = split.queries[video_id]
         log.append(name, queries, *methods[name](split.store, video_id, queries))
-    multihost.meet(f"answered {path.name}")
+        multihost.advance(f"{split.name}: {name}, {video_id}")
+    multihost.meet_patiently(f"answered {path.name}")  # films differ in length, and so do the hosts' shares
     log.read_others([path, *hosts.host_logs(path)])
     multihost.meet(f"read {path.name}")
     if multihost.is_first():

@@ -26,7 +26,7 @@ from revision_jax.search.method import method_name, uses_upper
 from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
 
-FORMAT = 4  # of the predictions; another one starts the files anew
+FORMAT = 5  # of the predictions; another one starts the files anew
 ALONE = ("depth1", "depth0")  # methods that are asked of the model before training, too
 
 
@@ -118,6 +118,7 @@ def _score(session: _Session, answers: Mapping, earlier: Mapping | None) -> Scor
         "queries": len(queries),
         "present": sum(query.present for query in queries),
         "absent": sum(not query.present for query in queries),
+        "data": {name: file_digest(session.splits[name]) for name in session.splits},
         "served": session.served,
         "trained_parameters": trained_parameters([model for model in session.models.both if model is not None]),
         "methods": score(queries, answers[evaluation.split], calibration, protocol),

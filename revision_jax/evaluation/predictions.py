@@ -1,13 +1,14 @@
 """The log of an evaluation: predictions that survive a kill.
 
 `predictions.jsonl` begins with a line that says what it belongs to. Then a line a query, and after the last query
-of a (method, video) a closing line with its cost: only closed groups count, so that half a video is never scored.
+of a (method, video) a closing line with its cost and a checksum of the group: only closed groups that are what was
+written count, so that half a video, or another one's moments, are never scored.
 Hosts write apart (`hosts.py`); the first one's file holds everything in the end.
 """
 
 import dataclasses
 import json
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import numpy as np
 
 from revision_jax.data.annotations.queries import Query
 from revision_jax.files import write_text
+from revision_jax.logs import SEAL, append_lines, is_sealed, left_out, read_log, sealed
 from revision_jax.metrics.cost import Cost
-from revision_jax.text import split_lines
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +75,21 @@ class PredictionLog:
     def _read(self, path: Path) -> dict[tuple[str, str], list[dict]]:
         """Takes in the closed groups of a file, if it is of this identity, and returns their lines."""
         open_: dict[tuple[str, str], list[dict]] = {}
-        closed, lines = {}, whole_lines(path)
-        for line in lines[1:] if lines[:1] == [self._header] else []:
-            key = line["method"], line["video_id"]
-            if "cost" in line:
-                rows = open_.pop(key, [])
-                if len(rows) == line["queries"]:
-                    self._groups.setdefault(key, ([_prediction(row) for row in rows], Cost.from_dict(line["cost"])))
-                    closed[key] = [*rows, line]
-            else:
+        closed, lines = {}, read_log(path)
+        if lines and lines[0].value != self._header:
+            log.warning("%s belongs to another evaluation: of another model, data or search; it is not used", path)
+            return {}
+        for number, line in lines[1:]:
+            key = str(line.get("method")), str(line.get("video_id"))
+            if SEAL not in line:
                 open_.setdefault(key, []).append(line)
+            elif is_sealed(line, self._header, rows := open_.pop(key, [])):
+                self._groups.setdefault(key, ([_prediction(row) for row in rows], Cost.from_dict(line["cost"])))
+                closed[key] = [*rows, line]
+            else:
+                left_out(path, number, f"the lines of {key[0]!r}, {key[1]!r} are not what was written")
+        if open_:
+            log.info("%s: %d lines of videos that were not finished are left out", path, sum(map(len, open_.values())))
         return closed
 
     def get(self, method: str, video_id: str) -> tuple[list[Prediction], Cost] | None:
@@ -99,18 +107,11 @@ class PredictionLog:
             for q, p in zip(queries, predictions, strict=True)
         ]
         end = {"method": method, "video_id": video_id, "queries": len(rows), "cost": cost.as_dict()}
+        end = sealed(end, self._header, rows)
         append_lines(self.path, [*rows, end])
         # What is scored is what is in the file, so that a resumed evaluation scores the same.
         self._groups[method, video_id] = [_prediction(row) for row in rows], cost
         self._in_file.add((method, video_id))
-
-
-def append_lines(path: Path, lines: Sequence[dict]) -> None:
-    """Adds lines to a file; when this returns they are on the disk."""
-    with path.open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _rounded(moments: np.ndarray) -> list[list[float]]:
@@ -120,14 +121,3 @@ def _rounded(moments: np.ndarray) -> list[list[float]]:
 def _prediction(row: Mapping) -> Prediction:
     moments = np.array(row["moments"], np.float64).reshape(-1, 3)
     return Prediction(row["query_id"], moments, row.get("error"), tuple(row.get("held", ())))
-
-
-def whole_lines(path: Path) -> list[dict]:
-    """The lines up to the first that a kill cut short."""
-    lines = []
-    for line in split_lines(path.read_text(encoding="utf-8")) if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines

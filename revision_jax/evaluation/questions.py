@@ -74,8 +74,9 @@ def ask_all(evaluation: Evaluation, questions: Sequence[Question], data: str) ->
                 name: question.score(np.array(_answers(question, model, name, log, config.train.batch_size)))
                 for name, model in models.items()
             }
-    multihost.meet(f"asked {evaluation.path('questions.jsonl').name}")
-    return Scored({"questions": found, "trained_parameters": run.trained_parameters})
+    multihost.meet_patiently(f"asked {evaluation.path('questions.jsonl').name}")
+    data_of = {evaluation.split: data}
+    return Scored({"data": data_of, "questions": found, "trained_parameters": run.trained_parameters})
 
 
 def _answers(question: Question, grounder: Grounder, model: str, log: RowLog, batch: int) -> Answers:
@@ -89,6 +90,7 @@ def _answers(question: Question, grounder: Grounder, model: str, log: RowLog, ba
         for start in range(done, total, batch):
             rows = question.rows[start : start + batch]
             log.append(question.name, model, question.ask(grounder, rows))
+            multihost.advance(f"{label}: row {start + len(rows)} of {total}")
             bar.advance(task, len(rows))
     return log.get(question.name, model)
 

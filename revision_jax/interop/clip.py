@@ -7,18 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from revision_jax.interop.encoder import (
-    Kind,
+    EncoderKind,
     TextRules,
     load,
     norm_rows,
+    read_tower,
     save,
     tower_fields,
     tower_keys,
     tower_rows,
 )
 from revision_jax.interop.files import read_config
+from revision_jax.interop.model_keys import CLIP_HARMLESS, CLIP_KINDS, TEXT_KINDS, VISION_KINDS
 from revision_jax.interop.pictures import PictureRules
 from revision_jax.interop.table import CONVOLUTION, TRANSPOSED, Row, Table
+from revision_jax.known_keys import check_keys, check_kinds
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 # OpenAI's constants, which every CLIP directory without a preprocessor_config.json uses.
@@ -71,10 +74,13 @@ CLIP_TABLE = Table(
 
 def read_clip_config(directory: str | Path) -> CLIPConfig:
     """The `CLIPConfig` of a directory's config.json."""
-    raw = read_config(directory, "clip")
+    raw, path = read_config(directory, "clip"), Path(directory) / "config.json"
+    check_kinds(path, raw, CLIP_KINDS)
+    check_keys(path, raw, {*CLIP_KINDS, *CLIP_HARMLESS})
+    towers = (("vision", _VISION_DEFAULTS, VISION_KINDS), ("text", _TEXT_DEFAULTS, TEXT_KINDS))
     vision, text = (
-        defaults | (_first(raw, f"{name}_config_dict", f"{name}_config") or {})
-        for name, defaults in (("vision", _VISION_DEFAULTS), ("text", _TEXT_DEFAULTS))
+        defaults | read_tower(f"{path}: {name}_config", _first(raw, f"{name}_config_dict", f"{name}_config"), kinds)
+        for name, defaults, kinds in towers
     )
     return CLIPConfig(
         vision=CLIPVisionConfig(
@@ -123,7 +129,9 @@ def clip_to_config(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
-KIND = Kind("clip", CLIP, CLIP_TABLE, PICTURES, TextRules(starts=1, full=False), read_clip_config, clip_to_config)
+KIND = EncoderKind(
+    "clip", CLIP, CLIP_TABLE, PICTURES, TextRules(starts=1, full=False), read_clip_config, clip_to_config
+)
 
 
 def load_clip(directory: str | Path, dtype: jax.typing.DTypeLike = jnp.float32) -> CLIP:

@@ -16,10 +16,11 @@ from flax import nnx
 from revision_jax.interop import clip
 from revision_jax.interop.adapter import load_dense_adapter, save_projector
 from revision_jax.interop.check import Comparison, compare
-from revision_jax.interop.encoder import Kind, abstract, load
+from revision_jax.interop.encoder import EncoderKind, abstract, load
 from revision_jax.interop.encoders import ENCODERS
 from revision_jax.interop.families import read_family
 from revision_jax.interop.files import read_tensors
+from revision_jax.interop.folding import FoldedLlama
 from revision_jax.interop.gguf import check_gguf, convert_gguf
 from revision_jax.interop.grounder_check import video_tokens
 from revision_jax.interop.llama import read_llama_config
@@ -45,11 +46,15 @@ class Output(NamedTuple):
     shard_bytes: int
 
 
-def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A language model's directory (`families.py`), in .bin or safetensors."""
+def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int, adapter: str | Path | None = None) -> Check:
+    """A language model's directory (`families.py`), in .bin or safetensors, and an adapter of PEFT folded into it."""
     config, weights = read_llama_config(source), Weights(source)
     dtype = np.dtype(dtype or weights_dtype(weights))
-    _copy(MergedLlama(config, weights, None, source=source), folder, dtype, shard_bytes)
+    if adapter is None:
+        tensors = MergedLlama(config, weights, None, source=source)
+    else:
+        tensors = FoldedLlama(config, weights, adapter, source=source)
+    _copy(tensors, folder, dtype, shard_bytes)
     raw = read_family(source)
     raw.pop("torch_dtype", None)
     write_json(folder / "config.json", raw | {"dtype": dtype.name})
@@ -58,7 +63,7 @@ def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Chec
     def check() -> dict[str, Comparison]:
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 24))
         run = lambda tensors: stream_logits(config, tensors, embed(tensors, tokens))
-        return {"logits": compare(run(weights), run(Weights(folder)), dtype, np.ones(tokens.shape, bool))}
+        return {"logits": compare(run(tensors), run(Weights(folder)), dtype, np.ones(tokens.shape, bool))}
 
     return check
 
@@ -70,7 +75,7 @@ def from_gguf(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check
     return lambda: check_gguf(folder, references, kind)
 
 
-def from_encoder(kind: Kind, source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
+def from_encoder(kind: EncoderKind, source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
     """A directory of an encoder (`CLIPModel`, `SiglipModel`), in .bin or safetensors."""
     check = _write_encoder(kind, kind.read_config(source), Weights(source), source, Output(folder, dtype, shard_bytes))
     copy_tokenizer(source, folder)
@@ -113,7 +118,7 @@ def _copy(tensors: Mapping[str, Any], folder: Path, dtype: np.dtype, shard_bytes
 
 
 def _write_encoder(
-    kind: Kind, config: EncoderConfig, tensors: Mapping[str, Any], source: Path, output: Output
+    kind: EncoderKind, config: EncoderConfig, tensors: Mapping[str, Any], source: Path, output: Output
 ) -> Check:
     match(kind.table, tensors, flat_params(abstract(kind, config)), source)
     kept = {key: tensor for key, tensor in tensors.items() if not kind.table.is_ignored(key)}

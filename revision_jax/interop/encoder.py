@@ -1,6 +1,6 @@
-"""What the file of an encoder says of it (`Kind`), and the loading, saving and rows that all encoders share."""
+"""What the file of an encoder says of it (`EncoderKind`), and the loading, saving and rows that all encoders share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from revision_jax.interop.files import write_directory
+from revision_jax.interop.model_keys import TOWER_HARMLESS
 from revision_jax.interop.pictures import PictureRules, read_pictures
 from revision_jax.interop.table import TRANSPOSED, Row, Table, export_params, flat_params, import_params
 from revision_jax.interop.weights import Weights
+from revision_jax.known_keys import Kind, check_keys, check_kinds
 from revision_jax.models.encoder import EncoderConfig, ImageTextEncoder
 from revision_jax.models.towers import TowerConfig
 
@@ -29,7 +31,7 @@ class TextRules(NamedTuple):
     full: bool
 
 
-class Kind(NamedTuple):
+class EncoderKind(NamedTuple):
     """A kind of encoder: its file in `models/`, and how a Hugging Face directory describes it.
 
     Attributes:
@@ -47,12 +49,12 @@ class Kind(NamedTuple):
     to_config: Callable[[Any], dict[str, Any]]
 
 
-def abstract(kind: Kind, config: EncoderConfig, dtype: jax.typing.DTypeLike = jnp.float32) -> ImageTextEncoder:
+def abstract(kind: EncoderKind, config: EncoderConfig, dtype: jax.typing.DTypeLike = jnp.float32) -> ImageTextEncoder:
     """An encoder that computes in `dtype`, its parameters shapes and types."""
     return nnx.eval_shape(lambda: kind.make(config, dtype=dtype, rngs=nnx.Rngs(0)))
 
 
-def load(kind: Kind, directory: str | Path, dtype: jax.typing.DTypeLike = jnp.float32) -> ImageTextEncoder:
+def load(kind: EncoderKind, directory: str | Path, dtype: jax.typing.DTypeLike = jnp.float32) -> ImageTextEncoder:
     """An encoder with a directory's weights in float32; activations are `dtype`.
 
     Raises ValueError where the files and the model disagree or pictures would be prepared otherwise, FileNotFoundError
@@ -65,7 +67,7 @@ def load(kind: Kind, directory: str | Path, dtype: jax.typing.DTypeLike = jnp.fl
     return model
 
 
-def save(kind: Kind, model: ImageTextEncoder, directory: str | Path) -> None:
+def save(kind: EncoderKind, model: ImageTextEncoder, directory: str | Path) -> None:
     """Writes config.json and model.safetensors."""
     arrays = {path: param[...] for path, param in flat_params(model).items()}
     write_directory(directory, kind.to_config(model.config), export_params(kind.table, arrays))
@@ -105,6 +107,18 @@ _TOWER = {
     "hidden_act": "hidden_act",
     "layer_norm_eps": "layer_norm_eps",
 }
+
+
+def read_tower(where: str, given: dict[str, Any] | None, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """What is given of a tower.
+
+    Raises:
+      ValueError: keys that are not known, or of another kind than `kinds` says.
+    """
+    given = given or {}
+    check_kinds(where, given, kinds)
+    check_keys(where, given, {*kinds, *TOWER_HARMLESS})
+    return given
 
 
 def tower_fields(raw: dict[str, Any]) -> dict[str, Any]:

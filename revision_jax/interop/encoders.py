@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from revision_jax.interop import clip, siglip
-from revision_jax.interop.encoder import Kind
+from revision_jax.interop.encoder import EncoderKind
 from revision_jax.models.encoder import EncoderConfig
-from revision_jax.text import parse_json, read_text
+from revision_jax.text import read_object
 
 # `model_type` of config.json -> the kind of encoder. SigLIP 2 at a fixed resolution is "siglip", too.
-ENCODERS: dict[str, Kind] = {kind.name: kind for kind in (clip.KIND, siglip.KIND)}
+ENCODERS: dict[str, EncoderKind] = {kind.name: kind for kind in (clip.KIND, siglip.KIND)}
 # Why others are refused, where that is known.
 _REFUSED = {
     "siglip2": "SigLIP 2's NaFlex models take pictures of many shapes, and a feature store has one; take a SigLIP 2 of "
@@ -20,7 +20,7 @@ _REFUSED = {
 }
 
 
-def encoder_kind(directory: str | Path) -> Kind:
+def encoder_kind(directory: str | Path) -> EncoderKind:
     """The kind of encoder in a Hugging Face directory.
 
     Raises:
@@ -30,9 +30,8 @@ def encoder_kind(directory: str | Path) -> Kind:
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a Hugging Face directory of {_expected()}")
-    raw = parse_json(read_text(path))
-    name = raw.get("model_type") if isinstance(raw, dict) else None
-    if name not in ENCODERS:
+    name = read_object(path).get("model_type")
+    if not isinstance(name, str) or name not in ENCODERS:
         why = f": {_REFUSED[name]}" if name in _REFUSED else ""
         raise ValueError(f"{path}: model_type is {name!r}; expected an encoder, {_expected()}{why}")
     return ENCODERS[name]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from revision_jax.interop.files import load_config
+from revision_jax.interop.model_keys import LLM_HARMLESS, llm_kinds
+from revision_jax.known_keys import check_keys, check_kinds
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
 from revision_jax.models.rope import rope_kind
@@ -145,6 +147,9 @@ def llama_config_of(raw: Mapping[str, Any], where: str | Path) -> LlamaConfig:
     """
     name = raw["model_type"]
     family = FAMILIES[name]
+    kinds = llm_kinds(family.defaults)
+    check_kinds(where, raw, kinds)
+    check_keys(where, raw, {*kinds, *LLM_HARMLESS})
     values = {key: raw.get(key, default) for key, default in family.defaults.items()}
     missing = [key for key, value in values.items() if value is _NEEDED]
     if missing:

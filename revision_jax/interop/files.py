@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from revision_jax.interop.torch_files import SUFFIXES, read_torch
 from revision_jax.interop.weights import SAFETENSORS
+from revision_jax.text import read_object
 
 
 def load_config(directory: str | Path) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def load_config(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {directory} is not a Hugging Face model directory")
-    return json.loads(path.read_text())
+    return read_object(path)
 
 
 def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:

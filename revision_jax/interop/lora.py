@@ -30,7 +30,7 @@ from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 
 MODEL = "adapter_model"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 
 
 class LoRA(NamedTuple):
@@ -46,7 +46,7 @@ def lora_table(targets: tuple[str, ...]) -> Table:
     for block, names in LINEARS.items():
         for name in (name for name in names if name in targets):
             for half in ("A", "B"):
-                theirs = f"{_PREFIX}model.layers.{{layer}}.{block}.{name}.lora_{half}.weight"
+                theirs = f"{PREFIX}model.layers.{{layer}}.{block}.{name}.lora_{half}.weight"
                 rows.append(Row(theirs, f"layers/{block}/{name}/lora_{half.lower()}", TRANSPOSED))
     return Table(tuple(rows))
 
@@ -65,13 +65,25 @@ def read_lora(directory: str | Path, config: LlamaConfig) -> LoRA:
       ValueError: an unsupported kind, or (TableError) tensors of other modules, sizes or another rank than
         adapter_config.json says, all listed.
     """
-    kind = read_kind(directory, config.num_layers)
+    return lora_from(read_kind(directory, config.num_layers), read_adapter(directory), config, directory)
+
+
+def read_adapter(directory: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor beside an adapter_config.json by PEFT's key, without the adapter's name."""
+    tensors = read_tensors(lora_file(directory))
+    return {key.replace(".default.weight", ".weight"): value for key, value in tensors.items()}
+
+
+def lora_from(kind: Kind, tensors: Mapping[str, np.ndarray], config: LlamaConfig, directory: str | Path) -> LoRA:
+    """The LoRA that a directory's configuration and tensors are.
+
+    Raises:
+      TableError: they disagree.
+    """
     lora = kind.config
-    path = lora_file(directory)
-    tensors = {key.replace(".default.weight", ".weight"): value for key, value in read_tensors(path).items()}
     model = nnx.eval_shape(lambda: Llama(config, lora=lora, rngs=nnx.Rngs(0)))
     params = {name: param for name, param in flat_params(model).items() if is_lora_path(name)}
-    source = f"{path} (r {lora.rank}, {', '.join(lora.targets)} by {CONFIG})"
+    source = f"{lora_file(directory)} (r {lora.rank}, {', '.join(lora.targets)} by {CONFIG})"
     table = lora_table(lora.targets)
     shapes = {
         row.theirs: row.transform.to_theirs(np.zeros(params[row.ours].shape[1:], np.int8)).shape for row in table.rows
@@ -88,7 +100,7 @@ def _evened(
     for layer in range(num_layers):
         for theirs, shape in shapes.items():
             key = theirs.replace(LAYER, str(layer))
-            name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
+            name, _, half = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".lora_")
             adapted = kind.layers.get(name)
             if adapted is None:
                 if key in tensors:

@@ -1,7 +1,6 @@
 """The folder that a conversion writes, with a manifest: whole or not at all; a stopped conversion goes on."""
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -12,9 +11,11 @@ from typing import Any
 import rich.console
 import rich.progress
 
+from revision_jax.disk import FullDisk, room_in
+from revision_jax.text import read_object
+
 MANIFEST = "manifest.json"
 _IDENTITY = "unfinished.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,6 +46,7 @@ def output_folder(out: str | Path, identity: Mapping[str, Any]) -> Iterator[Path
 
     Raises:
       ValueError: `out` is there already.
+      FullDisk: names `out`.
     """
     check_free(out)
     out = Path(out)
@@ -52,16 +54,19 @@ def output_folder(out: str | Path, identity: Mapping[str, Any]) -> Iterator[Path
     named = partial / _IDENTITY
     # Through JSON, as it comes back from the file.
     identity = json.loads(json.dumps(identity, default=str))
-    if partial.exists() and (not named.is_file() or json.loads(named.read_text()) != identity):
+    if partial.exists() and (not named.is_file() or read_object(named) != identity):
         shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    if not named.is_file():
-        write_json(named, identity)
+    with room_in(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        if not named.is_file():
+            write_json(named, identity)
     try:
-        yield partial
-    except Exception as error:
-        if getattr(error, "errno", None) not in _FULL:
-            shutil.rmtree(partial, ignore_errors=True)
+        with room_in(out):
+            yield partial
+    except FullDisk:
+        raise
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     named.unlink()
     os.replace(partial, out)

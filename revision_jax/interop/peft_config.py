@@ -3,15 +3,17 @@
 A kind is read where ours has the same arithmetic, and refused by the name of its key elsewhere.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from revision_jax.known_keys import BOOLEAN, NAMES, SHARE, or_null, told, unknown_keys, wrong_kinds
+from revision_jax.known_keys import Kind as Values
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.models.names import ATTENTION_LINEARS, LORA_TARGETS, MLP_LINEARS
+from revision_jax.text import read_object
 
 CONFIG = "adapter_config.json"
 # What would change the arithmetic, with the values that do not; the last one is what the message asks for.
@@ -47,6 +49,31 @@ _HARMLESS = (
 )
 
 
+# What a LoRA of ours cannot hold, but a base into which the adapter is folded.
+FOLDED = {
+    "use_dora": BOOLEAN,
+    "modules_to_save": Values(
+        lambda value: isinstance(value, list) and {*value} <= {"lm_head", "embed_tokens"}, "lm_head, embed_tokens"
+    ),
+}
+_HOW_TO_FOLD = " (folded into a base of its own: convert --format llama --source BASE --adapter DIR)"
+_LISTED = or_null(NAMES)
+_LAYERS = or_null(
+    Values(
+        lambda value: type(value) is int or (isinstance(value, list) and all(type(one) is int for one in value)),
+        "a whole number, or a list of them",
+    )
+)
+_KINDS = {
+    "lora_dropout": or_null(SHARE),
+    "use_rslora": or_null(BOOLEAN),
+    "target_modules": _LISTED,
+    "exclude_modules": _LISTED,
+    "layers_to_transform": _LAYERS,
+    "layers_pattern": _LISTED,
+}
+
+
 class Adapted(NamedTuple):
     """One adapted layer: `scale` is what its `A B` is multiplied with."""
 
@@ -60,14 +87,21 @@ class Kind(NamedTuple):
     Attributes:
       config: one rank (the largest) and one scale for all layers.
       layers: PEFT's name of a linear layer ("model.layers.0.self_attn.q_proj") -> how it is adapted.
+      dora: whether each has a magnitude.
+      saved: modules that the adapter replaces whole.
     """
 
     config: LoRAConfig
     layers: Mapping[str, Adapted]
+    dora: bool = False
+    saved: tuple[str, ...] = ()
 
 
-def read_kind(directory: str | Path, num_layers: int) -> Kind:
+def read_kind(directory: str | Path, num_layers: int, *, fold: bool = False) -> Kind:
     """The adapter_config.json of a LoRA for a Llama of `num_layers` blocks.
+
+    Args:
+      fold: whether it is to be folded into the base, which can hold DoRA and whole modules (`FOLDED`), too.
 
     Raises:
       FileNotFoundError: there is none.
@@ -76,28 +110,29 @@ def read_kind(directory: str | Path, num_layers: int) -> Kind:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {directory} is not a LoRA directory in the PEFT format")
-    raw = json.loads(path.read_text())
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds {type(raw).__name__}; expected a JSON object")
-    faults = _unsupported(raw)
-    names = [name for layer in range(num_layers) for name in linear_names(layer)]
-    adapted = []
+    raw = read_object(path)
+    faults = _unsupported(raw, fold)
+    layers = {}
     try:
-        adapted = [name for name in names if _is_target(raw, name)]
-        faults += _unmatched(raw, names)
+        if not faults or not wrong_kinds(raw, _KINDS):
+            names = [name for layer in range(num_layers) for name in linear_names(layer)]
+            faults += _unmatched(raw, names)
+            adapted = [name for name in names if _is_target(raw, name)]
+        if not faults:
+            layers = {name: _adapted(raw, name) for name in adapted}
     except re.error as error:
         faults.append(f"a pattern is no regular expression: {error}")
-    if not adapted and not faults:
+    if not layers and not faults:
         faults.append(f"target_modules {raw.get('target_modules')!r} match no layer of this model")
     if faults:
         raise ValueError(f"{path}: this LoRA is not supported:\n  " + "\n  ".join(faults))
-    layers = {name: _adapted(raw, name) for name in adapted}
     plain = Adapted(raw["r"], _scale(raw, raw["lora_alpha"], raw["r"]))
     rank = max(layer.rank for layer in layers.values())
     # Not by way of the scale where nothing is folded in: the file's alpha stays to the bit.
     alpha = float(raw["lora_alpha"]) if rank == plain.rank and not raw.get("use_rslora") else plain.scale * rank
     targets = tuple(name for name in LORA_TARGETS if any(full.endswith(f".{name}") for full in layers))
-    return Kind(LoRAConfig(rank, alpha, float(raw.get("lora_dropout") or 0.0), targets), layers)
+    lora = LoRAConfig(rank, alpha, float(raw.get("lora_dropout") or 0.0), targets)
+    return Kind(lora, layers, bool(raw.get("use_dora")), tuple(raw.get("modules_to_save") or ()))
 
 
 def linear_names(layer: int) -> list[str]:
@@ -106,15 +141,16 @@ def linear_names(layer: int) -> list[str]:
     return [f"model.layers.{layer}.{block}.{name}" for block, names in blocks.items() for name in names]
 
 
-def _unsupported(raw: Mapping[str, Any]) -> list[str]:
+def _unsupported(raw: Mapping[str, Any], fold: bool) -> list[str]:
     faults = [
-        f"{key} is {raw[key]!r}; expected {plain[-1]!r}"
+        f"{key} is {raw[key]!r}; expected {plain[-1]!r}" + (_HOW_TO_FOLD if _can_fold(raw, key) else "")
         for key, plain in _PLAIN.items()
         if key in raw and not any(raw[key] == value and type(raw[key]) is type(value) for value in plain)
+        if not (fold and _can_fold(raw, key))
     ]
-    unknown = sorted(set(raw) - {*_PLAIN, *_READ, *_HARMLESS})
-    if unknown:
-        faults.append(f"{unknown} are not known here; remove from the file those that do not change the arithmetic")
+    if unknown := unknown_keys(raw, {*_PLAIN, *_READ, *_HARMLESS}):
+        faults.append(told(unknown))
+    faults += wrong_kinds(raw, _KINDS)
     if not _is_rank(raw.get("r")):
         faults.append(f"r is {raw.get('r')!r}; expected a whole number of at least 1")
     if not _is_alpha(raw.get("lora_alpha")):
@@ -126,6 +162,10 @@ def _unsupported(raw: Mapping[str, Any]) -> list[str]:
     if isinstance(raw.get("target_modules"), str) and raw.get("layers_to_transform") not in (None, []):
         faults.append("layers_to_transform stands beside one pattern as target_modules; expected a list of names")
     return faults
+
+
+def _can_fold(raw: Mapping[str, Any], key: str) -> bool:
+    return key in FOLDED and FOLDED[key].check(raw[key])
 
 
 def _is_rank(value: Any) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from revision_jax.text import parse_json, read_text
+from revision_jax.known_keys import OBJECT, check_kinds, or_null, told, unknown_keys
+from revision_jax.text import read_object
 
 PROCESSOR, IMAGES = "processor_config.json", "preprocessor_config.json"
 FILTERS = {2: "bilinear", 3: "bicubic"}  # as PIL numbers them
@@ -22,6 +23,7 @@ _HARMLESS = (
     *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "default_to_square"),
     *("do_convert_rgb", "image_seq_length", "use_fast", "_valid_processor_keys"),  # frames are RGB already
 )
+_AROUND = ("image_processor", "processor_class", "tokenizer", "chat_template", "transformers_version")
 
 
 class PictureRules(NamedTuple):
@@ -67,6 +69,8 @@ def read_pictures(directory: str | Path, rules: PictureRules, size: int) -> Pict
     nested = (processor or {}).get("image_processor")
     expected = _Expected(rules, size)
     faults = expected.faults(images, Path(directory) / IMAGES) if images else []
+    if unknown := unknown_keys(processor or {}, _AROUND):
+        faults.append(f"{Path(directory) / PROCESSOR}: {told(unknown)}")
     if nested:
         faults += expected.faults(nested, Path(directory) / PROCESSOR)
         used = expected.defaults | (images or {})
@@ -84,9 +88,8 @@ def read_pictures(directory: str | Path, rules: PictureRules, size: int) -> Pict
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    raw = parse_json(read_text(path))
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds {type(raw).__name__}; expected a JSON object")
+    raw = read_object(path)
+    check_kinds(path, raw, {"image_processor": or_null(OBJECT)})
     return raw
 
 
@@ -98,10 +101,13 @@ class _Expected:
         self.defaults = {"image_mean": [*rules.mean], "image_std": [*rules.std], "resample": rules.filters[0]}
 
     def faults(self, raw: Mapping[str, Any], path: Path) -> list[str]:
-        told = lambda key, wanted: f"{path}: {key} is {raw[key]!r}; {wanted}"
-        faults = [told(key, f"expected {wanted}") for key, (good, wanted) in self._rules(raw).items() if not good]
-        unknown = [key for key, value in raw.items() if key not in _CHECKED + _HARMLESS and value not in (None, False)]
-        return faults + [told(key, "it is not known here, remove it if it changes nothing") for key in unknown]
+        faults = [
+            f"{path}: {key} is {raw[key]!r}; expected {wanted}"
+            for key, (good, wanted) in self._rules(raw).items()
+            if not good
+        ]
+        unknown = unknown_keys(raw, _CHECKED + _HARMLESS)
+        return faults + ([f"{path}: {told(unknown)}"] if unknown else [])
 
     def _rules(self, raw: Mapping[str, Any]) -> dict[str, tuple[bool, str]]:
         """Key -> (whether its value is followed, what is)."""

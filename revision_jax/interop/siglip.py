@@ -4,18 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from revision_jax.interop.encoder import (
-    Kind,
+    EncoderKind,
     TextRules,
     linear_rows,
     mlp_rows,
     norm_rows,
+    read_tower,
     tower_fields,
     tower_keys,
     tower_rows,
 )
 from revision_jax.interop.files import read_config
+from revision_jax.interop.model_keys import CLIP_HARMLESS, SIGLIP_KINDS, SIGLIP_TEXT_KINDS, SIGLIP_VISION_KINDS
 from revision_jax.interop.pictures import PictureRules
 from revision_jax.interop.table import CONVOLUTION, TRANSPOSED, Row, Table, Transform
+from revision_jax.known_keys import check_keys, check_kinds
 from revision_jax.models.siglip import SigLIP, SigLIPConfig
 from revision_jax.models.towers import TextConfig, VisionConfig
 
@@ -30,9 +33,8 @@ _TOWER_DEFAULTS = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-_VISION_DEFAULTS = _TOWER_DEFAULTS | {"image_size": 224, "patch_size": 16, "num_channels": 3, "vision_use_head": True}
+_VISION_DEFAULTS = _TOWER_DEFAULTS | {"image_size": 224, "patch_size": 16}
 _TEXT_DEFAULTS = _TOWER_DEFAULTS | {"vocab_size": 32000, "max_position_embeddings": 64, "projection_size": None}
-_FIXED = {"num_channels": 3, "vision_use_head": True}  # what the model here is made for
 
 PROBE = Transform(lambda x: x.reshape(-1), lambda x: x[None, None])  # [1, 1, W] <-> [W]
 SIGLIP_TABLE = Table(
@@ -66,15 +68,11 @@ def read_siglip_config(directory: str | Path) -> SigLIPConfig:
     Raises:
       ValueError: a tower that is not supported here, named.
     """
-    raw = read_config(directory, "siglip")
-    vision = _VISION_DEFAULTS | (raw.get("vision_config") or {})
-    text = _TEXT_DEFAULTS | (raw.get("text_config") or {})
-    for key, wanted in _FIXED.items():
-        if vision[key] != wanted:
-            raise ValueError(
-                f"{directory}/config.json: vision_config.{key} is {vision[key]!r}; expected {wanted!r}, as in the "
-                "published SigLIP models"
-            )
+    raw, path = read_config(directory, "siglip"), Path(directory) / "config.json"
+    check_kinds(path, raw, SIGLIP_KINDS)
+    check_keys(path, raw, {*SIGLIP_KINDS, *CLIP_HARMLESS})
+    vision = _VISION_DEFAULTS | read_tower(f"{path}: vision_config", raw.get("vision_config"), SIGLIP_VISION_KINDS)
+    text = _TEXT_DEFAULTS | read_tower(f"{path}: text_config", raw.get("text_config"), SIGLIP_TEXT_KINDS)
     return SigLIPConfig(
         vision=VisionConfig(**tower_fields(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]),
         text=TextConfig(
@@ -112,6 +110,6 @@ def siglip_to_config(config: SigLIPConfig) -> dict[str, Any]:
     }
 
 
-KIND = Kind(
+KIND = EncoderKind(
     "siglip", SigLIP, SIGLIP_TABLE, PICTURES, TextRules(starts=0, full=True), read_siglip_config, siglip_to_config
 )

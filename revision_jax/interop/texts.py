@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from revision_jax.interop.encoder import TextRules
-from revision_jax.prompts import clip_query, load_tokenizer
+from revision_jax.prompts import clip_query
+from revision_jax.tokenizer_files import load_tokenizer
 
 
 class Tokens(NamedTuple):

@@ -63,7 +63,8 @@ def to_numpy(tensor: Any) -> np.ndarray:
 def save_torch(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Writes an archive that `torch.load(weights_only=True)` reads: name -> tensor."""
     torch = _torch(path)
-    torch.save({key: _to_torch(torch, array) for key, array in tensors.items()}, path)
+    with Path(path).open("wb") as file:  # not by its name: torch then does not say that the disk is full
+        torch.save({key: _to_torch(torch, array) for key, array in tensors.items()}, file)
 
 
 def _to_torch(torch: Any, array: np.ndarray) -> Any:

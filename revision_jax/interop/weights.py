@@ -1,6 +1,7 @@
 """The weights of a Hugging Face directory, tensor by tensor: safetensors or PyTorch, whole or in shards."""
 
-import json
+import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from revision_jax.interop.torch_files import open_torch, to_numpy
+from revision_jax.text import read_object
 
 SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
+log = logging.getLogger(__name__)
 
 
 class LazyTensor:
@@ -60,10 +63,7 @@ class Weights(Mapping[str, LazyTensor]):
                 key: LazyTensor(tensor.shape, self._counted(key, lambda tensor=tensor: to_numpy(tensor)))
                 for key, tensor in tensors.items()
             }
-        try:
-            file = safe_open(path, framework="np")
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+        file = open_safetensors(path)
         return {
             key: LazyTensor(file.get_slice(key).get_shape(), self._counted(key, lambda key=key: file.get_tensor(key)))
             for key in file.keys()  # noqa: SIM118 - safe_open is not a mapping
@@ -105,22 +105,77 @@ def weight_files(directory: str | Path) -> list[Path]:
 def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
     """The files, and what an index says of them: key -> file name."""
     for name in (SAFETENSORS, PYTORCH):
-        index = directory / f"{name}.index.json"
+        index, whole = directory / f"{name}.index.json", directory / name
         if index.is_file():
-            if (directory / name).is_file():
-                raise ValueError(
-                    f"{directory} holds both {name} and shards ({index.name}); which of them is meant is not ours to "
-                    f"say: remove {name}, or the shards with {index.name}"
-                )
-            keys = json.loads(index.read_text())["weight_map"]
+            keys = _read_index(index)
             files = [directory / shard for shard in sorted(set(keys.values()))]
             _check_present(files, keys, index)
-            return files, keys
-        if (directory / name).is_file():
-            return [directory / name], {}
+            if not whole.is_file():
+                return files, keys
+            _check_equal(whole, index, tuple(_stamp(path) for path in (whole, *files)))
+        if whole.is_file():
+            return [whole], {}  # as transformers does, also beside shards
     raise FileNotFoundError(
         f"{directory} holds no weights: expected {SAFETENSORS} or {PYTORCH}, or shards with their index"
     )
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Key -> file name of an index; ValueError where it is none, or names files elsewhere."""
+    keys = read_object(index).get("weight_map")
+    if not isinstance(keys, dict) or not keys:
+        raise ValueError(f"{index}: weight_map is {str(keys)[:80]}; expected an object, tensor -> file")
+    elsewhere = [name for name in keys.values() if not isinstance(name, str) or name != Path(name).name or "\0" in name]
+    if elsewhere:
+        found = str(sorted({str(name) for name in elsewhere}))[:200]
+        raise ValueError(f"{index}: weight_map names {found}; expected names of files beside it")
+    return keys
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """A file, and what changes with its content."""
+    stat = path.stat()
+    return path.absolute(), stat.st_size, stat.st_mtime_ns
+
+
+@functools.cache
+def _check_equal(whole: Path, index: Path, stamps: tuple[tuple[Path, int, int], ...]) -> None:
+    """Raises ValueError where a single file and shards beside it are not the same tensors; once a process for the same
+    files (`stamps`)."""
+    log.info("%s stands beside shards: compares them", whole)
+    one, shards = _open(whole), {}
+    for path, _, _ in stamps[1:]:
+        shards |= _open(path)
+    differing = sorted(one.keys() ^ shards.keys()) or [
+        key
+        for key, read in one.items()
+        if (a := read()).dtype != (b := shards[key]()).dtype or a.shape != b.shape or a.tobytes() != b.tobytes()
+    ]
+    if differing:
+        raise ValueError(
+            f"{whole.parent} holds both {whole.name} and shards ({index.name}), which differ in {_some(differing)}; "
+            f"which of them is meant is not ours to say: remove {whole.name}, or the shards with {index.name}"
+        )
+
+
+def _open(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    """Key -> what reads the tensor."""
+    if path.suffix != ".safetensors":
+        return {key: functools.partial(to_numpy, tensor) for key, tensor in open_torch(path).items()}
+    file = open_safetensors(path)
+    return {key: functools.partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def open_safetensors(path: Path) -> Any:
+    """A file of safetensors, its header checked: sizes, places and the length of the whole.
+
+    Raises:
+      ValueError: it is none, or not whole.
+    """
+    try:
+        return safe_open(path, framework="np")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); download it again") from error
 
 
 def _check_present(files: list[Path], keys: dict[str, str], index: Path) -> None:

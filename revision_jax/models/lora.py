@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.models.layers import SINGLE, Initializer, Stack, ones, parameter, zeros
+from revision_jax.models.layers import SINGLE, Initializer, Stack, ones, parameter, wide, zeros
 from revision_jax.parallel.rules import gathered
 
 
@@ -139,7 +139,7 @@ class LoRALinear(nnx.Module):
         x = x.astype(self.dtype)
         y = x @ gathered(self.kernel[...], self.axes).astype(self.dtype)
         if self.kernel_scale is not None:
-            y = y * self.kernel_scale[...].astype(self.dtype)
+            y = (wide(y) * self.kernel_scale[...]).astype(self.dtype)  # a scale of 8 bits would add to the rounding
         if self.bias is not None:
             y = y + gathered(self.bias[...], self.axes[1:]).astype(self.dtype)
         if self.lora is None:

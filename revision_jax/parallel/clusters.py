@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 PORT = 8476  # of the coordinator, where the environment does not say
 TPU_VM = "tpu_vm"
+NO_STEP = 2**32 - 16  # from this number on, SLURM_STEP_ID names what is not started by srun: a batch shell, salloc's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,14 @@ def _gke(env: Mapping[str, str]) -> Cluster | None:
 
 
 def _slurm(env: Mapping[str, str]) -> Cluster | None:
-    """A step of `srun`. The port comes from the job's number, so that jobs on one node do not meet."""
-    if "SLURM_PROCID" not in env or "SLURM_JOB_ID" not in env:
+    """A step of `srun`. The port comes from the job's number, so that jobs on one node do not meet.
+
+    Outside a step, in the batch script itself or in a shell of `salloc`, a process is alone: the variables of the job
+    tell of tasks that nobody has started.
+    """
+    if any(name not in env for name in ("SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID")):
+        return None
+    if _number(env, "SLURM_STEP_ID", 0) >= NO_STEP:
         return None
     tasks = int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
     nodes = expand_nodes(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "localhost")

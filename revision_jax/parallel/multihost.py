@@ -6,9 +6,11 @@ something else, is named before a collective can hang on it.
 
 import hashlib
 import json
+import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +24,14 @@ T = TypeVar("T")
 
 JOIN_SECONDS = 300  # REVISION_JAX_JOIN_SECONDS; schedulers start hosts minutes apart
 MEET_SECONDS = 1800  # REVISION_JAX_MEET_SECONDS; the first log line waits for every host to compile
+# What gloo, NCCL and the coordination service say of a process that is gone.
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "heartbeat",
+    "remote process has terminated",
+    "UNAVAILABLE",
+)
 
 
 class JoinError(RuntimeError):
@@ -54,6 +64,8 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     else:
         _join(cluster, limit)
     _service().key_value_set(f"revision_jax/host/{jax.process_index()}", socket.gethostname())
+    if not is_first():  # what all hosts would say is said once; warnings and errors are each host's own
+        logging.getLogger("revision_jax").setLevel(logging.WARNING)
 
 
 def _join(cluster: Cluster, limit: int) -> None:
@@ -146,6 +158,59 @@ def meet(what: str) -> None:
             f"waited {_meet_seconds()} s at {what} for {'; '.join(late) or 'a host that failed'}. Look at the log "
             f"there; REVISION_JAX_MEET_SECONDS sets the limit. ({str(error).splitlines()[0]})"
         ) from error
+
+
+def advance(place: str) -> None:
+    """Tells those who wait in `meet_patiently` that this process gets on, and where it is."""
+    if jax.process_count() > 1:
+        service, own = _service(), f"revision_jax/advance/{jax.process_index()}"
+        service.key_value_set(own, json.dumps([time.time(), place]), allow_overwrite=True)
+
+
+def meet_patiently(what: str) -> None:
+    """As `meet`, where shares of work may be unequal: a process that still advances is waited for.
+
+    Raises:
+      HungHost: names a process that neither came nor called `advance` for REVISION_JAX_MEET_SECONDS, or tells that the
+        first process, which keeps what is exchanged, has ended.
+    """
+    if jax.process_count() == 1:
+        return
+    service, place = _service(), f"revision_jax/met/{what}"
+    service.key_value_set(f"{place}/{jax.process_index()}", what)
+    for process in range(jax.process_count()):
+        before = None
+        while not _came(f"{place}/{process}"):
+            now = dict(service.key_value_dir_get("revision_jax/advance/")).get(f"revision_jax/advance/{process}")
+            if now == before:
+                last = json.loads(now)[1] if now else "its start"
+                raise HungHost(
+                    f"waited {_meet_seconds()} s at {what} for {_host(process)}, last at {last}. Look at the log "
+                    "there; REVISION_JAX_MEET_SECONDS sets the limit."
+                )
+            before = now
+
+
+def _came(key: str) -> bool:
+    """Whether a key is there within the time that a process is waited for."""
+    try:
+        _service().blocking_key_value_get(key, _meet_seconds() * 1000)
+    except Exception as error:  # jaxlib's own type
+        if "DEADLINE_EXCEEDED" in str(error):
+            return False
+        said = str(error).splitlines()[0]
+        raise HungHost(f"a host of the run has ended; look at the logs there. ({said})") from error
+    return True
+
+
+def lost_host(error: Exception) -> str | None:
+    """One line for an error of the devices' library that comes of another host's end; None for any other error."""
+    said = str(error).splitlines()[0] if str(error) else ""
+    if not isinstance(error, jax.errors.JaxRuntimeError) or not any(sign in str(error) for sign in LOST):
+        return None
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return None
+    return f"another host of the run has ended; look at the logs of the others. ({said[:200]})"
 
 
 def leave_at_once(code: int) -> NoReturn:

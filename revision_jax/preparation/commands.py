@@ -25,6 +25,7 @@ from revision_jax.data.store.features import FeatureStore
 from revision_jax.data.store.manifest import Manifest
 from revision_jax.data.video.extraction import identify
 from revision_jax.data.video.frames import VideoError, probe
+from revision_jax.disk import room_in
 from revision_jax.preparation.inputs import make_builder, make_query_builder
 from revision_jax.preparation.page import write_page
 from revision_jax.prompts import (
@@ -32,11 +33,11 @@ from revision_jax.prompts import (
     PromptEncoder,
     PromptTemplate,
     group_answer,
-    load_tokenizer,
     span_answer,
     video_answer,
 )
 from revision_jax.report.table import clock, print_rows
+from revision_jax.tokenizer_files import load_tokenizer
 
 TOO_LONG = "too_long.jsonl"  # queries that `check --llm` found
 LONGEST = {"dense": span_answer(249, 249), "sparse": YES, "group": group_answer(99, 100), "retrieval": video_answer(99)}
@@ -113,7 +114,8 @@ def run_check(args: argparse.Namespace) -> int:
         if (manifest := check.read_manifest(directory)) is not None:
             _tell_rate(split, manifest)
         if not args.fast:
-            check.save_verdict(directory, gaps[split])
+            with room_in(directory):
+                check.save_verdict(directory, gaps[split])
     if args.llm:
         gaps = {split: [*found, *_long_queries(splits[split], args)] for split, found in gaps.items()}
     return _tell(f"check of {args.directory}", gaps)
@@ -131,7 +133,8 @@ def _long_queries(directory: Path, args: argparse.Namespace) -> list[Gap]:
         found = too_long(queries, prompts, longest, level) | found
     video = {query.query_id: query.video_id for query in queries}
     gaps = [Gap("annotation", detail, video[query_id], query_id) for query_id, detail in found.items()]
-    save_gaps(directory / TOO_LONG, gaps)
+    with room_in(directory / TOO_LONG):
+        save_gaps(directory / TOO_LONG, gaps)
     if gaps:
         log.info("%s lists %d queries that are too long", directory / TOO_LONG, len(gaps))
     return gaps
@@ -144,7 +147,8 @@ def _fps(splits: Mapping[str, Path]) -> float:
 
 def run_report(args: argparse.Namespace) -> int:
     """`prepare report DIR`: one HTML page about every split."""
-    path = write_page(args.directory, check.find_splits(args.directory), seed=args.seed)
+    with room_in(Path(args.directory)):
+        path = write_page(args.directory, check.find_splits(args.directory), seed=args.seed)
     log.info("report: %s", path)
     return 0
 

@@ -1,16 +1,15 @@
 """The report of an evaluation: its pictures and its page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from revision_jax.logs import read_metrics
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
 from revision_jax.report.table import named_methods
-from revision_jax.text import split_lines
 
 SHOWN = 8  # queries in the timelines
 
@@ -60,9 +59,7 @@ def _spread(cases: Sequence, count: int) -> list:
 
 def read_losses(workdir: Path) -> tuple[list[int], list[float], dict[int, float]]:
     """Steps and losses of `metrics.jsonl`, and the losses of validations by step; empty where there is none."""
-    path = workdir / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = [json.loads(line) for line in split_lines(text) if line]
+    rows = read_metrics(workdir / "metrics.jsonl")
     trained = [row for row in rows if "loss" in row]
     validations = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
     return [row["step"] for row in trained], [row["loss"] for row in trained], validations

@@ -15,13 +15,14 @@ from revision_jax.data.video.extraction import Extractor
 from revision_jax.fingerprints import fingerprint
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.interop import clip
-from revision_jax.interop.encoder import Kind
+from revision_jax.interop.encoder import EncoderKind
 from revision_jax.interop.encoders import encoder_kind
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.encoder import EncoderConfig
 from revision_jax.models.llama import LlamaConfig
-from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer
+from revision_jax.prompts import PromptEncoder, PromptTemplate
+from revision_jax.tokenizer_files import load_tokenizer
 
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
@@ -75,7 +76,7 @@ def llama_config(config: ConfigDict) -> LlamaConfig:
     return read_llama_config(resolve_path(config.base.llm)) if config.base.llm else VICUNA_7B
 
 
-def encoder_of(config: ConfigDict) -> tuple[Kind, EncoderConfig]:
+def encoder_of(config: ConfigDict) -> tuple[EncoderKind, EncoderConfig]:
     """The kind and the sizes of `base.encoder`, or of the published CLIP."""
     if not config.base.encoder:
         return clip.KIND, CLIP_L14

@@ -11,7 +11,7 @@ from revision_jax import __version__
 from revision_jax import config as configs
 from revision_jax.fingerprints import fingerprint
 from revision_jax.interop.check import Comparison
-from revision_jax.interop.conversion import CONVERTERS
+from revision_jax.interop.conversion import CONVERTERS, from_llama
 from revision_jax.interop.output import MANIFEST, check_free, copy_tokenizer, output_folder, write_json
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs.importing import check_import, import_stage
@@ -30,8 +30,8 @@ def convert(
     Args:
       form: `stage`, or a key of `CONVERTERS`.
       options: some of dtype (of the weights written; default the source's, gguf: float32), shard_gib (largest weight
-        file; default 1), tokenizer (a directory whose tokenizer files are copied), check (read back and compare;
-        default True).
+        file; default 1), tokenizer (a directory whose tokenizer files are copied), adapter (of `llama`: a directory of
+        PEFT that is folded in), check (read back and compare; default True).
       spec, fields: for `stage`, the config of the run that is made, as `config.load` takes them.
 
     Raises:
@@ -39,7 +39,7 @@ def convert(
       CheckError: what was written computes something else.
     """
     dtype, shard_gib = options.get("dtype", ""), options.get("shard_gib", 1.0)
-    tokenizer, check = options.get("tokenizer", ""), options.get("check", True)
+    tokenizer, check, adapter = options.get("tokenizer", ""), options.get("check", True), options.get("adapter", "")
     check_free(out)
     source = Path(source)
     if not source.exists():
@@ -52,9 +52,13 @@ def convert(
         "shard_gib": shard_gib,
         "source": {"path": str(source), "sha256": fingerprint(source)},
     }
+    if adapter:
+        identity["adapter"] = {"path": str(adapter), "sha256": fingerprint(adapter)}
     with output_folder(out, identity | {"config": [spec, dict(fields)]}) as folder:
         if form == STAGE:
             checked = _stage(source, folder, spec, fields)
+        elif adapter:
+            checked = from_llama(source, folder, dtype, int(shard_gib * GIB), adapter)
         else:
             checked = CONVERTERS[form](source, folder, dtype, int(shard_gib * GIB))
         if tokenizer and not copy_tokenizer(tokenizer, folder):

@@ -24,6 +24,7 @@ from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.quoting import quoted
+from revision_jax.rules import check_local
 from revision_jax.runs import calibration
 from revision_jax.runs.base import make_extractor, make_hierarchy, make_prompts
 from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_grounder, restore_trained
@@ -60,6 +61,7 @@ class Run:
     made: Mapping[State, Grounder] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        check_local("the work folder", self.workdir)
         check_stage(self.config)
         if self.workdir is not None:
             object.__setattr__(self, "workdir", Path(self.workdir))
@@ -80,6 +82,7 @@ class Run:
         Raises:
           ConfigError: there is no trained run, or a field that cannot be changed any more.
         """
+        check_local("the work folder", workdir)
         workdir = Path(workdir)
         if not is_run(workdir):
             raise ConfigError(f"{workdir} holds no trained run (config.json and checkpoints/); {HOW_TO_TRAIN}.")
@@ -172,10 +175,18 @@ class Run:
         """
         self.check_answers()
         own = self.grounder(state)
-        dense = own if "dense" in self.stage.answers else self.grounder("fresh" if state == "trained" else state)
+        dense = own if "dense" in self.stage.answers else self._before_training(state)
         dense = Grounder(dense.llm, dense.adapter, window_chunk=dense.window_chunk)
         question = "retrieval" if self.config.data.groups == "videos" else "group"
         return Models(dense, own if "upper" in self.stage.answers else None, question)
+
+    def _before_training(self, state: State) -> Grounder:
+        """As its stage starts; of shapes, what the stage trains is there a second time."""
+        if state != "abstract":
+            return self.grounder("fresh")
+        module, arrays = take_apart(self.grounder(state))
+        trainable, frozen, _ = split_by_table(arrays, self.config.trainable)
+        return module.merge({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in trainable.items()}, frozen)
 
     def check_answers(self) -> None:
         """Raises ConfigError, with the command to use instead, unless the stage's model can answer a search."""

@@ -1,6 +1,7 @@
 """From a config to its data: where the splits are, made when they can be, checked against the run."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -176,6 +177,7 @@ def open_split(
             f"the features in {directory} are at {manifest.fps} frames a second, data.fps is "
             f"{config.data.fps}. Set data.fps to the data's."
         )
+    _tell_edited_queries(directory / QUERIES, manifest.queries_sha256)
     if config.data.faults == "refuse":
         return store, load_queries(directory / QUERIES, store.durations)
     gaps = known_gaps(_siblings(directory))[directory.name]
@@ -183,6 +185,15 @@ def open_split(
     if gaps:
         log.warning("%s: %s; %d queries are left", directory, summarise(gaps), len(queries))
     return store, queries
+
+
+def _tell_edited_queries(path: Path, made: str) -> None:
+    """Warns of queries that are not those of the data set: by mistake or damage, a score would be of other moments."""
+    if made and path.is_file() and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != made:
+        log.warning(
+            "%s was changed since it was made (sha256 %s, the manifest has %s): what is there now is used. To undo it, "
+            "prepare the data again in another directory.", path, found[:12], made[:12],
+        )  # fmt: skip
 
 
 def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: int) -> list[TrainSplit]:

@@ -1,7 +1,8 @@
 """The grounders of a search: structure apart from parameters, parameters on the devices of the mesh."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -31,24 +32,61 @@ class Models:
         return self.dense, self.upper
 
 
-def split_model(grounder: Grounder | None, mesh: Mesh | None) -> tuple[nnx.GraphDef | None, nnx.State | None]:
-    """Structure and parameters, these placed by the rules: parameters in other places would mean another program.
+class Weights(NamedTuple):
+    """The parameters of a search's grounders in their places on the mesh, each array once.
 
-    Parameters that are shapes alone get their places too, for compiling ahead. Without a grounder both are None.
+    Attributes:
+      shared: those that both grounders read, of which the base LLM is the largest; none without upper levels.
+      dense, upper: what each grounder has alone, such as its LoRA; upper is None without upper levels.
     """
-    if grounder is None:
-        return None, None
-    graphdef, state = nnx.split(grounder)
+
+    shared: nnx.State
+    dense: nnx.State
+    upper: nnx.State | None
+
+    @property
+    def of_dense(self) -> nnx.State:
+        """All parameters of the dense grounder."""
+        return nnx.merge_state(self.shared, self.dense)
+
+    @property
+    def alone(self) -> "Weights":
+        """The dense grounder's, for a search without upper levels."""
+        return Weights(nnx.State({}), self.of_dense, None)
+
+
+def split_models(models: Models, mesh: Mesh | None) -> tuple[nnx.GraphDef, nnx.GraphDef | None, Weights]:
+    """Structures of the dense and the upper grounder (None without upper levels), and their parameters in their places.
+
+    Places are those of the rules: parameters in other places would mean another program. Parameters that are shapes
+    alone get theirs too, for compiling ahead. Two grounders share a parameter that is the same array in both.
+    """
+    (dense, dense_state), upper = nnx.split(models.dense), None
+    own = {path: _place(path, variable, mesh) for path, variable in nnx.to_flat_state(dense_state)}
+    if models.upper is None:
+        return dense, None, Weights(nnx.State({}), _state(own), None)
+    upper, upper_state = nnx.split(models.upper)
+    values = {path: variable.get_value() for path, variable in nnx.to_flat_state(dense_state)}
+    same = {path for path, variable in nnx.to_flat_state(upper_state) if variable.get_value() is values.get(path)}
+    others = {
+        path: _place(path, variable, mesh) for path, variable in nnx.to_flat_state(upper_state) if path not in same
+    }
+    shared = {path: own.pop(path) for path in same}
+    return dense, upper, Weights(_state(shared), _state(own), _state(others))
+
+
+def _state(flat: Mapping[tuple, nnx.Variable]) -> nnx.State:
+    return nnx.from_flat_state(sorted(flat.items()))
+
+
+def _place(path: tuple, variable: nnx.Variable, mesh: Mesh | None) -> nnx.Variable:
+    """A parameter in its place on the mesh."""
     if mesh is None:
-        return graphdef, state
-
-    def put(path: tuple, variable: nnx.Variable) -> nnx.Variable:
-        value, sharding = variable.get_value(), sharding_for("/".join(map(str, path)), variable, mesh)
-        if isinstance(value, jax.ShapeDtypeStruct):
-            return variable.replace(jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding))
-        return variable.replace(jax.device_put(value, sharding))
-
-    return graphdef, nnx.from_flat_state([(path, put(path, variable)) for path, variable in nnx.to_flat_state(state)])
+        return variable
+    value, sharding = variable.get_value(), sharding_for("/".join(map(str, path)), variable, mesh)
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return variable.replace(jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding))
+    return variable.replace(jax.device_put(value, sharding))
 
 
 def signature(state: nnx.State) -> tuple[Any, list]:

@@ -22,12 +22,14 @@ from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.levels.dense import Answers, DenseInputs, search_windows
 from revision_jax.search.levels.selection import keep_best, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
+from revision_jax.search.models import Weights
 from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.plan import Plan
 from revision_jax.search.ranking import rank_moments
 
 EVERYWHERE = PartitionSpec()
+States = tuple[nnx.State, nnx.State]  # parameters of a grounder: those it shares, and its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +64,12 @@ class Parts(NamedTuple):
     """The arrays that a program gets beside the video.
 
     Attributes:
-      dense, upper: parameters of the grounders; upper is None where no upper levels are searched.
+      weights: parameters of the grounders; those of the upper one are None where no upper levels are searched.
       prefix: `[P]` int32, the tokens before a video.
       dense_grammar: of the answers about a window; upper_grammars: about a group, one a level that is searched.
     """
 
-    dense: nnx.State
-    upper: nnx.State | None
+    weights: Weights
     prefix: jax.Array
     dense_grammar: Grammar
     upper_grammars: tuple[Grammar, ...]
@@ -147,8 +148,8 @@ def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) ->
         plan.levels, plan.policy, plan.upper_batch, settings.window_block // fixed.shards, settings.decode_block
     )
 
-    def levels(model: nnx.State, data: UpperData) -> LevelsFound:
-        found = search_levels(nnx.merge(fixed.upper, model), data, asking, (fixed.shard, fixed.shards))
+    def levels(model: States, data: UpperData) -> LevelsFound:
+        found = search_levels(nnx.merge(fixed.upper, *model), data, asking, (fixed.shard, fixed.shards))
         return found if mesh is None else jax.tree.map(_joined, found)
 
     if mesh is not None:
@@ -156,29 +157,29 @@ def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) ->
             levels, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 2, out_specs=EVERYWHERE
         )
     data = UpperData(parts.prefix, parts.upper_grammars, video.counts, video.features, video.upper)
-    return levels(parts.upper, data)
+    return levels((parts.weights.shared, parts.weights.upper), data)
 
 
-def vectors_program(fixed: Fixed, model: nnx.State, features: jax.Array, inputs: UpperInputs) -> jax.Array:
+def vectors_program(fixed: Fixed, weights: Weights, features: jax.Array, inputs: UpperInputs) -> jax.Array:
     """The sparse vectors `[Q, U, H]` of a video, for all searches of it; each device makes those of its queries.
 
     Args:
       fixed: static.
-      model: parameters of the upper grounder.
+      weights: parameters of the grounders.
       features: `[frames, D]`, the whole video.
     """
     share = -(-len(inputs.questions.tokens) // fixed.shards)
 
-    def vectors(model: nnx.State, features: jax.Array, inputs: UpperInputs) -> jax.Array:
+    def vectors(model: States, features: jax.Array, inputs: UpperInputs) -> jax.Array:
         queries = fixed.shard * share + jnp.arange(share)
-        return sparse_vectors(nnx.merge(fixed.upper, model), features, inputs, queries)
+        return sparse_vectors(nnx.merge(fixed.upper, *model), features, inputs, queries)
 
     if fixed.mesh is not None:
         vectors = jax.shard_map(
             vectors, mesh=fixed.mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE,) * 3,
             out_specs=PartitionSpec("data"),
         )  # fmt: skip
-    return vectors(model, features, inputs)
+    return vectors((weights.shared, weights.upper), features, inputs)
 
 
 def _joined(x: jax.Array) -> jax.Array:
@@ -193,8 +194,8 @@ def _dense_windows(
     mesh, num_queries, (blocks, block) = fixed.mesh, len(chosen), video.table.valid.shape
     asking = Asking(fixed.answer_tokens, plan.dense_batch, plan.settings.decode_block, plan.settings.strategy)
 
-    def windows(model: nnx.State, inputs: DenseInputs, chosen: jax.Array) -> tuple[Answers, jax.Array]:
-        state = search_windows(nnx.merge(fixed.dense, model), inputs, chosen, asking)
+    def windows(model: States, inputs: DenseInputs, chosen: jax.Array) -> tuple[Answers, jax.Array]:
+        state = search_windows(nnx.merge(fixed.dense, *model), inputs, chosen, asking)
         decoded = state.decoded if mesh is None else jax.lax.psum(state.decoded, "data")
         # In blocks again: the windows of a block are divided over devices.
         return jax.tree.map(lambda x: x.reshape(num_queries, blocks, -1, *x.shape[2:]), state.answers), decoded
@@ -208,7 +209,9 @@ def _dense_windows(
             out_specs=(of_queries, EVERYWHERE),
         )  # fmt: skip
     inputs = DenseInputs(parts.prefix, parts.dense_grammar, video.features, video.table, video.questions)
-    answers, decoded = windows(parts.dense, inputs, chosen.reshape(num_queries, blocks, block))
+    answers, decoded = windows(
+        (parts.weights.shared, parts.weights.dense), inputs, chosen.reshape(num_queries, blocks, block)
+    )
     if mesh is not None:
         answers = jax.lax.with_sharding_constraint(answers, NamedSharding(mesh, EVERYWHERE))
     return jax.tree.map(lambda x: x.reshape(num_queries, -1, *x.shape[3:]), answers), decoded

@@ -22,7 +22,7 @@ from revision_jax.search.counting import Flops, count_cost
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import UpperLevel
 from revision_jax.search.memory import Need, Sizes, device_memory_gib, fit, needed
-from revision_jax.search.models import Models, signature, split_model
+from revision_jax.search.models import Models, Weights, signature, split_models
 from revision_jax.search.packing.packer import Packed, Packer, Request, SparseVectors, array_shapes, required
 from revision_jax.search.packing.padding import round_up
 from revision_jax.search.packing.questions import UPPER_ANSWERS, QuestionEncoder
@@ -56,28 +56,26 @@ class Searcher:
         self, models: Models, prompts: PromptEncoder, hierarchy: Hierarchy, settings: SearchSettings,
         mesh: Mesh | None = None, memory_gib: float = 0.0,
     ):  # fmt: skip
-        (dense, dense_state), (upper, upper_state) = (split_model(model, mesh) for model in models.both)
+        dense, upper, weights = split_models(models, mesh)
         answers = AnswerGrammar.compile(prompts, dense_answers(hierarchy.num_frames))
         groups = [] if models.upper is None else [
             AnswerGrammar.compile(prompts, UPPER_ANSWERS[models.upper_question](size)) for size in hierarchy.levels
         ]  # fmt: skip
         answer_tokens = max(grammar.max_length for grammar in (answers, *groups))
         self._fixed = Fixed(dense, upper, mesh, hierarchy.num_frames, answers.max_length)
-        self._parts = Parts(
-            dense_state, upper_state, jnp.asarray(prompts.prefix), Grammar.of(answers), tuple(map(Grammar.of, groups))
-        )
+        self._parts = Parts(weights, jnp.asarray(prompts.prefix), Grammar.of(answers), tuple(map(Grammar.of, groups)))
         self._levels = tuple(
             UpperLevel(size, NumberTree.of(group), group.max_length, settings.readings)
             for size, group in zip(hierarchy.levels, groups)
         )
         shards = self._fixed.shards
         settings = dataclasses.replace(settings, window_block=round_up(settings.window_block, shards))
+        self._models = models
         self.prompts, self.hierarchy, self.settings, self.mesh = prompts, hierarchy, settings, mesh
         questions = QuestionEncoder(prompts, models.upper_question, answer_tokens, settings.question_tokens)
         self._packer = Packer(questions, shards)
-        weights = held((dense_state, upper_state))
         context = len(prompts.prefix) + hierarchy.num_frames
-        self._sizes = Sizes.of(models, weights, context, self._fixed, answer_tokens)
+        self._sizes = Sizes.of(models, held(weights), context, self._fixed, answer_tokens)
         self._budget = (memory_gib or device_memory_gib(mesh)) * GIB
         self._flops = Flops(models.dense), None if models.upper is None else Flops(models.upper)
         self._program = jax.jit(functools.partial(search_program, self._fixed), static_argnums=0)
@@ -91,11 +89,12 @@ class Searcher:
         Raises:
           ValueError: the grounder has another structure.
         """
-        _, state = split_model(grounder, self.mesh)
-        if signature(state) != signature(self._parts.dense):
+        models = dataclasses.replace(self._models, dense=grounder)
+        weights = split_models(models, self.mesh)[2]
+        if signature(weights.of_dense) != signature(self._parts.weights.of_dense):
             raise ValueError("the grounder has another structure than the searcher's; make a new Searcher for it.")
         other = copy.copy(self)
-        other._parts = self._parts._replace(dense=state)
+        other._models, other._parts = models, self._parts._replace(weights=weights)
         return other
 
     def fitted_to(self, sentences: Sequence[str]) -> "Searcher":
@@ -110,9 +109,9 @@ class Searcher:
 
     # -------------------------------------------------------------------------------------------------- what it is
     @property
-    def parameters(self) -> tuple:
-        """The parameters of the dense and the upper grounder in their places; None without upper levels."""
-        return self._parts.dense, self._parts.upper
+    def parameters(self) -> Weights:
+        """The parameters of the grounders in their places."""
+        return self._parts.weights
 
     @property
     def compile_count(self) -> int:
@@ -189,7 +188,7 @@ class Searcher:
         started = time.perf_counter()
         arguments = self._packer.vector_inputs(Request(video, windows, sentences), self.settings)
         self.shapes.add(array_shapes(arguments))
-        array = jax.block_until_ready(self._vectors(self._parts.upper, *arguments))
+        array = jax.block_until_ready(self._vectors(self._parts.weights, *arguments))
         return SparseVectors(array, time.perf_counter() - started)
 
     def trace(
@@ -213,7 +212,7 @@ class Searcher:
     def _parts_of(self, plan: Plan) -> Parts:
         """What the program of a plan gets beside the video; grammars of the levels that it searches."""
         if not plan.levels:
-            return self._parts._replace(upper=None, upper_grammars=())
+            return self._parts._replace(weights=self._parts.weights.alone, upper_grammars=())
         return self._parts._replace(upper_grammars=self._parts.upper_grammars[-len(plan.levels) :])
 
     def _results(self, request: Request, plan: Plan, found: Found, threshold: float) -> list[Result]:

@@ -6,8 +6,9 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
+from revision_jax import INTERRUPTED
+
 RESTART_CODE = 75  # EX_TEMPFAIL: launchers start the same command again
-INTERRUPTED = 130  # after Ctrl-C: nobody starts it again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

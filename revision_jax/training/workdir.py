@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from revision_jax.checkpoint_record import config_changes
 from revision_jax.config import ConfigError, load_json, save_json
+from revision_jax.files import write_text
 from revision_jax.fingerprints import finished_steps
-from revision_jax.text import split_lines
+from revision_jax.logs import read_metrics
 
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
 # not what it learns. A name that ends with a dot stands for all fields that begin with it.
@@ -90,10 +91,8 @@ class MetricsLog:
         if not self._writes:
             return
         self.path = workdir / "metrics.jsonl"
-        lines = split_lines(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
-        rewritten = self.path.with_suffix(".tmp")
-        rewritten.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-        os.replace(rewritten, self.path)
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 
@@ -125,11 +124,3 @@ class MetricsLog:
         if self._writes:
             self._file.close()
             self._events.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinity for one that a kill cut short."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")

@@ -93,7 +93,8 @@ def test_part_of_a_run_is_never_scored_as_a_whole(tmp_path, monkeypatch):
 
     ask = lambda store, video_id, queries: ([Prediction(video_id, np.zeros((0, 3)))], Cost(videos=1))
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost, "meet", lambda what: None)
+    for name in ("meet", "meet_patiently", "advance"):
+        monkeypatch.setattr(multihost, name, lambda what: None)
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(ValueError, match="1 of 2 videos were not answered, first 'v1'"):
         answer(_Split(), {"depth1": ask}, path, "a")

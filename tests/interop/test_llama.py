@@ -5,6 +5,7 @@ test_families.py compares every layer.
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from revision_jax.interop.llama import check_llama, load_llama, read_llama_config, save_llama
 from revision_jax.interop.merged import MergedLlama
 from revision_jax.interop.table import TableError, flat_params
-from revision_jax.interop.weights import Weights
+from revision_jax.interop.weights import Weights, weight_files
 from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 
@@ -124,14 +125,23 @@ def test_shards_are_read_and_placed_one_by_one(tmp_path):
         load_llama(tmp_path)
 
 
-def test_a_single_file_beside_shards_is_refused(tmp_path):
-    """transformers would take the single file."""
+def test_a_single_file_beside_shards_is_read_where_they_are_equal(tmp_path):
+    """As transformers does; where they differ, neither is read."""
+    hf_llama().save_pretrained(tmp_path / "whole")
     hf_llama().save_pretrained(tmp_path, max_shard_size="20KB")
-    index = (tmp_path / "model.safetensors.index.json").read_text()
-    hf_llama().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ValueError, match=r"holds both model\.safetensors and shards"):
+    whole = tmp_path / "model.safetensors"
+    shutil.copy(tmp_path / "whole" / whole.name, whole)
+    assert Weights(tmp_path).files == [whole] and weight_files(tmp_path) == [whole]
+
+    tensors = load_file(whole)
+    tensors["model.norm.weight"][3] += 1e-6
+    save_file(tensors, whole)
+    told = r"holds both model\.safetensors and shards .* differ in model\.norm\.weight; which of them"
+    with pytest.raises(ValueError, match=told):
         load_llama(tmp_path)
+    save_file({key: value for key, value in tensors.items() if "layers.1.mlp" not in key}, whole)
+    with pytest.raises(ValueError, match=r"differ in model\.layers\.1\.mlp\.down_proj\.weight, .*model.norm|up_proj"):
+        Weights(tmp_path)
 
 
 def test_a_tied_head_that_differs_is_refused_and_a_copy_is_not(tmp_path):

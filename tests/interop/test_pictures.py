@@ -7,6 +7,7 @@ import transformers
 
 from revision_jax.interop.clip import PICTURES as CLIP
 from revision_jax.interop.pictures import IMAGES, PROCESSOR, read_pictures
+from revision_jax.known_keys import allowing
 
 SIZE = 24
 
@@ -43,7 +44,6 @@ def test_what_transformers_writes_is_accepted_in_both_files(tmp_path):
         {"crop_size": {"height": 20, "width": 20}},
         {"image_mean": None},
         {"image_std": [0.5]},
-        {"some_new_trick": 1},
     ],
     ids=str,
 )
@@ -53,6 +53,16 @@ def test_every_setting_that_would_be_ignored_is_refused_by_name(tmp_path, file, 
     (tmp_path / file).write_text(json.dumps({"image_processor": raw} if file == PROCESSOR else raw))
     with pytest.raises(ValueError, match=f"{file}: {next(iter(change))} is "):
         read_pictures(tmp_path, CLIP, SIZE)
+
+
+def test_a_setting_that_is_not_known_is_refused_unless_it_is_allowed(tmp_path, caplog):
+    raw = save(tmp_path) | {"some_new_trick": 1, "says_nothing": None}
+    (tmp_path / IMAGES).write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=rf"{IMAGES}: \['some_new_trick'\] are .*--allow-unknown some_new_trick"):
+        read_pictures(tmp_path, CLIP, SIZE)
+    with allowing(["some_new_trick"]):
+        read_pictures(tmp_path, CLIP, SIZE)
+    assert "'some_new_trick' is passed over" in caplog.text
 
 
 def test_a_mean_that_stands_only_in_processor_config_is_told(tmp_path):

@@ -7,6 +7,7 @@ from revision_jax.parallel.clusters import Cluster, expand_nodes, find_cluster
 SLURM = {
     "SLURM_JOB_ID": "70000",
     "SLURM_PROCID": "2",
+    "SLURM_STEP_ID": "0",
     "SLURM_NTASKS": "3",
     "SLURM_STEP_NODELIST": "gpu[08-09],fat1",
 }
@@ -23,6 +24,9 @@ PLAIN = {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCES
         (PLAIN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, None),
         (SLURM, Cluster("slurm", f"gpu08:{2**15 + 70000 % 2**14}", 3, 2, ("gpu08", "gpu09", "fat1"))),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        # A batch script, or a shell of salloc: the job has three tasks, of which srun has started none.
+        ({key: value for key, value in SLURM.items() if key != "SLURM_STEP_ID"}, None),
+        (SLURM | {"SLURM_STEP_ID": "4294967291"}, None),
         (SLURM | PLAIN, Cluster("plain", "h:1", 2, 1)),
         (GKE, Cluster("gke", "a:8476", 4, 3, ("a", "b", "c", "d"))),
         (SLICES, Cluster("gke", "s0:8476", 8, 7)),

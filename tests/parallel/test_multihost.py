@@ -23,6 +23,23 @@ try:
 except (multihost.JoinError, multihost.Disagreement) as error:
     sys.exit(f"error: {error}")
 """
+# The second process has more to do than a wait may last; then it hangs.
+UNEQUAL = """
+import sys, time
+from revision_jax.parallel import multihost
+multihost.initialize()
+try:
+    for step in range(0 if multihost.is_first() else 8):
+        time.sleep(0.5)
+        multihost.advance(f"video {step}")
+    multihost.meet_patiently("answered")
+    print("all came", flush=True)
+    time.sleep(0 if multihost.is_first() else 600)
+    multihost.meet_patiently("read")
+except multihost.HungHost as error:
+    print(f"error: {error}")
+    multihost.leave_at_once(75)
+"""
 FLAGS = {"train.batch_size": 8, "train.steps": 8, "train.log_every": 1, "train.checkpoint_every": 4}
 
 
@@ -122,12 +139,25 @@ def test_a_host_that_hangs_is_named(tmp_path):
     assert "waited 5 s at step 1 for process 1" in output
 
 
+def test_a_host_with_more_to_do_is_waited_for_while_it_gets_on(tmp_path):
+    started = start(tmp_path, 2, script=("-c", UNEQUAL), REVISION_JAX_MEET_SECONDS="2")
+    output = started[0].communicate(timeout=200)[0]
+    started[1].kill()
+    started[1].communicate()
+    assert started[0].returncode == 75, output
+    waited, hung = output.splitlines()
+    assert waited == "all came"
+    assert "waited 2 s at read for process 1" in hung and "last at video 7" in hung
+
+
 def test_one_process_has_nothing_to_join(monkeypatch):
     monkeypatch.setattr(multihost.jax.distributed, "initialize", lambda *_, **__: pytest.fail("no cluster was named"))
     multihost.initialize({})
     multihost.check_equal("config", {"a": 1})
     multihost.check_shards((0, 1))
     multihost.meet("step 1")
+    multihost.advance("video 1")
+    multihost.meet_patiently("answered")
     assert multihost.exchange("hosts", "a") == ["a"]
     with pytest.raises(multihost.Disagreement, match=r"read the parts \[\(1, 2\)\]"):
         multihost.check_shards((1, 2))

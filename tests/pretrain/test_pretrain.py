@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from revision_jax import prompts
+from revision_jax import tokenizer_files
 from revision_jax.config import resolve_path
 from revision_jax.data.builders.shapes_drawing import SIZE
 from revision_jax.data.builders.shapes_events import COLORS, SHAPES
@@ -57,7 +57,7 @@ def test_every_word_is_one_token(tokenizer):
     others = ("During", "Present", "spinning", "Does", "Yes", "No")
     for word in (*attributes.WORDS, *lookup_world.CHANGES, *numbers, *others):
         assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
-    shipped = prompts.load_tokenizer(str(resolve_path("asset:tiny/llm")))
+    shipped = tokenizer_files.load_tokenizer(str(resolve_path("asset:tiny/llm")))
     assert shipped.get_vocab() == tokenizer.get_vocab()
 
 

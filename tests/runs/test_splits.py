@@ -119,6 +119,19 @@ def test_leaks_damage_and_other_encoders_are_refused(foreign, made):
             open_split(config, folder / "train", 12)
 
 
+def test_edited_queries_are_told(foreign, caplog):
+    make, folder = foreign
+    open_split(make(), folder / "val", 12)
+    assert not caplog.messages
+    path = folder / "val" / "queries.jsonl"
+    row = json.loads(path.read_text().split("\n")[0])
+    row["sentence"] += " again"
+    path.write_text(json.dumps(row) + "\n")
+    _, queries = open_split(make(), folder / "val", 12)
+    assert [query.sentence for query in queries] == [row["sentence"]]
+    assert f"{path} was changed since it was made" in caplog.text
+
+
 def test_a_split_of_any_other_data_set(foreign):
     make, folder = foreign
     assert other_split(make(), folder / "val") == ("foreign-val", folder / "val")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from revision_jax.config import resolve_path
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import PromptEncoder, PromptTemplate, load_tokenizer, question
+from revision_jax.prompts import PromptEncoder, PromptTemplate, question
 from revision_jax.search.sentences import Sentences
+from revision_jax.tokenizer_files import load_tokenizer
 
 HIERARCHY = Hierarchy(32.0, F, 0.5, 0.5, levels=(12, 4))
 SETTINGS = make_settings(keep=(0.5, 0.5))

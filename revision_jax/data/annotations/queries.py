@@ -4,6 +4,7 @@ A line is a query: `{"query_id", "video_id", "sentence", "moments": [[start_s, e
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -85,14 +86,17 @@ def check_queries(queries: Iterable[Query], durations: Mapping[str, float] | Non
     return queries
 
 
-def save_queries(path: str | os.PathLike, queries: Iterable[Query]) -> None:
-    """Writes queries as jsonl, whole or not at all."""
-    path = pathlib.Path(path)
+def save_queries(path: str | os.PathLike, queries: Iterable[Query]) -> str:
+    """Writes queries as jsonl, whole or not at all; returns the file's sha256."""
+    path, total = pathlib.Path(path), hashlib.sha256()
     partial = path.with_name(path.name + ".tmp")
-    with partial.open("w", encoding="utf-8") as file:
+    with partial.open("wb") as file:
         for query in check_queries(queries):
-            file.write(json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n")
+            line = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n").encode("utf-8")
+            file.write(line)
+            total.update(line)
     os.replace(partial, path)
+    return total.hexdigest()
 
 
 def load_queries(path: str | os.PathLike, durations: Mapping[str, float] | None = None) -> list[Query]:

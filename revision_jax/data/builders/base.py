@@ -7,6 +7,7 @@ complete when the manifest, written last, is there.
 
 import abc
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import functools
@@ -29,6 +30,8 @@ from revision_jax.data.builders.parts import Parts, explained
 from revision_jax.data.store.features import features_sha256
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard, VideoInfo
 from revision_jax.data.video.extraction import Encoder, VideoFeatures
+from revision_jax.disk import room_in
+from revision_jax.text import read_object
 
 QUERIES = "queries.jsonl"
 SHARDS = "shards"
@@ -106,13 +109,17 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         Raises ValueError if the directory holds a data set made from something else, or no video can be used.
         """
         if not self._is_complete():  # a complete one may lie on a read-only disk
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with (self.directory / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not self._is_complete():  # another run may have made it meanwhile
-                    self._make(on_video)
-        self._check_same(json.loads((self.directory / MANIFEST).read_text()))
+            with room_in(self.directory):
+                self._make_alone(on_video)
+        self._check_same(read_object(self.directory / MANIFEST))
         return self.directory
+
+    def _make_alone(self, on_video: Callable[[int, int], None]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._is_complete():  # another run may have made it meanwhile
+                self._make(on_video)
 
     def _is_complete(self) -> bool:
         return (self.directory / MANIFEST).is_file()
@@ -151,9 +158,9 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         durations = {name: info.duration_s for name, info in manifest.videos.items()}
         with explained(self.directory / QUERIES):
             queries, faults = self.annotate(durations)
-            save_queries(self.directory / QUERIES, by_video(queries, durations))
+            written = save_queries(self.directory / QUERIES, by_video(queries, durations))
             save_gaps(self.directory / GAPS, in_order([*gaps, *faults]))
-            manifest.save(self.directory)
+            dataclasses.replace(manifest, queries_sha256=written).save(self.directory)
         shutil.rmtree(self._parts.directory)
 
     def _pack(self) -> None:
@@ -170,7 +177,7 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         folder.mkdir(exist_ok=True)
         path = folder / "source.json"
         if path.is_file():
-            self._check_same(json.loads(path.read_text()))
+            self._check_same(read_object(path))
         else:
             partial = path.with_suffix(".tmp")
             partial.write_text(json.dumps(self._identity()))

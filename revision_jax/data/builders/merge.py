@@ -13,6 +13,7 @@ from revision_jax.data.builders.base import QUERIES, SHARDS, by_video, shard_nam
 from revision_jax.data.builders.parts import explained
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard
+from revision_jax.text import read_object
 
 INFO = "dataset_info.json"  # TFDS's own description
 
@@ -38,9 +39,9 @@ def merge_shards(
             _link(directory, folders, manifest)
             queries = [query for folder in folders for query in load_queries(folder / QUERIES)]
             durations = {name: info.duration_s for name, info in manifest.videos.items()}
-            save_queries(directory / QUERIES, by_video(check_queries(queries, durations), durations))
+            written = save_queries(directory / QUERIES, by_video(check_queries(queries, durations), durations))
             save_gaps(directory / GAPS, in_order(gap for folder in folders for gap in load_gaps(folder / GAPS)))
-            manifest.save(directory)
+            dataclasses.replace(manifest, queries_sha256=written).save(directory)
     shutil.rmtree(directory / SHARDS, ignore_errors=True)
     return directory
 
@@ -109,7 +110,7 @@ def _link(directory: pathlib.Path, folders: Sequence[pathlib.Path], manifest: Ma
             os.link(source, target)
         except OSError:  # another disk, or one without links
             shutil.copyfile(source, target)
-    info = json.loads((old[0].parent / INFO).read_text())
+    info = read_object(old[0].parent / INFO)
     info["splits"][0]["shardLengths"] = [str(shard.records) for shard in manifest.shards]
     info["splits"][0]["numBytes"] = str(sum(shard.bytes for shard in manifest.shards))
     (target.parent / INFO).write_text(json.dumps(info, indent=2))

@@ -15,6 +15,8 @@ import numpy as np
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.store.features import first_non_finite
 from revision_jax.data.video.extraction import VideoFeatures
+from revision_jax.disk import FullDisk, room_in
+from revision_jax.text import read_object
 
 LONGEST = 240  # characters of a part's name
 
@@ -75,14 +77,17 @@ class Parts:
 
     def _gap(self, video_id: str) -> dict:
         path = self.path(video_id, ".json")
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
     """Adds to errors of a full or read-only disk how much room is left and what to do."""
     try:
-        yield
+        with room_in(path):
+            yield
+    except FullDisk:
+        raise
     except OSError as error:
         near = next(p for p in path.parents if p.exists())
         free = shutil.disk_usage(near).free / 2**20

@@ -41,6 +41,7 @@ class Manifest:
     """What a store holds and which encoder made it.
 
     fps: stored frames a second. width: D. chunk_frames: frames a record. source: how the data set was made.
+    queries_sha256: of `queries.jsonl` as it was made; "" where an older version made it.
     """
 
     encoder: str
@@ -52,6 +53,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     videos: dict[str, VideoInfo]
     source: dict = dataclasses.field(default_factory=dict)
+    queries_sha256: str = ""
 
     def __post_init__(self):
         if self.dtype not in DTYPES:

@@ -59,6 +59,17 @@ def read_answers(path: str | os.PathLike) -> dict[str, list]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the predictions of an earlier run (data.mined)")
-    rows = read_jsonl(path)
     own = lambda row: "query_id" in row and row.get("method", "depth1") == "depth1"
-    return {row["query_id"]: row["moments"] for row in rows if own(row)}
+    try:
+        return {row["query_id"]: _moments(row) for row in read_jsonl(path) if own(row)}
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        expected = 'lines {"query_id": text, "moments": [[start_s, end_s, confidence]]}'
+        raise ValueError(f"{path}: {error}; expected {expected}, as an evaluation writes them (data.mined)") from error
+
+
+def _moments(row: Mapping) -> list:
+    """The moments of a row, best first."""
+    moments = [list(map(float, moment)) for moment in row["moments"]]
+    if not all(len(moment) >= 2 and np.isfinite(moment).all() for moment in moments):
+        raise ValueError(f"the moments of {row['query_id']!r} are {moments!r:.80}")
+    return moments
