@@ -5,6 +5,7 @@ import sys
 
 from revision_jax import config as configs
 from revision_jax import lazy, verb
+from revision_jax.config import ConfigError
 from revision_jax.evaluation.options import Options
 from revision_jax.evaluation.protocols import PROTOCOLS
 
@@ -62,6 +63,9 @@ def act(args: argparse.Namespace) -> None:
     multihost.initialize()
     search = {key.removeprefix("search."): text for key, text in args.fields.items() if key.startswith("search.")}
     places = {key: text for key, text in args.fields.items() if not key.startswith("search.")}
+    strangers = [key for key in places if key.startswith("data.") and key != "data.faults"]
+    if strangers:
+        raise ConfigError(f"--{strangers[0]} has no effect on an evaluation: of data.* only data.faults may differ")
     run = runs.Run.load(args.workdir, places)
     methods = tuple(name for name in args.methods.split(",") if name)
     options = Options(

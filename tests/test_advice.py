@@ -49,5 +49,6 @@ def test_gaps_of_a_training_are_dropped_as_its_message_says(trained_run, gaps, t
 
 
 def test_other_fields_of_the_data_cannot_be_changed_after_training(trained_run, capsys):
-    assert evaluate.main(["--workdir", str(trained_run.workdir), "--data.fps=2"]) == 2
-    assert "data.fps cannot be changed after training" in capsys.readouterr().err
+    for key in ("fps", "faultss", "dir"):
+        assert evaluate.main(["--workdir", str(trained_run.workdir), f"--data.{key}=2"]) == 2
+        assert f"--data.{key} has no effect on an evaluation: of data.* only data.faults" in capsys.readouterr().err

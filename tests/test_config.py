@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from revision_jax import config as configs
-from revision_jax import verb
+from revision_jax import train, verb
 from revision_jax.checkpoint_record import base_of, config_changes
 from revision_jax.config import ConfigError
 from revision_jax.config_rules import ADDED
@@ -142,6 +142,34 @@ def test_json_errors(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"train": {}}))
     with pytest.raises(ConfigError, match="seed is missing"):
         configs.load_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"train": "\xff"}', "config.json.*UTF-8"),
+        (b"[" * 10_000 + b"]" * 10_000, "config.json: not JSON"),
+        (b'{"train": 3, "seed": 0}', "train"),
+    ],
+)
+def test_a_runs_config_of_another_form_is_refused(content, message, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        configs.load_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("config.json", "{}", "is no config; expected a Python file"),
+        ("config.py", "not (python", "is no config: it is not Python"),
+        ("config.py", "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n", "defines no "),
+    ],
+)
+def test_a_file_that_defines_no_config_is_not_run(name, content, message, tmp_path, capfd):
+    (tmp_path / name).write_text(content)
+    assert train.main(["--config", str(tmp_path / name)]) == 2
+    assert message in capfd.readouterr().err and not (tmp_path / "ran").exists()
 
 
 def test_paths(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Small checkpoint files: a directory's config.json, and files that are read and written whole."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from revision_jax.interop.torch_files import SUFFIXES, read_torch
 from revision_jax.interop.weights import SAFETENSORS
 from revision_jax.text import read_object
 
+# Far above what has been built.
+LIMITS = {
+    "num_hidden_layers": 1000, "hidden_size": 2**17, "intermediate_size": 2**20, "vocab_size": 2**24, "head_dim": 2**14,
+    "num_attention_heads": 2**12, "num_key_value_heads": 2**12, "max_position_embeddings": 2**30, "image_size": 2**14,
+    "patch_size": 2**14, "projection_dim": 2**17,
+}  # fmt: skip
+
 
 def load_config(directory: str | Path) -> dict[str, Any]:
     """config.json of a Hugging Face directory; FileNotFoundError where there is none."""
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {directory} is not a Hugging Face model directory")
-    return read_object(path)
+    config = read_object(path)
+    check_sizes(config, path)
+    return config
 
 
 def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:
@@ -29,6 +39,15 @@ def read_config(directory: str | Path, model_type: str) -> dict[str, Any]:
             f"{directory}/config.json: model_type is {config.get('model_type')!r}, expected {model_type!r}"
         )
     return config
+
+
+def check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Raises ValueError for a size, also in a nested config, that no model has: it would fill the memory unseen."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(value, path)
+        elif key in LIMITS and type(value) is int and value > LIMITS[key]:
+            raise ValueError(f"{path}: {key} is {value!s:.80}; expected at most {LIMITS[key]}")
 
 
 def write_directory(directory: str | Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:

@@ -51,7 +51,7 @@ def convert_gguf(source: Path, folder: Path, dtype: Any, shard_bytes: int) -> li
         raise ImportError(f"reading {source} needs {error.name}: pip install 'revision_jax[gguf]'") from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    given = {"gguf_file": source.name}
+    given = {"gguf_file": source.name, "trust_remote_code": False}  # a config.json beside it may ask for its code
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **given)
     model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given).eval()
     if model.config.model_type not in FAMILIES:

@@ -1,7 +1,9 @@
 """How much of a device's memory arrays take, and whether they fit."""
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,35 @@ def held(tree: Any) -> int:
 def device_limit() -> int | None:
     """Bytes of this host's first device; None where it does not tell (CPU)."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
+def host_limit() -> int:
+    """Bytes of memory that this process may have: of the machine, or less in a container (cgroup 2)."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return machine
+
+
+def check_host(parts: Mapping[str, int], limit: int) -> None:
+    """Compares what a run must hold in this host's memory with what there is, before any of it is made.
+
+    Args:
+      parts: name -> bytes, of each no more than is needed for sure.
+      limit: bytes, see `host_limit`.
+
+    Raises:
+      ValueError: it cannot fit; with a table of the parts.
+    """
+    total = sum(parts.values())
+    if total > limit:
+        lines = [f"{name:20}  {size / GIB:12.3f}" for name, size in parts.items()]
+        raise ValueError(
+            "\n".join([f"{'this host holds':20}  {'GiB':>12}", *lines])
+            + f"\nTogether at least {total / GIB:.1f} GiB; there are {limit / GIB:.1f} GiB. Nothing was made: take "
+            f"less of {max(parts, key=parts.get)}, or a host with more memory."
+        )
 
 
 def check_memory(parts: Mapping[str, int], mesh: Mapping[str, int], limit: int | None) -> str:

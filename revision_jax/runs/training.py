@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from revision_jax.data.batches.streams import join
 from revision_jax.fingerprints import fingerprint
 from revision_jax.interop.adapter import save_projector
 from revision_jax.parallel import multihost
+from revision_jax.parallel.memory import check_host, host_limit
 from revision_jax.parallel.mesh import host_shard, local_mesh
 from revision_jax.runs.base import missing_base, report_missing
 from revision_jax.runs.batches import BatchKind, Source, streams_of
@@ -23,6 +25,7 @@ from revision_jax.runs.run import Run
 from revision_jax.runs.splits import missing_data, prepare_data, splits_of
 from revision_jax.runs.stage import stage_of
 from revision_jax.training import loop
+from revision_jax.training.state import take_apart
 from revision_jax.training.task import Task
 from revision_jax.training.workdir import check_workdir
 
@@ -74,9 +77,26 @@ def prepare(run: Run) -> Mapping[str, Path]:
     return multihost.one_after_another("data", make)
 
 
+def check_room(run: Run) -> int:
+    """Whether weights and batches can be held in this host's memory, before any is made; the width of a frame.
+
+    Raises:
+      ValueError: they cannot; with a table of both.
+    """
+    config, abstract = run.config, run.grounder("abstract")
+    frames = config.train.batch_size // multihost.count() * config.hierarchy.num_frames
+    parts = {"batches": frames * abstract.visual_width * 4}
+    if run.mesh.devices.flat[0].platform == "cpu":  # other devices have their own memory, `loop.build` looks at it
+        _, arrays = take_apart(abstract)
+        parts["weights"] = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+    check_host(parts, host_limit())
+    return abstract.visual_width
+
+
 def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
     """The stage's model, batches and files; of `val` the batches of a validation, where the config wants one."""
-    config, kinds, width = run.config, run.stage.batches, run.grounder("abstract").visual_width
+    config, kinds = run.config, run.stage.batches
+    width = check_room(run)
     open_source = lambda split: Source(config, run.prompts, run.mesh, directories[split], width, split)
     source = open_source("train")
     pipeline = join(streams_of(kinds, source), read_threads=config.data.read_threads, prefetch=config.data.prefetch)

@@ -1,12 +1,14 @@
 """Checkpoint files: bfloat16 to the bit, tensors only, clear errors."""
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
-from revision_jax.interop.files import read_tensors
+from revision_jax.interop.files import read_config, read_tensors
 from revision_jax.interop.weights import Weights
 
 
@@ -47,3 +49,11 @@ def test_a_directory_knows_shapes_before_it_reads(tmp_path):
     assert np.asarray(tensors["a"]).dtype == np.float16
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         Weights(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("key, value", [("num_hidden_layers", 10**9), ("vocab_size", 2**24 + 1)])
+def test_a_size_that_no_model_has_is_refused(tmp_path, key, value):
+    for config in ({key: value}, {"text_config": {key: value}}):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+        with pytest.raises(ValueError, match=rf"config\.json: {key} is {value}; expected at most"):
+            read_config(tmp_path, "llama")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from revision_jax.parallel.memory import check_memory, device_limit, held
+from revision_jax.parallel.memory import check_host, check_memory, device_limit, held, host_limit
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.units import GIB
 
@@ -38,3 +38,12 @@ def test_a_cpu_does_not_tell_its_limit():
     assert make_mesh(devices=jax.devices("cpu")[:1]).size == 1
     if jax.default_backend() == "cpu":
         assert device_limit() is None
+
+
+def test_what_a_host_cannot_hold_is_refused_with_a_table():
+    assert GIB < host_limit() < 2**50
+    check_host({"batches": GIB, "weights": 2 * GIB}, 4 * GIB)
+    with pytest.raises(
+        ValueError, match=r"batches +1\.000\nweights +4\.000\nTogether at least 5\.0 GiB; there are 4\.0"
+    ):
+        check_host({"batches": GIB, "weights": 4 * GIB}, 4 * GIB)

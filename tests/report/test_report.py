@@ -7,8 +7,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from revision_jax import config as configs
 from revision_jax.report import plots
 from revision_jax.report.html import write_report
+from revision_jax.report.model_card import model_card
 from revision_jax.report.summary import SHOWN, choose_cases, read_losses
 from revision_jax.report.table import clock, compared_rows, detail_rows, level_rows, print_table, table_rows
 
@@ -101,6 +103,17 @@ def test_the_page_needs_no_other_file_and_escapes_sentences(tmp_path):
     assert "0:01:39 – 0:01:51" in text and "not there" in text and "never" in text
     assert text.count("data:image/png;base64,") == 1 and not re.search(r"(?:src|href)=\"(?!data:)", text)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_ids_and_paths_stay_text_in_the_page_and_in_the_model_card(tmp_path):
+    script, shown = "<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"
+    page, named = tmp_path / "report.html", METRICS | {"split": script, "protocol": {"name": script, "says": "-"}}
+    write_report(page, named, {"train": {script: script}}, [], CASES)
+    assert script not in page.read_text() and shown in page.read_text()
+    config = configs.load(overrides={"base.llm": f"models/{script}\n# A heading"})
+    manifest = {"made_by": script, "run": {"step": 1}, "lora": False, "check": None}
+    card = model_card(config, manifest, named, [script])
+    assert script not in card and "&lt;script>" in card and "\n# A heading" not in card
 
 
 def test_a_key_the_page_needs_is_not_left_blank(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_base import config_of
 
+from revision_jax import config as configs
 from revision_jax.config import ConfigError
 from revision_jax.fingerprints import fingerprint, fingerprint_trained
 from revision_jax.parallel.mesh import make_mesh
@@ -18,6 +19,7 @@ from revision_jax.runs.predecessors import served_step
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import open_split, prepare_data
 from revision_jax.runs.training import PROJECTOR, check_early, make_task, train, wanted_splits
+from revision_jax.train import main
 from revision_jax.training.state import take_apart
 
 
@@ -212,3 +214,15 @@ def test_the_best_step_is_the_one_that_is_used(chain, mesh, tmp_path, monkeypatc
     assert served_step(newest, run.workdir) == 4
     last = take_apart(Run(newest, run.workdir, mesh).grounder("trained"))[1]
     assert np.any(last["llm/layers/self_attn/q_proj/lora_b"] != best["llm/layers/self_attn/q_proj/lora_b"])
+
+
+def test_sizes_that_cannot_fit_are_refused_before_anything_is_made(trained_run, tmp_path, capsys):
+    changed = configs.differences(configs.load(), trained_run.config)
+    flags = [f"--config.{key}={value}" for key, (_, value) in changed.items()]
+    argv = ["--workdir", str(tmp_path / "run"), *flags]
+    for key, value in (("train.batch_size", 10**9), ("lora.rank", 10**5)):
+        assert main([*argv, f"--config.{key}={value}"]) == 2
+        assert f"{key} is {value}; expected between 1 and" in capsys.readouterr().err
+    # Each below its limit, together more than a machine has.
+    assert main([*argv, "--config.train.batch_size=1000000", "--config.hierarchy.num_frames=100000"]) == 2
+    assert "GiB. Nothing was made: take less of batches" in capsys.readouterr().err
