@@ -84,7 +84,7 @@ def test_queries_asked_in_parts_are_answered_as_if_asked_together(depth, changes
     searched = search()
     for one, other in zip(together.results, searched.results, strict=True):
         np.testing.assert_array_equal(one.moments, other.moments)
-        assert (one.text, one.windows, one.llm_tokens) == (other.text, other.windows, other.llm_tokens)
+        assert (one.sentence, one.windows, one.tokens) == (other.sentence, other.windows, other.tokens)
         for a, b in zip(one.sent, other.sent, strict=True):
             np.testing.assert_array_equal(a, b)
     for a, b in zip(together.answers, searched.answers, strict=True):
