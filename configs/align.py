@@ -2,7 +2,7 @@
 
     python -m revision_jax.train --config configs/align.py                  # tiny: rendered Shapes frames
     python -m revision_jax.train --config configs/align.py:paper --config.data.dir=DIR \\
-        --config.base.llm=DIR --config.base.clip=DIR
+        --config.base.llm=DIR --config.base.encoder=DIR
 
 A frame is one image: `Describe this frame.` and its caption. Leaves RUN/projector.safetensors, which the other stages
 take as `--config.base.projector`. The projector starts at random, or from `base.projector` where one is given.

@@ -3,7 +3,7 @@
     python -m revision_jax.train --config configs/stage1.py                 # tiny: Shapes, no download
     python -m revision_jax.train --config configs/stage1.py --config.train.steps=50
     python -m revision_jax.train --config configs/stage1.py:mad --config.data.dir=DIR \\
-        --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
+        --config.base.llm=DIR --config.base.encoder=DIR --config.base.projector=mm_projector.bin
 
 | preset      | data                 | model                      | hardware  | time     | expect           |
 |-------------|----------------------|----------------------------|-----------|----------|------------------|
@@ -34,7 +34,7 @@ def defaults() -> ConfigDict:
             ),
             base=dict(  # pretrained, frozen here; `asset:` = shipped with the package
                 llm="asset:tiny/llm",  # Hugging Face directory of an LLM with its tokenizer (docs/recipes.md)
-                clip="asset:tiny/clip",  # Hugging Face directory of a CLIPModel with its tokenizer
+                encoder="asset:tiny/clip",  # Hugging Face directory of a CLIP or SigLIP with its tokenizer
                 projector="asset:tiny/projector.safetensors",  # dense adapter: `weight [H, D]` and `bias [H]`
             ),
             model=dict(
@@ -137,7 +137,7 @@ def defaults() -> ConfigDict:
 # The paper's recipe, shared by the 7B presets. It leaves `base` empty: those files are the user's.
 PAPER = {
     "base.llm": "",
-    "base.clip": "",
+    "base.encoder": "",
     "base.projector": "",
     "model.dtype": "bfloat16",
     "model.param_dtype": "bfloat16",

@@ -3,7 +3,7 @@
     python -m revision_jax.train --config configs/stage1.py                 # first: its LoRA is used, frozen
     python -m revision_jax.train --config configs/stage1_sparse.py          # tiny: Shapes, no download
     python -m revision_jax.train --config configs/stage1_sparse.py:mad --config.init.dense=RUN \\
-        --config.data.dir=DIR --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
+        --config.data.dir=DIR --config.base.llm=DIR --config.base.encoder=DIR --config.base.projector=mm_projector.bin
 
 The windows of stage 1, each with one question: `Does {event} happen in the video?`, `Yes.` or `No.`; LoRA and LLM are
 frozen. Ends with the share of right answers on held-out windows, near misses apart. `tiny` takes minutes on 2 cores;

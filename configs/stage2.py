@@ -5,7 +5,7 @@
     python -m revision_jax.train --config configs/stage2.py                 # tiny: Shapes, no download
     python -m revision_jax.train --config configs/stage2.py:unified         # variant U: one LoRA for all levels
     python -m revision_jax.train --config configs/stage2.py:mad --config.init.dense=RUN --config.init.sparse=RUN \\
-        --config.data.dir=DIR --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
+        --config.data.dir=DIR --config.base.llm=DIR --config.base.encoder=DIR --config.base.projector=mm_projector.bin
 
 | preset       | trains                                  | batches                                      | train first |
 |--------------|-----------------------------------------|----------------------------------------------|-------------|

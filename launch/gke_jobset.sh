@@ -9,7 +9,7 @@
 # VERB is train (default), evaluate or prepare of a data set; the others need one machine, no JobSet.
 #
 # Stage 1 on v5e-16, on two slices of it, and on v5p-128 (/shared is the volume CLAIM, the same for all pods):
-#   files="--config.data.dir=/shared/mad --config.base.llm=/shared/vicuna --config.base.clip=/shared/clip \
+#   files="--config.data.dir=/shared/mad --config.base.llm=/shared/vicuna --config.base.encoder=/shared/clip \
 #       --config.base.projector=/shared/mm_projector.bin --workdir /shared/runs/mad"
 #   launch/gke_jobset.sh --image IMAGE --topology v5e-16 -- --config configs/stage1.py:mad $files \
 #       --config.mesh.data=1 --config.mesh.fsdp=16

@@ -9,7 +9,7 @@
 #
 # Stage 1 on 8 x H100 (one node; sbatch's own options go in front of the script):
 #   sbatch --nodes=1 --gpus-per-node=8 launch/slurm_gpu.sh --config configs/stage1.py:mad --workdir RUN \
-#       --config.data.dir=DIR --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
+#       --config.data.dir=DIR --config.base.llm=DIR --config.base.encoder=DIR --config.base.projector=mm_projector.bin
 #
 # `prepare DATASET` also shares its videos among the nodes of one job; export, convert and ground take one node.
 # The work folder, data and weights lie on a disk that all nodes share. SIGTERM comes 5 minutes before the time limit:

@@ -10,7 +10,7 @@
 # Stage 1 on v5e-16 (16 GiB a chip: the weights are split) and on v5p-128 (95 GiB: every chip holds them):
 #   launch/tpu_vm.sh --name my-v5e-16 --zone us-west4-a -- --config configs/stage1.py:mad --workdir /shared/runs/mad \
 #       --config.mesh.data=1 --config.mesh.fsdp=16 --config.data.dir=/data/mad --config.base.llm=/data/vicuna \
-#       --config.base.clip=/data/clip --config.base.projector=/data/mm_projector.bin
+#       --config.base.encoder=/data/clip --config.base.projector=/data/mm_projector.bin
 #   launch/tpu_vm.sh --name my-v5p-128 --zone us-east5-a -- --config configs/stage1.py:mad ... --config.mesh.data=64
 #
 # VERB is train (default), evaluate, prepare, export, convert or ground; these but the first two, and prepare's merge,

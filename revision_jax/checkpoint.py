@@ -24,6 +24,7 @@ from revision_jax import disk
 from revision_jax.checkpoint_record import (
     UNSUMMED,
     Meta,
+    base_of,
     config_changes,
     is_whole,
     listed,
@@ -306,7 +307,7 @@ class Checkpoints:
         """
         allowed, refused = config_changes(saved["config"], self.meta.config, self.free)
         # A reader needs only some of a run's files (no training data); a training that goes on needs all of them.
-        roles = self.meta.base if self.read_only else saved["base"] | self.meta.base
+        roles = self.meta.base if self.read_only else base_of(saved) | self.meta.base
         faults = listed(refused) + mismatches(saved, self.meta, params, sorted(roles))
         if faults:
             raise CheckpointError(

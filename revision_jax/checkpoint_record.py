@@ -9,6 +9,7 @@ import jax
 
 from revision_jax.checksums import checksums, leaf_name, plain_sha256
 from revision_jax.config_rules import ADDED, flatten
+from revision_jax.rules import RENAMED
 
 UNSUMMED = {"config", "base", "params"}  # what a record held before there were checksums
 
@@ -35,11 +36,17 @@ def config_changes(
       saved, now: nested plain values; lists and tuples count as equal, None stands where a key is missing.
       free: keys that may differ; one that ends with a dot ("search.") frees all keys that begin with it.
     """
-    a, b = (ADDED | flatten(json.loads(json.dumps(config))) for config in (saved, now))
+    plain = (flatten(json.loads(json.dumps(config))) for config in (saved, now))
+    a, b = (ADDED | {RENAMED.get(key, key): value for key, value in values.items()} for values in plain)
     changed = {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
     prefixes = tuple(key for key in free if key.endswith("."))
     allowed = {key: pair for key, pair in changed.items() if key in free or key.startswith(prefixes)}
     return allowed, {key: pair for key, pair in changed.items() if key not in allowed}
+
+
+def base_of(saved: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """The files of a record by the roles that they have now."""
+    return {RENAMED.get(f"base.{role}", role).removeprefix("base."): part for role, part in saved["base"].items()}
 
 
 def make_record(meta: Meta, params: Any, metrics: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,9 +73,9 @@ def mismatches(saved: Mapping[str, Any], meta: Meta, params: Any, roles: Sequenc
     Args:
       roles: of the files that are compared.
     """
-    faults = []
+    faults, before = [], base_of(saved)
     for role in roles:
-        old, new = saved["base"].get(role, {}), meta.base.get(role, {})
+        old, new = before.get(role, {}), meta.base.get(role, {})
         if old.get("sha256") != new.get("sha256"):
             faults.append(f"{role}: trained on {_named(old)}, found {_named(new)}")
     old, new = saved["params"], _shapes(params)

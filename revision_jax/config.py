@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax.config_rules import ADDED, flatten, validate
-from revision_jax.rules import ConfigError, check_local, unknown_key
+from revision_jax.rules import RENAMED, ConfigError, check_local, unknown_key
 from revision_jax.text import read_object, read_text
 
 __all__ = [
@@ -94,7 +94,8 @@ def presets(path: str) -> list[str]:
 def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, Any] = ()) -> FrozenConfigDict:
     """The config that a run saved as `config.json` (JSON has no tuples: its lists become tuples).
 
-    A field that is younger than the run has the value that changes nothing (`config_rules.ADDED`).
+    A field that is younger than the run has the value that changes nothing (`config_rules.ADDED`); one that had another
+    name then has its name of now (`rules.RENAMED`).
     """
     try:
         values = read_object(path)
@@ -103,6 +104,11 @@ def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, A
     except ValueError as error:
         raise ConfigError(f"{error}; expected a training run's config.json.") from error
     config = ConfigDict(_to_tuples(values))
+    for old, new in RENAMED.items():
+        (section, field), (_, now) = old.split("."), new.split(".")
+        if isinstance(config.get(section), ConfigDict) and field in config[section]:
+            config[section][now] = config[section][field]
+            del config[section][field]
     for key, value in ADDED.items():
         section, field = key.split(".")
         if isinstance(config.get(section), ConfigDict) and field not in config[section]:

@@ -58,7 +58,7 @@ RULES: dict[str, Rule] = {
     "init.dense": a_path,
     "init.sparse": a_path,
     "base.llm": a_path,
-    "base.clip": a_path,
+    "base.encoder": a_path,
     "base.projector": a_path,
     "model.dtype": _dtype,
     "model.param_dtype": one_of("float32", "bfloat16", "int8"),

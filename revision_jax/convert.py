@@ -12,25 +12,27 @@ converting = lazy.module("revision_jax.runs.converting")
 table = lazy.module("revision_jax.report.table")
 
 USAGE = """
-A config can name many PyTorch files as they are: base.llm and base.clip a Hugging Face directory (safetensors or .bin),
-base.projector VTimeLLM's mm_projector.bin, init.dense a PEFT LoRA (VTimeLLM's second stage). The rest is converted:
+A config can name many PyTorch files as they are: base.llm and base.encoder a Hugging Face directory (safetensors or
+.bin), base.projector VTimeLLM's mm_projector.bin, init.dense a PEFT LoRA (VTimeLLM's second stage). The rest is
+converted:
 
 Formats:
   stage         a published ReVisionLLM stage directory, or a PEFT LoRA -> a run, to ground, evaluate, train on, export
   llama         the directory of an LLM: Llama (Vicuna, TinyLlama, SmolLM2), Mistral, Qwen2, Qwen3 -> safetensors shards
   gguf          a .gguf file of such an LLM -> a Hugging Face directory with tokenizer
-  clip          a Hugging Face CLIP directory -> safetensors
+  clip, siglip  a Hugging Face directory of a CLIP or SigLIP -> safetensors
   openai-clip   OpenAI's ViT-L-14.pt -> a Hugging Face directory (its tokenizer comes from --tokenizer)
   projector     VTimeLLM's mm_projector.bin -> projector.safetensors
 
 Examples:
   python -m revision_jax.convert --format stage --source checkpoints/dense --out runs/published-dense \\
-      --config configs/stage1.py:mad --config.base.llm=vicuna-7b-v1.5 --config.base.clip=clip-vit-large-patch14 \\
+      --config configs/stage1.py:mad --config.base.llm=vicuna-7b-v1.5 --config.base.encoder=clip-vit-large-patch14 \\
       --config.base.projector=checkpoints/dense/mm_projector.bin
   python -m revision_jax.convert --format llama --source vicuna-7b-v1.5 --out vicuna --dtype bfloat16
   python -m revision_jax.convert --format llama --source vicuna-7b-v1.5 --adapter dora --out vicuna-dora
   python -m revision_jax.convert --format gguf --source SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   python -m revision_jax.convert --format clip --source clip-vit-large-patch14 --out clip
+  python -m revision_jax.convert --format siglip --source siglip2-base-patch16-224 --out siglip
   python -m revision_jax.convert --format openai-clip --source ViT-L-14.pt --tokenizer clip-vit-large-patch14 --out clip
   python -m revision_jax.convert --format projector --source mm_projector.bin --out projector
 
@@ -39,7 +41,7 @@ source on a fixed input (a .gguf with transformers: five prompts and 32 greedy t
 numbers and the source's hash. docs/recipes.md has the published checkpoints' way in, line by line.
 """
 NEXT = "{out} is a run: give it as --workdir to ground and evaluate, or to a later stage as --config.init.*={out}"
-FORMATS = ("stage", "llama", "gguf", "clip", "openai-clip", "projector")
+FORMATS = ("stage", "llama", "gguf", "clip", "siglip", "openai-clip", "projector")
 DTYPES = ("float32", "bfloat16", "float16")
 log = logging.getLogger("revision_jax.convert")  # `__name__` is `__main__` for the verb
 

@@ -11,13 +11,13 @@ commands = lazy.module("revision_jax.preparation.commands")
 USAGE = """
 Examples:
   python -m revision_jax.prepare mad --annotations MAD_train.json --features CLIP_L14_frames_features_5fps.h5 \\
-      --fps 5 --clip CLIP_DIR --out data/mad --split train
-  python -m revision_jax.prepare cone --annotations test.jsonl --features LMDB_DIR --fps 5 --clip CLIP_DIR \\
+      --fps 5 --encoder CLIP_DIR --out data/mad --split train
+  python -m revision_jax.prepare cone --annotations test.jsonl --features LMDB_DIR --fps 5 --encoder CLIP_DIR \\
       --out data/ego4d --split test
   python -m revision_jax.prepare vidchapters --annotations chapters_vmr_val.json --ids val.json --features NPY_DIR \\
-      --fps 2 --clip CLIP_DIR --out data/vidchapters --split val
+      --fps 2 --encoder CLIP_DIR --out data/vidchapters --split val
   python -m revision_jax.prepare msrvtt --annotations MSRVTT_data.json --csv MSRVTT_train.9k.csv --videos DIR \\
-      --fps 5 --clip CLIP_DIR --out data/msrvtt --split train
+      --fps 5 --encoder CLIP_DIR --out data/msrvtt --split train
   python -m revision_jax.prepare folder --videos DIR --annotations queries.jsonl --out data/mine --split test
   ... --shard 0/8                                       one of eight processes; afterwards:
   python -m revision_jax.prepare merge data/mad/train
@@ -42,8 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
     check = add("check", "list every gap of a data set; exit code 1 if there are any")
     check.add_argument("directory", metavar="DIR", help="a split, or the folder of its splits")
     check.add_argument("--fast", action="store_true", help="do not read the features")
-    check.add_argument("--clip", metavar="DIR", help="the encoder that the features must be from")
-    check.add_argument("--fps", type=float, help="the frame rate that they must have (with --clip; default: theirs)")
+    check.add_argument("--encoder", metavar="DIR", help="the encoder that the features must be from")
+    check.add_argument("--fps", type=float, help="the frame rate that they must have (with --encoder; default: theirs)")
     check.add_argument("--llm", metavar="DIR", help="also count the tokens of every query with its tokenizer")
     check.add_argument("--text-tokens", type=int, default=96, metavar="N", help="the run's prompt.max_text_tokens")
     verb.add_unknown(check)
@@ -70,8 +70,8 @@ def _add_data(parser: argparse.ArgumentParser, data_set: DataSet) -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), required=True)
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second (default: %(default)s)")
     parser.add_argument(
-        "--clip", metavar="DIR", default="asset:tiny/clip",
-        help="the CLIP that encodes the videos, or that the features come from (default: the shipped one)",
+        "--encoder", metavar="DIR", default="asset:tiny/clip",
+        help="the CLIP or SigLIP that encodes the videos, or that the features come from (default: the shipped one)",
     )  # fmt: skip
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="this process's part, from 0")
     parser.add_argument("--batch", type=int, default=128, help="frames a call of the encoder (default: %(default)s)")

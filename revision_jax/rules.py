@@ -80,8 +80,14 @@ def _holds(check: Callable[[Any], bool], value: Any) -> bool:
         return False
 
 
+# Fields that had another name when runs were saved: section.field then -> section.field now.
+RENAMED = {"base.clip": "base.encoder"}
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message about a key that there is not, with the nearest ones."""
+    if key in RENAMED:
+        return f"unknown config key {key!r}; it is called {RENAMED[key]} now."
     near = difflib.get_close_matches(key, list(known), n=3, cutoff=0.4)
     # `--config.batch_size` is close to `train.batch_size` in meaning, not in letters.
     near += [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2] and k not in near]

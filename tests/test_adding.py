@@ -105,7 +105,7 @@ def test_a_data_set_is_one_reader_and_one_line(tmp_path, monkeypatch, capsys):
 
     clip = make_base(tmp_path / "base") / "clip"
     arguments = ["--annotations", str(tmp_path / "s.txt"), "--features", str(tmp_path / "features"), "--fps", "1"]
-    arguments += ["--clip", str(clip), "--out", str(tmp_path / "out"), "--split", "test"]
+    arguments += ["--encoder", str(clip), "--out", str(tmp_path / "out"), "--split", "test"]
     assert prepare.main(["subtitles", *arguments]) == 0, capsys.readouterr()
     rows = [json.loads(line) for line in (tmp_path / "out/test/queries.jsonl").read_text().splitlines()]
     assert [row["sentence"] for row in rows] == ["a dog runs", "the dog sleeps"]

@@ -217,7 +217,7 @@ def test_a_kill_during_a_write_loses_that_write_alone(tmp_path):
 def test_a_full_disk_is_one_clear_error(tmp_path):
     done = run_script(FULL_DISK, tmp_path)
     assert "ERROR cannot" in done.stdout, done.stderr
-    assert "MiB are free there" in done.stdout
+    assert "MiB are free. What is finished is whole" in done.stdout
     with Checkpoints(tmp_path / "c", META) as checkpoints:
         assert checkpoints.latest_step == 1
 

@@ -9,9 +9,10 @@ import pytest
 
 from revision_jax import config as configs
 from revision_jax import train, verb
-from revision_jax.checkpoint_record import config_changes
+from revision_jax.checkpoint_record import base_of, config_changes
 from revision_jax.config import ConfigError
 from revision_jax.config_rules import ADDED
+from revision_jax.rules import RENAMED
 
 REPO = Path(configs.__file__).parents[1]
 
@@ -275,9 +276,15 @@ def test_a_run_older_than_a_field_has_the_value_that_changes_nothing(tmp_path):
     for key in ADDED:
         section, field = key.split(".")
         del old[section][field]
+    for before, now in RENAMED.items():
+        (section, field), (_, new) = before.split("."), now.split(".")
+        old[section][field] = old[section].pop(new)
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert configs.load_json(tmp_path / "config.json").to_dict() == config.to_dict()
     assert config_changes(old, config.to_dict()) == ({}, {})
+    assert base_of({"base": {"llm": 1, "clip": 2}}) == {"llm": 1, "encoder": 2}
+    with pytest.raises(ConfigError, match=r"'base.clip'; it is called base.encoder now"):
+        configs.load(overrides={"base.clip": "x"})
     del old["train"]["steps"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     with pytest.raises(ConfigError, match=r"train\.steps is missing"):

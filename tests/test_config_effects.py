@@ -41,7 +41,7 @@ CHANGES = {
     "init.dense": (RAISES, {"init.dense": "runs/other"}),  # there is no such run
     "init.sparse": (RAISES, {"init.sparse": "runs/other"}),
     "base.llm": ("model", {"base.llm": "OTHER/llm"}),
-    "base.clip": ("features", {"base.clip": "OTHER/clip"}),
+    "base.encoder": ("features", {"base.encoder": "OTHER/clip"}),
     "base.projector": ("model", {"base.projector": "OTHER/projector.safetensors"}),
     "model.dtype": ("model", {"model.dtype": "bfloat16"}),
     "model.param_dtype": ("model", {"model.param_dtype": "bfloat16"}),

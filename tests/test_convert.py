@@ -272,8 +272,8 @@ def test_a_clip_of_another_width(published, tmp_path, capsys):
     clip = shutil.copytree(published.folder / "base/clip", tmp_path / "clip")
     raw = json.loads((clip / "config.json").read_text())
     (clip / "config.json").write_text(json.dumps(raw | {"projection_dim": 512}))
-    overrides = published.overrides("dense", base__clip=str(clip))
-    told = r"clip/config.json has projection_dim 512 \(ViT-B/32 or B/16\).*mm_projector.bin, is \(16, 16\)"
+    overrides = published.overrides("dense", base__encoder=str(clip))
+    told = r"clip/config.json tells .* width 512 \(as CLIP ViT-B/32 or B/16\).*mm_projector.bin, is \(16, 16\)"
     with pytest.raises(configs.ConfigError, match=told):
         converting.convert("stage", published.stage("dense"), tmp_path / "run", spec=SPECS["dense"], fields=overrides)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
@@ -316,7 +316,7 @@ def test_pytorchs_files_and_safetensors_give_one_grounder(published, tmp_path):
     base = published.folder / "base"
     for form, source in (("llama", "llm"), ("clip", "clip"), ("projector", "mm_projector.bin")):
         converting.convert(form, base / source, tmp_path / form, options={"check": False})
-    paths = {"llm": "llama", "clip": "clip", "projector": "projector/projector.safetensors"}
+    paths = {"llm": "llama", "encoder": "clip", "projector": "projector/projector.safetensors"}
     ours = published.overrides("dense") | {f"base.{role}": str(tmp_path / path) for role, path in paths.items()}
     one, two = (flat_params(fresh(SPECS["dense"], given)) for given in (published.overrides("dense"), ours))
     assert one.keys() == two.keys() and len(one) > 20
@@ -353,7 +353,10 @@ def _other_projector(base):
     [
         (_spoil_llm, r"weight files are missing: .*pytorch_model-00002-of-00002.bin.*says that they hold .*model\."),
         (_cut_llm, r"pytorch_model-00001-of-00002.bin: not a whole PyTorch archive .*should hold .*model\."),
-        (_spoil_clip, r"clip/config.json has projection_dim 512 \(ViT-B/32 or B/16\).*mm_projector.bin"),
+        (
+            _spoil_clip,
+            r"clip/config.json tells .* width 512 \(as CLIP ViT-B/32 or B/16\).*mm_projector.bin",
+        ),
         (_spoil_projector, r"mm_projector.bin: holds more than tensors"),
         (_other_projector, r"mm_projector.bin gives width 40; base.llm, .*llm, has hidden_size 16"),
     ],

@@ -40,7 +40,7 @@ def test_every_format_of_a_run_is_written_checked_and_described(chain, tmp_path,
     assert _export(chain.folder / stage, out, form) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["stage"] == stage and manifest["run"]["step"] == 4
-    assert {"llm", "clip", "projector"} <= set(manifest["base"]) and len(manifest["base"]["llm"]["sha256"]) == 64
+    assert {"llm", "encoder", "projector"} <= set(manifest["base"]) and len(manifest["base"]["llm"]["sha256"]) == 64
     (level, check), = manifest["check"].items()  # fmt: skip
     assert level == stage and check["passed"] and check["tokens"] == check["tokens_equal"] > 8
     assert 0 <= check["max_difference"] <= check["tolerance"] < 1e-3 * max(1, check["max_value"])

@@ -14,6 +14,7 @@ from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.builders.parts import Parts
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.data.video import many_videos
+from revision_jax.data.video.scaling import Square
 
 SIZE, FPS = 32, 1.0
 TEN_HOURS = 36_000
@@ -94,7 +95,7 @@ def odd_folder(tmp_path_factory):
 class NumberReader:
     """An encoder whose feature is the number that a frame shows: proves which frame was sampled when."""
 
-    name, fingerprint, width, fps, image_size = "numbers", "n" * 64, 8, FPS, SIZE
+    name, fingerprint, width, fps, square = "numbers", "n" * 64, 8, FPS, Square(SIZE)
 
     def __init__(self, *_, batch=16, **__):
         self.batch, self.seen = batch, 0

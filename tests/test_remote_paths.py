@@ -82,7 +82,7 @@ def test_every_path_of_every_verb_was_tried():
 @pytest.mark.parametrize(
     "key, value",
     [
-        *((key, ADDRESS) for key in ("base.llm", "base.clip", "base.projector", "init.dense", "init.sparse")),
+        *((key, ADDRESS) for key in ("base.llm", "base.encoder", "base.projector", "init.dense", "init.sparse")),
         *((key, "s3://bucket/x") for key in ("data.dir", "data.mined")),
         ("data.mixture", ((ADDRESS, 0.5),)),
     ],

@@ -29,7 +29,7 @@ def test_a_7b_preset_lists_all_that_is_missing(capsys, tmp_path):
     argv = ["--config", "configs/stage1.py:mad", "--config.data.dir", str(tmp_path), "--workdir", str(tmp_path / "r")]
     assert train.main(argv) == 2
     text = capsys.readouterr().err
-    for key in ("base.llm: not given", "base.clip: not given", "base.projector: not given", "data.dir: no train"):
+    for key in ("base.llm: not given", "base.encoder: not given", "base.projector: not given", "data.dir: no train"):
         assert key in text
     assert not (tmp_path / "r").exists()
 

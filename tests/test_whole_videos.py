@@ -49,7 +49,7 @@ def clips(tmp_path_factory):
     (folder / "test.csv").write_text("video_id,sentence\nvideo6,a star moves\n")
     for split in ("train", "test"):
         argv = ["msrvtt", "--annotations", str(folder / "data.json"), "--csv", str(folder / f"{split}.csv")]
-        argv += ["--features", str(folder / "features"), "--fps", "5", "--clip", str(folder / "base/clip")]
+        argv += ["--features", str(folder / "features"), "--fps", "5", "--encoder", str(folder / "base/clip")]
         assert prepare.main([*argv, "--out", str(folder / "data"), "--split", split]) == 0
     return folder
 

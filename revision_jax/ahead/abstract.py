@@ -1,18 +1,16 @@
-"""A run without its files: prompts, CLIP and the train step as shapes, types and places, for compiling ahead."""
+"""A run without its files: prompts and the train step as shapes, types and places, for compiling ahead."""
 
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from revision_jax.models.clip import CLIP
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.prompts import PromptEncoder, PromptTemplate
-from revision_jax.runs.base import clip_config, make_prompts
+from revision_jax.runs.base import make_prompts
 from revision_jax.runs.grounder import abstract_grounder
 from revision_jax.training.state import Arrays, TrainState, split_by_table, state_shardings, take_apart
 from revision_jax.training.step import Program, compile_step, make_program
@@ -41,10 +39,6 @@ def prompts_or_stand_in(config: ConfigDict) -> PromptEncoder:
     prompts = PromptEncoder(_PieceTokenizer(), PromptTemplate(config.prompt.system), config.prompt.max_text_tokens)
     prompts.prefix = np.zeros(PREFIX_TOKENS, np.int32)
     return prompts
-
-
-def abstract_clip(config: ConfigDict) -> CLIP:
-    return nnx.eval_shape(lambda: CLIP(clip_config(config), rngs=nnx.Rngs(0)))
 
 
 def abstract_step(

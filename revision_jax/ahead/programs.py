@@ -1,4 +1,4 @@
-"""The programs of a config, to be lowered for devices that are described: train steps, searches, CLIP."""
+"""The programs of a config, to be lowered for devices that are described: train steps, searches, the encoder."""
 
 import functools
 import math
@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from revision_jax.ahead.abstract import abstract_clip, abstract_step, prompts_or_stand_in
-from revision_jax.data.video.extraction import CLIP_MEAN, CLIP_STD, encode_images
+from revision_jax.ahead.abstract import abstract_step, prompts_or_stand_in
+from revision_jax.data.video.extraction import encode_images
+from revision_jax.interop.encoder import abstract
+from revision_jax.interop.pictures import default_pictures
 from revision_jax.parallel.memory import held
 from revision_jax.parallel.mesh import batch_sharding, replicated
-from revision_jax.runs.base import clip_config
+from revision_jax.runs.base import encoder_of
 from revision_jax.runs.run import Run
 from revision_jax.search.abstract import abstract_search
 from revision_jax.training.flops import FlopCount
@@ -28,7 +30,7 @@ def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
     program, state, frozen, step = abstract_step(config, mesh)
     shapes = {path: array.shape for path, array in (frozen | state.trainable).items()}
     count = FlopCount(shapes, set(state.trainable), len(program.prefix))
-    width = clip_config(config).projection_dim
+    width = encoder_of(config)[1].feature_width
     batches = [kind.shapes(config, mesh, width) for kind in run.stage.batches]
     for name, batch in [item for kind in batches for item in kind.items()]:
         answers = 8 * config.train.batch_size * config.data.questions_per_window  # `From 07 to 113.` and `</s>`
@@ -76,15 +78,17 @@ def search_programs(run: Run, memory_gib: float) -> Iterator[Program]:
 
 
 def extract_programs(run: Run, memory_gib: float) -> Iterator[Program]:
-    """CLIP over a batch of frames."""
+    """The encoder over a batch of frames."""
     config, mesh = run.config, run.mesh
-    graphdef, weights = nnx.split(abstract_clip(config))
+    kind, sizes = encoder_of(config)
+    graphdef, weights = nnx.split(abstract(kind, sizes))
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     weights = jax.tree.map(place, weights)
-    size = clip_config(config).vision.image_size
+    size = sizes.vision.image_size
+    pictures = default_pictures(kind.pictures, size)  # the numbers do not change the program
     rows = 128 * mesh.shape["data"] * mesh.shape["fsdp"]
     frames = jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8, sharding=batch_sharding(mesh))
-    encode = jax.jit(functools.partial(encode_images, graphdef, CLIP_MEAN, CLIP_STD))
+    encode = jax.jit(functools.partial(encode_images, graphdef, pictures.mean, pictures.std))
     facts = {"parts": {"weights": held(weights), "batch": held(frames)}, "largest_matrix": largest_matrix(weights)}
     yield "extract, 128 frames a chip", functools.partial(encode.trace, weights, frames), facts
 

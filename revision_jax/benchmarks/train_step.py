@@ -27,7 +27,7 @@ from revision_jax.ahead.abstract import PREFIX_TOKENS, abstract_step
 from revision_jax.benchmarks.torch_step import measure_torch
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
-from revision_jax.runs.base import VICUNA_7B, clip_config
+from revision_jax.runs.base import VICUNA_7B, encoder_of
 from revision_jax.runs.batches import WINDOWS
 from revision_jax.training.flops import FlopCount, peak_flops
 from revision_jax.training.progress import device_memory
@@ -96,7 +96,7 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any
         program, state, frozen, step = abstract_step(config, mesh, sizes)
         shapes = {path: array.shape for path, array in (frozen | state.trainable).items()}
         count = FlopCount(shapes, set(state.trainable), len(program.prefix))
-        width = clip_config(config).projection_dim
+        width = encoder_of(config)[1].feature_width
         batch = make_batch(WINDOWS.shapes(config, mesh, width)["windows"], sizes.vocab_size)
         state, frozen = fill(state, jax.random.key(0)), fill(frozen, jax.random.key(1))
         losses = []

@@ -3,18 +3,21 @@
 A converter fills a folder and returns the check that reads it back.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
+from revision_jax.interop import clip
 from revision_jax.interop.adapter import load_dense_adapter, save_projector
 from revision_jax.interop.check import Comparison, compare
-from revision_jax.interop.clip import CLIP_TABLE, clip_to_config, load_clip, read_clip_config
+from revision_jax.interop.encoder import EncoderKind, abstract, load
+from revision_jax.interop.encoders import ENCODERS
 from revision_jax.interop.families import read_family
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.folding import FoldedLlama
@@ -28,10 +31,19 @@ from revision_jax.interop.shards import write_shards
 from revision_jax.interop.streaming import embed, stream_logits
 from revision_jax.interop.table import flat_params, import_params, match
 from revision_jax.interop.weights import Weights, weights_dtype
-from revision_jax.models.clip import CLIP, CLIPConfig
+from revision_jax.models.clip import CLIPTextConfig
+from revision_jax.models.encoder import EncoderConfig, ImageTextEncoder
 
-Check = Callable[[], dict[str, Comparison]]
 PROJECTOR = "projector.safetensors"
+Check = Callable[[], dict[str, Comparison]]
+
+
+class Output(NamedTuple):
+    """Where weights are written: a folder, in a type (empty: the source's), in files of at most so many bytes."""
+
+    folder: Path
+    dtype: str
+    shard_bytes: int
 
 
 def from_llama(source: Path, folder: Path, dtype: str, shard_bytes: int, adapter: str | Path | None = None) -> Check:
@@ -63,9 +75,9 @@ def from_gguf(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check
     return lambda: check_gguf(folder, references, kind)
 
 
-def from_clip(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
-    """A `CLIPModel` directory, in .bin or safetensors."""
-    check = _write_clip(read_clip_config(source), Weights(source), source, folder, dtype, shard_bytes)
+def from_encoder(kind: EncoderKind, source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
+    """A directory of an encoder (`CLIPModel`, `SiglipModel`), in .bin or safetensors."""
+    check = _write_encoder(kind, kind.read_config(source), Weights(source), source, Output(folder, dtype, shard_bytes))
     copy_tokenizer(source, folder)
     return check
 
@@ -74,7 +86,8 @@ def from_openai_clip(source: Path, folder: Path, dtype: str, shard_bytes: int) -
     """One of OpenAI's .pt files; its tokenizer is not in it."""
     tensors = read_tensors(source)
     config = openai_clip_config(tensors, str(source))
-    return _write_clip(config, openai_to_hugging_face(tensors), source, folder, dtype, shard_bytes)
+    output = Output(folder, dtype, shard_bytes)
+    return _write_encoder(clip.KIND, config, openai_to_hugging_face(tensors), source, output)
 
 
 def from_projector(source: Path, folder: Path, dtype: str, shard_bytes: int) -> Check:
@@ -92,7 +105,7 @@ def from_projector(source: Path, folder: Path, dtype: str, shard_bytes: int) -> 
 CONVERTERS = {
     "llama": from_llama,
     "gguf": from_gguf,
-    "clip": from_clip,
+    **{name: functools.partial(from_encoder, kind) for name, kind in ENCODERS.items()},
     "openai-clip": from_openai_clip,
     "projector": from_projector,
 }
@@ -104,42 +117,42 @@ def _copy(tensors: Mapping[str, Any], folder: Path, dtype: np.dtype, shard_bytes
         write_shards(tensors, folder, dtype=dtype, shard_bytes=shard_bytes, on_bytes=advance)
 
 
-def _write_clip(
-    config: CLIPConfig, tensors: Mapping[str, Any], source: Path, folder: Path, dtype: str, shard_bytes: int
+def _write_encoder(
+    kind: EncoderKind, config: EncoderConfig, tensors: Mapping[str, Any], source: Path, output: Output
 ) -> Check:
-    abstract = lambda: nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))
-    match(CLIP_TABLE, tensors, flat_params(abstract()), source)
-    kept = {key: tensor for key, tensor in tensors.items() if not CLIP_TABLE.is_ignored(key)}
-    kind = np.dtype(dtype or weights_dtype(kept))
-    _copy(kept, folder, kind, shard_bytes)
-    write_json(folder / "config.json", clip_to_config(config))
+    match(kind.table, tensors, flat_params(abstract(kind, config)), source)
+    kept = {key: tensor for key, tensor in tensors.items() if not kind.table.is_ignored(key)}
+    dtype = np.dtype(output.dtype or weights_dtype(kept))
+    _copy(kept, output.folder, dtype, output.shard_bytes)
+    write_json(output.folder / "config.json", kind.to_config(config))
 
     def check() -> dict[str, Comparison]:
-        model = abstract()
-        import_params(CLIP_TABLE, tensors, flat_params(model), source=source)
-        read = clip_features(model)
-        written = clip_features(load_clip(folder))
-        return {name: compare(read[name], written[name], kind) for name in read}
+        model = abstract(kind, config)
+        import_params(kind.table, tensors, flat_params(model), source=source)
+        read = encoder_features(model)
+        written = encoder_features(load(kind, output.folder))
+        return {name: compare(read[name], written[name], dtype) for name in read}
 
     return check
 
 
-def clip_features(model: CLIP) -> dict[str, np.ndarray]:
-    """Features of fixed images and texts: images [2, D], texts [2, D], text tokens [2, T, W]."""
+def encoder_features(model: ImageTextEncoder) -> dict[str, np.ndarray]:
+    """Of fixed images and texts: images [2, D], texts [2, D], text tokens [2, T, W], and the logits of all pairs."""
     rng, config = np.random.default_rng(0), model.config
     size, text = config.vision.image_size, config.text
     pixels = rng.standard_normal((2, size, size, 3)).astype(np.float32)
     length = min(12, text.max_position_embeddings)
-    end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
     tokens = rng.integers(0, text.vocab_size - 1, (2, length))
-    tokens[tokens == end] = 0
-    tokens[:, -1] = end
+    if isinstance(text, CLIPTextConfig):  # its feature is that of the end of a text, which stands once
+        end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+        tokens[tokens == end] = 0
+        tokens[:, -1] = end
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def encode(state: nnx.State, pixels: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def encode(state: nnx.State, pixels: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
         model = nnx.merge(graphdef, state)
-        return model.encode_image(pixels), model.encode_text(tokens)
+        images, (features, texts) = model.encode_image(pixels), model.encode_text(tokens)
+        return {"images": images, "texts": texts, "text tokens": features, "logits": model.logits(images, texts)}
 
-    images, (features, holistic) = encode(state, pixels, tokens)
-    return {"images": np.asarray(images), "texts": np.asarray(holistic), "text tokens": np.asarray(features)}
+    return {name: np.asarray(array) for name, array in encode(state, pixels, tokens).items()}

@@ -86,3 +86,8 @@ CLIP_KINDS = {
     **_ABSENT,
 }
 CLIP_HARMLESS = (*_ALL, "logit_scale_init_value", "tie_word_embeddings")
+SIGLIP_KINDS = {**dict.fromkeys(("vision_config", "text_config"), or_null(OBJECT)), **_ABSENT}
+SIGLIP_VISION_KINDS = VISION_KINDS | {"vision_use_head": Kind(lambda value: value is True, "true")}
+SIGLIP_TEXT_KINDS = {key: kind for key, kind in TEXT_KINDS.items() if key != "eos_token_id"} | {
+    "projection_size": or_null(WHOLE)
+}

@@ -105,7 +105,7 @@ def merge(args: argparse.Namespace) -> int:
 def run_check(args: argparse.Namespace) -> int:
     """`prepare check DIR`: 1 if there is any gap."""
     splits = check.find_splits(args.directory)
-    encoder = identify(resolve_path(args.clip), args.fps or _fps(splits)) if args.clip else None
+    encoder = identify(resolve_path(args.encoder), args.fps or _fps(splits)) if args.encoder else None
     with contextlib.ExitStack() as stack:
         bars = {split: stack.enter_context(progress(f"checking {split}")) for split in splits} if not args.fast else {}
         on_video = lambda split, done, total: bars[split](done, total)

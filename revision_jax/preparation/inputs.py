@@ -13,7 +13,7 @@ from revision_jax.data.builders.datasets import DATA_SETS, Given
 from revision_jax.data.builders.folder import find_videos
 from revision_jax.data.builders.sources import open_features
 from revision_jax.data.video.extraction import Extractor, identify
-from revision_jax.interop.clip import read_clip_config
+from revision_jax.interop.encoders import read_encoder_config
 from revision_jax.parallel.mesh import make_mesh
 
 
@@ -26,17 +26,20 @@ def read_annotations(args: argparse.Namespace, keys: Collection[str]) -> Annotat
 
 def make_builder(args: argparse.Namespace) -> Annotated:
     """The builder of a split, or of a shard of it."""
-    clip, directory = resolve_path(args.clip), Path(args.out) / args.split
+    encoder, directory = resolve_path(args.encoder), Path(args.out) / args.split
     options = {"name": args.command, "shard": args.shard}
     if args.videos is None:
         features = open_features(args.features)
         annotations = read_annotations(args, features.keys())
-        return Imported(directory, args.split, identify(clip, args.fps), annotations, features, **options)
+        return Imported(directory, args.split, identify(encoder, args.fps), annotations, features, **options)
     files, twice = find_videos(args.videos)
     annotations = read_annotations(args, files)
     annotations = dataclasses.replace(annotations, gaps=[*annotations.gaps, *twice])
     # A dry run decodes nothing and needs no encoder in memory.
-    encoder = identify(clip, args.fps) if args.dry_run else Extractor(clip, args.fps, args.batch, mesh=make_mesh())
+    if args.dry_run:
+        encoder = identify(encoder, args.fps)
+    else:
+        encoder = Extractor(encoder, args.fps, args.batch, mesh=make_mesh())
     return VideoFolder(directory, args.split, encoder, annotations, files, decoders=args.decoders, **options)
 
 
@@ -44,10 +47,10 @@ def make_query_builder(args: argparse.Namespace, annotations: Annotations) -> Fe
     """The builder of the sentences' token features, if they are given."""
     if not args.query_features:
         return None
-    clip = resolve_path(args.clip)
-    width = read_clip_config(clip).text.hidden_size
+    encoder = resolve_path(args.encoder)
+    width = read_encoder_config(encoder).token_width
     # A token is a frame of a sentence that plays one a second.
-    encoder = dataclasses.replace(identify(clip, 1.0), width=width)
+    known = dataclasses.replace(identify(encoder, 1.0), width=width)
     query_ids = {row.query_id for row in annotations.rows}
     features = open_features(args.query_features)
-    return QueryFeatures(Path(args.out) / args.split, args.split, encoder, query_ids, features, shard=args.shard)
+    return QueryFeatures(Path(args.out) / args.split, args.split, known, query_ids, features, shard=args.shard)

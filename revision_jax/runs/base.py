@@ -14,9 +14,12 @@ from revision_jax.config import ConfigError, resolve_path
 from revision_jax.data.video.extraction import Extractor
 from revision_jax.fingerprints import fingerprint
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.interop.clip import read_clip_config
+from revision_jax.interop import clip
+from revision_jax.interop.encoder import EncoderKind
+from revision_jax.interop.encoders import encoder_kind
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from revision_jax.models.encoder import EncoderConfig
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 from revision_jax.tokenizer_files import load_tokenizer
@@ -24,8 +27,8 @@ from revision_jax.tokenizer_files import load_tokenizer
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
     "lmsys/vicuna-7b-v1.5, or another model of the families in docs/recipes.md",
-    "clip": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
-    "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt (docs/recipes.md)",
+    "encoder": "a Hugging Face directory of CLIP ViT-L/14 (config.json, tokenizer, *.safetensors or *.bin): download "
+    "openai/clip-vit-large-patch14, or convert OpenAI's ViT-L-14.pt; or of a SigLIP (docs/recipes.md)",
     "projector": "the dense projector, `weight [4096, 768]` and `bias [4096]` in a .safetensors or .bin: "
     "VTimeLLM's mm_projector.bin of its first stage",
 }
@@ -73,9 +76,13 @@ def llama_config(config: ConfigDict) -> LlamaConfig:
     return read_llama_config(resolve_path(config.base.llm)) if config.base.llm else VICUNA_7B
 
 
-def clip_config(config: ConfigDict) -> CLIPConfig:
-    """Sizes of `base.clip`, or of the published CLIP."""
-    return read_clip_config(resolve_path(config.base.clip)) if config.base.clip else CLIP_L14
+def encoder_of(config: ConfigDict) -> tuple[EncoderKind, EncoderConfig]:
+    """The kind and the sizes of `base.encoder`, or of the published CLIP."""
+    if not config.base.encoder:
+        return clip.KIND, CLIP_L14
+    directory = resolve_path(config.base.encoder)
+    kind = encoder_kind(directory)
+    return kind, kind.read_config(directory)
 
 
 def make_hierarchy(config: ConfigDict) -> Hierarchy:
@@ -110,10 +117,10 @@ def _check_special_tokens(prompts: PromptEncoder, embeddings: int, directory: Pa
 
 
 def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
-    """`base.clip` at the data's frame rate: what made the features also reads a user's own video.
+    """`base.encoder` at the data's frame rate: what made the features also reads a user's own video.
 
     Raises:
-      ConfigError: there is no CLIP.
+      ConfigError: there is no encoder.
     """
-    report_missing([line for line in missing_base(config) if line.startswith("base.clip")])
-    return Extractor(resolve_path(config.base.clip), config.data.fps, mesh=mesh)
+    report_missing([line for line in missing_base(config) if line.startswith("base.encoder")])
+    return Extractor(resolve_path(config.base.encoder), config.data.fps, mesh=mesh)

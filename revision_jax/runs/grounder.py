@@ -28,7 +28,7 @@ from revision_jax.parallel.mesh import put, replicated
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.runs.base import (
     base_fingerprints,
-    clip_config,
+    encoder_of,
     llama_config,
     make_prompts,
     missing_base,
@@ -124,6 +124,7 @@ def make_adapters(config: ConfigDict, hidden_size: int) -> tuple[DenseAdapter, S
     """The dense adapter, and a fresh sparse one where the stage's model has it."""
     adapter, sparse = make_dense_adapter(config, hidden_size), None
     if "sparse" in stage_of(config).adapters:
+        _check_token_width(config)
         sparse = SparseAdapter(*adapter.kernel.shape, rngs=_rngs(config, 1), **config.sparse)
     return adapter, sparse
 
@@ -132,14 +133,24 @@ def make_dense_adapter(config: ConfigDict, hidden_size: int) -> DenseAdapter:
     """The dense adapter, of `base.projector`, or fresh where there is no file.
 
     Raises:
-      ConfigError: a projector between other widths than `base.clip` and the LLM have.
+      ConfigError: a projector between other widths than `base.encoder` and the LLM have.
     """
-    width = clip_config(config).projection_dim
+    width = encoder_of(config)[1].feature_width
     if not config.base.projector:
         return DenseAdapter(width, hidden_size, rngs=_rngs(config, 2))
     adapter = load_dense_adapter(resolve_path(config.base.projector))
     _check_width(config, adapter, width, hidden_size)
     return adapter
+
+
+def _check_token_width(config: ConfigDict) -> None:
+    _, encoder = encoder_of(config)
+    if encoder.token_width != encoder.feature_width:
+        raise ConfigError(
+            f"base.encoder: {resolve_path(config.base.encoder)}/config.json tells of text tokens of width "
+            f"{encoder.token_width} and features of width {encoder.feature_width}; the sparse adapter compares them, "
+            "expected the same width. Give another encoder, or search with the dense stage alone (search.depth 1)."
+        )
 
 
 def _check_width(config: ConfigDict, adapter: DenseAdapter, width: int, hidden_size: int) -> None:
@@ -150,12 +161,13 @@ def _check_width(config: ConfigDict, adapter: DenseAdapter, width: int, hidden_s
             f"{resolve_path(config.base.llm)}, has hidden_size {hidden_size}. Give the projector made for this LLM."
         )
     if takes != width:
-        known = {512: "ViT-B/32 or B/16", 768: "ViT-L/14"}
+        known = {512: "as CLIP ViT-B/32 or B/16", 768: "as CLIP ViT-L/14"}
         name = lambda width: f"{width} ({known[width]})" if width in known else str(width)
+        encoder, projector = resolve_path(config.base.encoder), resolve_path(config.base.projector)
         raise ConfigError(
-            f"base.clip: {resolve_path(config.base.clip)}/config.json has projection_dim {name(width)}, but the weight "
-            f"of base.projector, {resolve_path(config.base.projector)}, is {adapter.kernel.shape[::-1]}: it takes "
-            f"features of width {name(takes)}. Give the CLIP that the projector was trained with."
+            f"base.encoder: {encoder}/config.json tells of features of width {name(width)}, but the weight of "
+            f"base.projector, {projector}, is {adapter.kernel.shape[::-1]}: "
+            f"its features have width {name(takes)}. Give the encoder that the projector was trained with."
         )
 
 
@@ -174,7 +186,7 @@ def check_weights(config: ConfigDict) -> None:
     """Whether the pretrained parts are whole and fit each other, before data is prepared for hours.
 
     Raises:
-      ValueError: damaged files, tensors that do not fit, another CLIP than the projector's.
+      ValueError: damaged files, tensors that do not fit, another encoder than the projector's.
       FileNotFoundError: a missing shard.
     """
     make_dense_adapter(config, check_llama(resolve_path(config.base.llm)).hidden_size)

@@ -149,8 +149,8 @@ def _refuse_gaps(config: ConfigDict, splits: Mapping[str, Path]) -> None:
 
 
 def _encoder(config: ConfigDict) -> Encoder | None:
-    """What the features must be from; None where the config names no CLIP."""
-    return identify(resolve_path(config.base.clip), config.data.fps) if config.base.clip else None
+    """What the features must be from; None where the config names none."""
+    return identify(resolve_path(config.base.encoder), config.data.fps) if config.base.encoder else None
 
 
 def open_split(

@@ -33,7 +33,7 @@ def train_argv(folder: Path, workdir: Path, **changes) -> list[str]:
 
 def prepare_argv(folder: Path, out: Path) -> list[str]:
     """`prepare` of the films."""
-    given = ["--videos", folder / "films", "--annotations", folder / "films.jsonl", "--clip", folder / "base/clip"]
+    given = ["--videos", folder / "films", "--annotations", folder / "films.jsonl", "--encoder", folder / "base/clip"]
     return ["folder", *map(str, given), "--out", str(out), "--split", "test"]
 
 

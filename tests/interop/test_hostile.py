@@ -13,17 +13,17 @@ from revision_jax import compile, convert, evaluate, export, ground, prepare, tr
 from revision_jax.config import resolve_path
 from revision_jax.data.video.extraction import identify
 from revision_jax.interop import families
-from revision_jax.interop.clip import read_clip_config
-from revision_jax.interop.clip_processor import check_processor
+from revision_jax.interop.clip import PICTURES, read_clip_config
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.peft_config import read_kind
+from revision_jax.interop.pictures import read_pictures
 from revision_jax.interop.weights import Weights
 from revision_jax.known_keys import allowing
 from revision_jax.tokenizer_files import load_tokenizer
 
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-IMAGES = lambda folder: check_processor(folder, 48)
+IMAGES = lambda folder: read_pictures(folder, PICTURES, 48)
 READERS = {  # which part of the shipped ones, file -> its reader
     ("llm", "config.json"): read_llama_config,
     ("llm", "tokenizer_config.json"): lambda folder: load_tokenizer(str(folder)),
@@ -133,7 +133,7 @@ def test_statistics_of_pictures_that_are_no_numbers(folder):
     place = folder("clip")
     save_file({"a": np.zeros(1, np.float32)}, place / "model.safetensors")
     (place / "preprocessor_config.json").write_text(json.dumps({"image_mean": None}))
-    with pytest.raises(ValueError, match=r"image_mean is 'None'; expected three numbers"):
+    with pytest.raises(ValueError, match=r"image_mean is None; expected three numbers"):
         identify(place, 1.0)
 
 

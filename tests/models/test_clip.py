@@ -77,7 +77,7 @@ def test_wrong_inputs_and_configs_raise(model):
         model.encode_text(jnp.ones((1, 9), int))
     with pytest.raises(ValueError, match="hidden_act"):
         CLIPVisionConfig(32, 48, 2, 4, hidden_act="relu", image_size=16, patch_size=8)
-    with pytest.raises(ValueError, match="multiple of patch_size"):
-        CLIPVisionConfig(32, 48, 2, 4, image_size=20, patch_size=8)
+    with pytest.raises(ValueError, match="patch_size 32 must be 1 to 20"):
+        CLIPVisionConfig(32, 48, 2, 4, image_size=20, patch_size=32)
     with pytest.raises(ValueError, match="multiple of num_heads"):
         CLIPTextConfig(16, 24, 2, 3, vocab_size=20)

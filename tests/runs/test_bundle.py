@@ -83,7 +83,7 @@ def test_a_dense_run_takes_its_calibration_with_it(trained_run, tmp_path):
 
 def test_a_bundle_names_nothing_outside_itself_and_holds_each_part_once(chain, long_run, tmp_path):
     bundle = bundle_of(long_run, tmp_path / "bundle")
-    folders = {path.parent for path in bundle.rglob("config.json")} - {bundle / "llm", bundle / "clip"}
+    folders = {path.parent for path in bundle.rglob("config.json")} - {bundle / "llm", bundle / "encoder"}
     assert folders == {bundle, bundle / "dense", bundle / "sparse"}
     for folder in folders:
         own = json.loads((folder / "config.json").read_text())
@@ -95,11 +95,11 @@ def test_a_bundle_names_nothing_outside_itself_and_holds_each_part_once(chain, l
                 assert resolve_path(value).exists() and resolve_path(value).is_relative_to(bundle), key
         assert (whole.data.dir, whole.data.mined) == ("", "")
     assert {path.name for path in bundle.iterdir()} == {
-        *("config.json", "manifest.json", "checkpoints", "llm", "clip", "projector", "dense", "sparse"),
+        *("config.json", "manifest.json", "checkpoints", "llm", "encoder", "projector", "dense", "sparse"),
     }
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["format"] == "bundle" and manifest["run"]["step"] == 4
-    assert set(manifest["check"]) == {"llm", "clip", "projector", "init.dense", "init.sparse", "trained"}
+    assert set(manifest["check"]) == {"llm", "encoder", "projector", "init.dense", "init.sparse", "trained"}
     assert manifest["check"]["trained"] == manifest["run"]["sha256"]
     for unused in ("optimizer", "iterator"):
         assert not list(bundle.rglob(unused))

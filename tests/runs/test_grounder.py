@@ -68,12 +68,12 @@ def test_eight_bit_weights_answer_nearly_the_same(base, mesh):
 
 
 def test_missing_parts_are_listed_with_how_to_make_them():
-    config = configs.load("configs/stage1.py:mad", ["base.clip=/nowhere"])
+    config = configs.load("configs/stage1.py:mad", ["base.encoder=/nowhere"])
     with pytest.raises(ConfigError) as error:
         parts.check_files(config)
     text = str(error.value)
     assert "base.llm: not given; expected a Hugging Face directory of Vicuna-7B" in text
-    assert "base.clip: no file at /nowhere; expected" in text
+    assert "base.encoder: no file at /nowhere; expected" in text
     assert "base.projector: not given; expected the dense projector" in text
 
 
@@ -99,7 +99,7 @@ def test_restores_a_trained_grounder(base, mesh, tmp_path):
         np.testing.assert_array_equal(restored[path], trained.get(path, array))
     assert parts.restore_trained(config, tmp_path, trainable)[0] == 3
     (base / "clip/model.safetensors").write_bytes(b"another CLIP")
-    with pytest.raises(CheckpointError, match="clip: trained on"):
+    with pytest.raises(CheckpointError, match="encoder: trained on"):
         Run(config, tmp_path, mesh, {"fresh": run.grounder("fresh")}).grounder("trained")
 
 
@@ -147,7 +147,7 @@ def test_a_padding_token_without_an_embedding_is_refused(base, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"base.projector": "OTHER"}, r"base.clip: .*projection_dim 12.* takes features of width 20"),
+        ({"base.projector": "OTHER"}, r"base.encoder: .*features of width 12.* its features have width 20"),
         ({"base.projector": "NARROW"}, r"base.projector: .* gives width 8; base.llm, .* has hidden_size 16"),
     ],
 )

@@ -32,7 +32,7 @@ def test_the_dense_stage_trains_and_stands_on_its_files(base, mesh, tmp_path):
     run = Run(config_of(base, tmp_path / "data", mesh__data=1), tmp_path / "run", mesh)
     directories = prepare_data(run.config, mesh)
     task = make_task(run, directories)
-    assert set(task.base) == {"llm", "clip", "projector", "manifest.json", "queries.jsonl"}
+    assert set(task.base) == {"llm", "encoder", "projector", "manifest.json", "queries.jsonl"}
     assert task.base["queries.jsonl"]["sha256"] == fingerprint(directories["train"] / "queries.jsonl")
     batch = next(iter(task.batches))
     assert batch["video"].shape == (4, 8, 12) and batch["tokens"].shape == (4, 4, 48)
@@ -154,7 +154,7 @@ def test_a_training_reads_the_splits_that_it_uses_alone(chain):
 
 
 def test_what_is_missing_or_does_not_fit_is_told_before_the_data(chain, tmp_path):
-    config = chain.config("configs/stage1_sparse.py", base__clip=str(tmp_path), init__dense=str(tmp_path / "dense"))
+    config = chain.config("configs/stage1_sparse.py", base__encoder=str(tmp_path), init__dense=str(tmp_path / "dense"))
     with pytest.raises(ConfigError, match=r"(?s)init.dense: no trained run at .*; make it with"):
         check_early(Run(config, tmp_path / "run"))
     (tmp_path / "used/checkpoints/2").mkdir(parents=True)

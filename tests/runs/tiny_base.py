@@ -15,7 +15,7 @@ from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.pretrain.tokenizer import make_tokenizer
 from revision_jax.runs.stage import stage_of
 
-PATHS = {"llm": "llm", "clip": "clip", "projector": "projector.safetensors"}
+PATHS = {"llm": "llm", "encoder": "clip", "projector": "projector.safetensors"}
 SMALL = {
     "hierarchy.window_s": 16.0,
     "hierarchy.num_frames": 8,

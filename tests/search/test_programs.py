@@ -74,7 +74,7 @@ def test_queries_asked_in_parts_are_answered_as_if_asked_together(depth, changes
     hierarchy = Hierarchy(16.0, 16, 0.5, 0.25, levels=(12, 5))
 
     def search():
-        settings = make_settings(keep=(0.7, 0.4), query_batch=8, decode_block=32, **changes)
+        settings = make_settings(keep=(0.7, 0.4), **changes)
         searcher = make_searcher(settings, hierarchy, dense=Oracle(), upper=UpperOracle())
         vectors = searcher.sparse_vectors(video, searcher.windows(video, 3), sentences) if depth > 1 else None
         return searcher.search(video, sentences, depth=depth, vectors=vectors)

@@ -231,7 +231,7 @@ def test_searches_share_sparse_vectors():
                     np.testing.assert_array_equal(one, other)
             assert expected.cost.seconds < 1000 < found.cost.seconds  # what it took to make them is a search's own cost
     # Another sentence's vectors are used as they are: nothing is made anew.
-    wrong = dataclasses.replace(vectors, arrays=(vectors.arrays[0][::-1],))
+    wrong = dataclasses.replace(vectors, arrays=tuple(array[::-1] for array in vectors.arrays))
     assert any(
         len(a.moments) != len(b.moments) or (a.moments != b.moments).any()
         for a, b in zip(_search(maker, depth=2), _search(maker, depth=2, vectors=wrong))

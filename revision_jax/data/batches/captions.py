@@ -15,6 +15,7 @@ from revision_jax.data.builders.shapes_world import make_video
 from revision_jax.data.store.features import MANIFEST, FeatureStore
 from revision_jax.data.video import frames as video
 from revision_jax.data.video.extraction import Extractor
+from revision_jax.data.video.scaling import Square
 from revision_jax.prompts import PromptEncoder
 from revision_jax.text import parse_json, read_text
 
@@ -61,7 +62,7 @@ def lcs_captions(directory: pathlib.Path, extractor: Extractor) -> Captions:
     kept = directory / f"features-{extractor.fingerprint[:8]}.npy"
     if not kept.is_file():
         pictures = (directory / LCS_IMAGES / row["image"] for row in rows)
-        features = extractor.encode_frames(_decoded(pictures, extractor.image_size), name=str(path))
+        features = extractor.encode_frames(_decoded(pictures, extractor.square), name=str(path))
         with kept.with_suffix(".tmp").open("wb") as file:
             np.save(file, features)
         os.replace(kept.with_suffix(".tmp"), kept)
@@ -72,9 +73,9 @@ def lcs_captions(directory: pathlib.Path, extractor: Extractor) -> Captions:
     return Captions(texts, lambda number: np.array(features[number]), lambda number: rows[number]["image"], [path])
 
 
-def _decoded(paths: Iterator[pathlib.Path], size: int) -> Iterator[np.ndarray]:
+def _decoded(paths: Iterator[pathlib.Path], square: Square) -> Iterator[np.ndarray]:
     for path in paths:
-        yield video.read_image(path, size)[None]
+        yield video.read_image(path, square)[None]
 
 
 class CaptionDrawer:

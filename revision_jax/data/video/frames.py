@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from revision_jax.data.video.clock import LATE_S, MAX_GAP_S, Clock, declared_s
 from revision_jax.data.video.joined import second_recording
 from revision_jax.data.video.opening import IMAGES, VideoError, opened, still, too_large
-from revision_jax.data.video.scaling import Scaler
+from revision_jax.data.video.scaling import Scaler, Square
 
 log = logging.getLogger(__name__)
 CLOCK_SLACK_S = 1e-3  # containers such as Matroska round times to milliseconds
@@ -84,11 +84,11 @@ class FrameReader(Iterator[np.ndarray]):
     """
 
     def __init__(
-        self, path: str | os.PathLike, fps: float, size: int, *, batch: int = 64, allow_truncated: bool = False
+        self, path: str | os.PathLike, fps: float, size: Square | int, *, batch: int = 64, allow_truncated: bool = False
     ):
         if not fps > 0:
             raise ValueError(f"fps is {fps}; expected frames a second > 0")
-        self.path, self.fps, self.size = path, fps, size
+        self.path, self.fps = path, fps
         self.duration_s: float | None = None
         self._allow_truncated = allow_truncated
         self._opened = opened(path)
@@ -240,7 +240,7 @@ def _packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
 
 
 def read_frames(
-    path: str | os.PathLike, fps: float, size: int, *, batch: int = 64, allow_truncated: bool = False
+    path: str | os.PathLike, fps: float, size: Square | int, *, batch: int = 64, allow_truncated: bool = False
 ) -> FrameReader:
     """Frames of a video file sampled at `fps` on a player's clock, variable frame rates and rotation honoured.
 
@@ -271,7 +271,7 @@ def write_video(path: str | os.PathLike, batches: Iterable[np.ndarray], fps: flo
     os.replace(partial, path)
 
 
-def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
+def read_image(path: str | os.PathLike, size: Square | int) -> np.ndarray:
     """An image file (or the first picture of a moving one) -> uint8 RGB [size, size, 3], scaled as frames are.
 
     Raises:

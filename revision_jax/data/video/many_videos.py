@@ -51,7 +51,7 @@ def _decode(extractor: Extractor, files: Iterator, lock: threading.Lock):
         if path is None:
             return
         try:
-            frames = video.read_frames(path, extractor.fps, extractor.image_size, batch=extractor.batch)
+            frames = video.read_frames(path, extractor.fps, extractor.square, batch=extractor.batch)
             for batch in frames:
                 yield video_id, batch
             yield video_id, frames.duration_s
@@ -64,7 +64,7 @@ class _Batches:
 
     def __init__(self, extractor: Extractor):
         self.extractor = extractor
-        side = extractor.image_size
+        side = extractor.square.size
         self._buffer = np.zeros((extractor.batch, side, side, 3), np.uint8)
         self._owners: list[tuple[str, int]] = []  # of the rows of the buffer: video, number of rows
         self._waiting = collections.deque()  # (features on the device, owners)

@@ -10,6 +10,7 @@ import pytest
 from revision_jax.data.batches.captions import Captions, LoadCaption, caption_stream, lcs_captions
 from revision_jax.data.batches.streams import Batching, join
 from revision_jax.data.builders.shapes_world import make_video
+from revision_jax.data.video.scaling import Square
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 
 LETTERS = types.SimpleNamespace(  # one token a letter
@@ -66,7 +67,7 @@ def test_lcs_is_read_as_it_is_downloaded_and_encoded_once(tmp_path):
         calls.append(name)
         return np.stack([np.full(4, batch.mean(), np.float16) for batch in frames])
 
-    extractor = types.SimpleNamespace(encode_frames=encode_frames, image_size=16, fingerprint="0123456789")
+    extractor = types.SimpleNamespace(encode_frames=encode_frames, square=Square(16), fingerprint="0123456789")
     for _ in range(2):
         captions = lcs_captions(tmp_path, extractor)
         assert captions.texts == ["picture 0", "picture 1"] and captions.name(1) == "00001/b.png"

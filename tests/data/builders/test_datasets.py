@@ -39,7 +39,7 @@ def test_a_data_set_is_a_reader_and_an_entry(tmp_path, monkeypatch, clip_dir):
     (tmp_path / "features").mkdir()
     np.save(tmp_path / "features/f.npy", np.ones((9, 24), np.float16))
     given = ["--annotations", str(tmp_path / "a.json"), "--prefix", "now ", "--features", str(tmp_path / "features")]
-    made = ["--clip", str(clip_dir), "--out", str(tmp_path / "out"), "--split", "test"]
+    made = ["--encoder", str(clip_dir), "--out", str(tmp_path / "out"), "--split", "test"]
     assert prepare.main(["films", *given, *made]) == 0
     (query,) = load_queries(tmp_path / "out/test/queries.jsonl")
     assert (query.video_id, query.sentence) == ("f", "now a dog")

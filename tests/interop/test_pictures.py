@@ -5,7 +5,8 @@ import json
 import pytest
 import transformers
 
-from revision_jax.interop.clip_processor import IMAGES, PROCESSOR, check_processor
+from revision_jax.interop.clip import PICTURES as CLIP
+from revision_jax.interop.pictures import IMAGES, PROCESSOR, read_pictures
 from revision_jax.known_keys import allowing
 
 SIZE = 24
@@ -19,14 +20,14 @@ def save(folder, **changes):
 
 
 def test_what_transformers_writes_is_accepted_in_both_files(tmp_path):
-    check_processor(tmp_path, SIZE)  # no file: OpenAI's settings
+    read_pictures(tmp_path, CLIP, SIZE)  # no file: OpenAI's settings
     raw = save(tmp_path)
-    check_processor(tmp_path, SIZE)
+    read_pictures(tmp_path, CLIP, SIZE)
     (tmp_path / PROCESSOR).write_text(json.dumps({"processor_class": "CLIPProcessor", "image_processor": raw}))
-    check_processor(tmp_path, SIZE)
+    read_pictures(tmp_path, CLIP, SIZE)
     old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": SIZE, "crop_size": SIZE, "resample": 3}
     (tmp_path / IMAGES).write_text(json.dumps(old))
-    check_processor(tmp_path, SIZE)
+    read_pictures(tmp_path, CLIP, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -51,16 +52,16 @@ def test_every_setting_that_would_be_ignored_is_refused_by_name(tmp_path, file, 
     raw = save(tmp_path) | change
     (tmp_path / file).write_text(json.dumps({"image_processor": raw} if file == PROCESSOR else raw))
     with pytest.raises(ValueError, match=f"{file}: {next(iter(change))} is "):
-        check_processor(tmp_path, SIZE)
+        read_pictures(tmp_path, CLIP, SIZE)
 
 
 def test_a_setting_that_is_not_known_is_refused_unless_it_is_allowed(tmp_path, caplog):
     raw = save(tmp_path) | {"some_new_trick": 1, "says_nothing": None}
     (tmp_path / IMAGES).write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=rf"{IMAGES}: \['some_new_trick'\] are .*--allow-unknown some_new_trick"):
-        check_processor(tmp_path, SIZE)
+        read_pictures(tmp_path, CLIP, SIZE)
     with allowing(["some_new_trick"]):
-        check_processor(tmp_path, SIZE)
+        read_pictures(tmp_path, CLIP, SIZE)
     assert "'some_new_trick' is passed over" in caplog.text
 
 
@@ -69,6 +70,6 @@ def test_a_mean_that_stands_only_in_processor_config_is_told(tmp_path):
     (tmp_path / IMAGES).unlink()
     (tmp_path / PROCESSOR).write_text(json.dumps({"image_processor": raw}))
     with pytest.raises(ValueError, match=rf"image_mean is \[0.5, 0.5, 0.5\], but without {IMAGES}.*write it into"):
-        check_processor(tmp_path, SIZE)
+        read_pictures(tmp_path, CLIP, SIZE)
     (tmp_path / IMAGES).write_text(json.dumps(raw))
-    check_processor(tmp_path, SIZE)
+    read_pictures(tmp_path, CLIP, SIZE)
