@@ -103,6 +103,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def round_up_rows(count: int, mesh: Mesh) -> int:
+    """The least number of rows, at least `count`, that a batch on this mesh can have."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    return -(-count // parts) * parts
+
+
 def check_batch(mesh: Mesh, batch_size: int, name: str = "the batch", accumulate: int = 1) -> None:
     """Raises ValueError, naming the batch's field, unless it splits evenly, in each of `accumulate` parts."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH) * accumulate

@@ -21,9 +21,11 @@ from revision_jax.interop.llama import read_llama_config
 from revision_jax.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from revision_jax.models.encoder import EncoderConfig
 from revision_jax.models.llama import LlamaConfig
+from revision_jax.parallel.mesh import round_up_rows
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 from revision_jax.tokenizer_files import load_tokenizer
 
+FRAMES = 128  # a call of the encoder, or a few more where a mesh does not divide them
 HOW_TO_MAKE = {
     "llm": "a Hugging Face directory of Vicuna-7B v1.5 (config.json, tokenizer, *.safetensors or *.bin): download "
     "lmsys/vicuna-7b-v1.5, or another model of the families in docs/recipes.md",
@@ -123,4 +125,5 @@ def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
       ConfigError: there is no encoder.
     """
     report_missing([line for line in missing_base(config) if line.startswith("base.encoder")])
-    return Extractor(resolve_path(config.base.encoder), config.data.fps, mesh=mesh)
+    batch = FRAMES if mesh is None else round_up_rows(FRAMES, mesh)
+    return Extractor(resolve_path(config.base.encoder), config.data.fps, batch, mesh=mesh)
