@@ -43,6 +43,8 @@ def defaults() -> ConfigDict:
                 remat="none",  # recomputed in the backward pass, from none to all: none | mlp | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together
+                layout="visual_width",  # adapters of variant U: visual_width | llm_width | clip_adapter
+                visual_norm=False,  # variant U: a LayerNorm over the tokens of frames and windows, before the LLM
             ),
             lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=LORA_TARGETS),  # scale = alpha / rank
             sparse=dict(mlp_width=256, num_heads=4, num_layers=2, dropout=0.0),  # the sparse adapter

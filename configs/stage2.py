@@ -4,6 +4,7 @@
     python -m revision_jax.train --config configs/stage1_sparse.py
     python -m revision_jax.train --config configs/stage2.py                 # tiny: Shapes, no download
     python -m revision_jax.train --config configs/stage2.py:unified         # variant U: one LoRA for all levels
+    python -m revision_jax.train --config configs/stage2.py:unified_llm_width   # its published layouts: models/visual.py
     python -m revision_jax.train --config configs/stage2.py:mad --config.init.dense=RUN --config.init.sparse=RUN \\
         --config.data.dir=DIR --config.base.llm=DIR --config.base.clip=DIR --config.base.projector=mm_projector.bin
 
@@ -11,10 +12,13 @@
 |--------------|-----------------------------------------|----------------------------------------------|-------------|
 | tiny         | a LoRA that starts from stage 1's        | groups of 48 and 16 windows in turn          | tiny, tiny  |
 | unified      | one LoRA for all levels (variant U)      | dense windows and groups in turn             | tiny, tiny  |
+| unified_LAYOUT | the same, published layouts             | one question a window                        | tiny, tiny  |
 | retrieval    | as tiny                                  | groups of short videos, `In video 4.`        | tiny, tiny  |
 | mad, vidchapters, msrvtt | as tiny, at 7B               | groups of 100 and 33 (msrvtt: of videos)     | the same    |
 
-`--config.stage=unified` makes variant U of any preset. Starts from stage 1's LoRA; the sparse adapter is frozen. Ends
+`--config.stage=unified` makes variant U of any preset; the presets `unified_LAYOUT`, `mad_LAYOUT` and
+`vidchapters_LAYOUT` make it in a published layout of its adapters (visual_width, llm_width, clip_adapter), with the norm
+over visual tokens, which is trained; in llm_width the sparse adapter starts fresh, and is trained, too. Starts from stage 1's LoRA; the sparse adapter is frozen. Ends
 with the accuracy on held-out groups and with the search of held-out videos at every depth, for which the dense run
 (init.dense) must still be there; of `retrieval` and `msrvtt`, with the ranks of short videos. `tiny` takes minutes on
 2 cores; the paper's recipe takes 8 x 80 GB (MAD: R1@.1 11.9 with one upper level, 15.0 with two).
@@ -43,6 +47,13 @@ STAGE = {
         (r"sparse/.*", "frozen"),
     ),
 }
+FROZEN = STAGE["trainable"][1:]
+# Layout -> what is trained, and frozen, beside the norm. P is not in the model where frames have the sparse adapter.
+LAYOUTS = {
+    "visual_width": {"trainable": FROZEN},
+    "llm_width": {"init.sparse": "", "trainable": (*FROZEN[:2], (r"sparse/.*", 1.0))},
+    "clip_adapter": {"trainable": (FROZEN[0], FROZEN[2])},
+}
 PAPER = {"train.batch_size": 8, "train.epochs": 2}
 TINY = {"train.batch_size": 8, "train.steps": 1000, "train.learning_rate": 2e-3, "data.train_videos": 64}
 PRESETS = {
@@ -58,10 +69,25 @@ PRESETS = {
 }
 
 
+def published(layout: str) -> dict:
+    """What variant U changes in a published layout."""
+    changes = {"stage": "unified", "model.layout": layout, "model.visual_norm": True, "data.questions_per_window": 1}
+    own = LAYOUTS[layout]
+    return changes | own | {"trainable": (STAGE["trainable"][0], (r"norm/.*", 1.0), *own["trainable"])}
+
+
+PRESETS |= {
+    f"{name}_{layout}": PRESETS[name] | published(layout)
+    for name in ("unified", "mad", "vidchapters")
+    for layout in LAYOUTS
+}
+
+
 def defaults() -> ConfigDict:
     return get_config()
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
-    base = preset if preset not in ("unified", "retrieval") else "tiny"
+    data = preset.split("_")[0]
+    base = data if data not in ("unified", "retrieval") else "tiny"
     return derive(f"stage1.py:{base}", STAGE | PRESETS[preset])

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from revision_jax.data.batches.negatives import find_strategy, strategy_names
 from revision_jax.data.builders.datasets import DATA_SETS
-from revision_jax.models.names import ATTENTION_BACKENDS, LORA_TARGETS, REMAT_POLICIES
+from revision_jax.models.names import ATTENTION_BACKENDS, LAYOUTS, LORA_TARGETS, REMAT_POLICIES
 from revision_jax.rules import (
     ConfigError,
     Rule,
@@ -61,6 +61,8 @@ RULES: dict[str, Rule] = {
     "model.remat": one_of(*REMAT_POLICIES),
     "model.attention": one_of(*ATTENTION_BACKENDS),
     "model.window_chunk": at_least(1),
+    "model.layout": one_of(*LAYOUTS),
+    "model.visual_norm": anything,
     "lora.rank": at_least(1),
     "lora.alpha": positive,
     "lora.dropout": fraction,
@@ -200,7 +202,11 @@ def _data_conflicts(config: ConfigDict) -> list[str]:
 
 
 # Fields that came after runs had been saved, with the value that changes nothing: a run without the field has it.
-ADDED: dict[str, Any] = {"train.skip_nonfinite": 0}
+ADDED: dict[str, Any] = {
+    "train.skip_nonfinite": 0,
+    "model.layout": "visual_width",
+    "model.visual_norm": False,
+}
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

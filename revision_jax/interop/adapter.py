@@ -1,4 +1,4 @@
-"""Adapters in the published formats, both ways: the dense projector and the sparse adapter.
+"""Adapters in the published formats, both ways: the dense projector, the sparse adapter, a norm over their tokens.
 
 Keys may stand under prefixes (`model.`, `base_model.model.model.`, `mm_projector.`), as the public
 checkpoints have them; the prefix is found from a key that every such file has.
@@ -22,17 +22,19 @@ from revision_jax.interop.table import (
     import_params,
 )
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
+from revision_jax.models.layers import LayerNorm
 
 _PROJECTOR = "mm_projector."
 DENSE_TABLE = Table((Row("weight", "kernel", TRANSPOSED), Row("bias", "bias")))
+NORM_TABLE = Table((Row("weight", "scale"), Row("bias", "bias")))
 
 
-def _sparse_rows() -> list[Row]:
+def _sparse_rows(projector: str) -> list[Row]:
     rows = [
         Row("global_rep_token", "global_rep_token"),
         Row("global_rep_pos", "global_rep_pos"),
-        Row("mm_projector.weight", "mm_projector/kernel", TRANSPOSED),
-        Row("mm_projector.bias", "mm_projector/bias"),
+        Row(f"{projector}.weight", f"{projector}/kernel", TRANSPOSED),
+        Row(f"{projector}.bias", f"{projector}/bias"),
     ]
     for stack in ("t2v_encoder", "encoder"):
         layer = f"{stack}.layers.{{layer}}"
@@ -47,7 +49,9 @@ def _sparse_rows() -> list[Row]:
     return rows
 
 
-SPARSE_TABLE = Table(tuple(_sparse_rows()))
+# The linear layer of a sparse adapter: behind an encoder at the width of the features, or before one at the LLM's.
+BEHIND, BEFORE = "mm_projector", "text_mm_projector"
+SPARSE_TABLES = {name: Table(tuple(_sparse_rows(name))) for name in (BEHIND, BEFORE)}
 
 
 def load_projector(path: str | Path) -> dict[str, np.ndarray]:
@@ -92,13 +96,26 @@ def sparse_adapter_from(
 
     Raises ValueError listing every missing, unknown or misshapen tensor.
     """
-    if "mm_projector.weight" not in tensors:
-        raise ValueError(f"{source}: not a sparse adapter: mm_projector.weight is missing from {sorted(tensors)}")
-    hidden_size, visual_width = tensors["mm_projector.weight"].shape
-    sizes = sparse_sizes(tensors, source)
-    adapter = nnx.eval_shape(lambda: SparseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0), **sizes, **options))
-    import_params(SPARSE_TABLE, tensors, flat_params(adapter), source=source)
+    found = [name for name in SPARSE_TABLES if f"{name}.weight" in tensors]
+    if len(found) != 1:
+        wanted = f"{BEHIND}.weight or {BEFORE}.weight, one of them,"
+        raise ValueError(f"{source}: not a sparse adapter: expected {wanted} among {sorted(tensors)}")
+    [name] = found
+    hidden_size, visual_width = tensors[f"{name}.weight"].shape
+    sizes = sparse_sizes(tensors, source) | options | {"projected": name == BEFORE}
+    if name == BEFORE and hidden_size % sizes.get("num_heads", 8):
+        raise ValueError(f"{source}: {BEFORE}.weight gives width {hidden_size}; expected a multiple of the heads")
+    adapter = nnx.eval_shape(lambda: SparseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0), **sizes))
+    import_params(SPARSE_TABLES[name], tensors, flat_params(adapter), source=source)
     return adapter
+
+
+def norm_from(tensors: Mapping[str, np.ndarray], *, source: str | Path = "the checkpoint") -> LayerNorm:
+    """A `LayerNorm` from `weight` [H] and `bias` [H]."""
+    width = next(iter(tensors.values())).shape[0]
+    norm = nnx.eval_shape(lambda: LayerNorm(width, axis="norm", rngs=nnx.Rngs(0)))
+    import_params(NORM_TABLE, tensors, flat_params(norm), source=source)
+    return norm
 
 
 def sparse_sizes(tensors: Mapping[str, np.ndarray], source: str | Path) -> dict[str, int]:
@@ -112,16 +129,20 @@ def sparse_sizes(tensors: Mapping[str, np.ndarray], source: str | Path) -> dict[
 
 def save_sparse_adapter(adapter: SparseAdapter, path: str | Path) -> None:
     """Writes the published names to a .safetensors."""
-    _save(_export(SPARSE_TABLE, adapter), path)
+    _save(module_tensors(adapter), path)
 
 
 def adapter_tensors(adapter: DenseAdapter | SparseAdapter) -> dict[str, np.ndarray]:
     """An adapter under its published names as the attribute `mm_projector` of a model."""
-    table = DENSE_TABLE if isinstance(adapter, DenseAdapter) else SPARSE_TABLE
-    return {f"{_PROJECTOR}{key}": value for key, value in _export(table, adapter).items()}
+    return {f"{_PROJECTOR}{key}": value for key, value in module_tensors(adapter).items()}
 
 
-def _export(table: Table, module: nnx.Module) -> dict[str, np.ndarray]:
+def module_tensors(module: DenseAdapter | SparseAdapter | LayerNorm) -> dict[str, np.ndarray]:
+    """An adapter or norm under its published names."""
+    if isinstance(module, SparseAdapter):
+        table = SPARSE_TABLES[BEFORE if module.reads_projected else BEHIND]
+    else:
+        table = DENSE_TABLE if isinstance(module, DenseAdapter) else NORM_TABLE
     return export_params(table, {name: param[...] for name, param in flat_params(module).items()})
 
 

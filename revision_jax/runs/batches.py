@@ -96,6 +96,11 @@ def make_loader(
     return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
 
 
+def frames_see_query(config: ConfigDict) -> bool:
+    """Whether the tokens of a dense window have seen the query: in one layout of variant U."""
+    return config.model.layout == "clip_adapter"
+
+
 def are_whole(config: ConfigDict) -> bool:
     """Whether the data set has short videos, each of them one window."""
     return config.data.groups == "videos"
@@ -144,7 +149,8 @@ class WindowBatches:
         data = source.config.data
         kind = ClipKind(data.neg_factor, data.near_miss_fraction, data.questions_per_window, are_whole(source.config))
         batching = source.batching(place, places)
-        stream = clip_stream(source.data, make_hierarchy(source.config), source.prompts, kind, batching)
+        seen = [load.query_tokens for load, _ in source.loaders] if frames_see_query(source.config) else ()
+        stream = clip_stream(source.data, make_hierarchy(source.config), source.prompts, kind, batching, seen)
         return [stream]
 
     def count(self, config: ConfigDict) -> int:
@@ -152,7 +158,8 @@ class WindowBatches:
 
     def shapes(self, config: ConfigDict, mesh: Mesh, width: int) -> Mapping[str, Shapes]:
         video = (config.train.batch_size, config.hierarchy.num_frames, width)
-        return {"windows": _text(config, mesh) | _array(mesh, video=(video, jnp.float16))}
+        seen = _query(config, mesh, width) if frames_see_query(config) else {}
+        return {"windows": _text(config, mesh) | _array(mesh, video=(video, jnp.float16)) | seen}
 
     def video_tokens(self, config: ConfigDict) -> int:
         return config.hierarchy.num_frames
@@ -216,10 +223,11 @@ def _text(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _group(config: ConfigDict, mesh: Mesh, width: int, windows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    rows, words = config.train.batch_size, config.prompt.query_tokens
-    return _text(config, mesh) | _array(
-        mesh,
-        video=((rows, windows, config.hierarchy.num_frames, width), jnp.float16),
-        query=((rows, words, width), jnp.float16),
-        query_mask=((rows, words), jnp.bool_),
-    )
+    video = (config.train.batch_size, windows, config.hierarchy.num_frames, width)
+    return _text(config, mesh) | _array(mesh, video=(video, jnp.float16)) | _query(config, mesh, width)
+
+
+def _query(config: ConfigDict, mesh: Mesh, width: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What has seen the query: its token features and their mask."""
+    shape = (config.train.batch_size, config.prompt.query_tokens)
+    return _array(mesh, query=((*shape, width), jnp.float16), query_mask=(shape, jnp.bool_))

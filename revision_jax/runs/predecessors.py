@@ -17,9 +17,10 @@ from revision_jax.config import ConfigError, differences, resolve_path
 from revision_jax.fingerprints import fingerprint, fingerprint_trained, finished_steps
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.lora import CONFIG, is_lora
-from revision_jax.interop.stage import NON_LORA, adapter_arrays, read_stage
-from revision_jax.models.adapter import SparseAdapter
+from revision_jax.interop.stage import NON_LORA, read_stage
+from revision_jax.interop.unified import visual_arrays
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.visual import Visual
 from revision_jax.runs.stage import makers, stage_of
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
@@ -113,7 +114,7 @@ def trained_before(
     if is_lora(workdir):
         return published_before(config, before, workdir, arrays)
     earlier = configs.load_json(workdir / "config.json")
-    if stage_of(earlier) not in makers(before):
+    if stage_of(earlier).name not in [stage.name for stage in makers(before)]:
         expected = " or ".join(stage.name for stage in makers(before))
         raise ConfigError(
             f"init.{before} is {workdir}, a run of stage {earlier.stage!r}; expected {expected}, "
@@ -146,8 +147,8 @@ def published_before(config: ConfigDict, before: str, directory: Path, arrays: M
     if before == "dense":
         check_lora(config, stage.lora.config, directory)
         found = {f"llm/{path}": array for path, array in stage.lora.arrays.items()}
-    elif isinstance(stage.trained, SparseAdapter):
-        found = adapter_arrays(stage.trained)
+    elif stage.visual.sparse is not None:
+        found = visual_arrays(Visual(sparse=stage.visual.sparse))
     else:
         raise ConfigError(f"init.{before}: {directory}/{NON_LORA} holds no sparse adapter; expected a sparse stage's")
     wrong = [path for path in found if path not in arrays or found[path].shape != arrays[path].shape]

@@ -26,6 +26,7 @@ from revision_jax.prompts import PromptEncoder
 from revision_jax.quoting import quoted
 from revision_jax.runs import calibration
 from revision_jax.runs.base import make_extractor, make_hierarchy, make_prompts
+from revision_jax.runs.batches import frames_see_query
 from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_grounder, restore_trained
 from revision_jax.runs.predecessors import is_run, missing_predecessors, predecessors, served_step
 from revision_jax.runs.splits import Split, open_split, prepare_data
@@ -173,7 +174,8 @@ class Run:
         self.check_answers()
         own = self.grounder(state)
         dense = own if "dense" in self.stage.answers else self.grounder("fresh" if state == "trained" else state)
-        dense = Grounder(dense.llm, dense.adapter, window_chunk=dense.window_chunk)
+        sparse = dense.sparse if dense.visual.frames_see_query else None
+        dense = Grounder(dense.llm, dense.adapter, sparse, norm=dense.norm, window_chunk=dense.window_chunk)
         question = "retrieval" if self.config.data.groups == "videos" else "group"
         return Models(dense, own if "upper" in self.stage.answers else None, question)
 
@@ -220,7 +222,7 @@ class Run:
           similar: the holistic features too, whatever the policy.
         """
         tokens, mask = None, None
-        if depth > 1:
+        if depth > 1 or frames_see_query(self.config):
             tokens, mask = query_tokens(self.extractor, texts, self.config.prompt.query_tokens)
         compared = similar or find_policy(policy).needs_similarity
         return Sentences(texts, tokens, mask, self.extractor.encode_queries(texts) if compared else None)

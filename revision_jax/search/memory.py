@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.sharding import Mesh
 
+from revision_jax.models.adapter import SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama
 from revision_jax.search.models import Models
@@ -88,7 +89,7 @@ class Sizes:
       dense, upper: of the grounders' language models; None without upper levels.
       num_frames: F; context: tokens before a question's head.
       answer_tokens: A; shards: devices that share a block.
-      window_bytes: features of a window in float32 and as embeddings.
+      window_bytes: features of a window in float32 and as embeddings; where frames see the query, what makes them.
       vector_bytes: a sparse vector, in float32.
       sparse_bytes: the sparse adapter at work on its chunk of windows.
     """
@@ -108,7 +109,8 @@ class Sizes:
     def of(cls, models: Models, weights: int, context: int, fixed: Fixed, answer_tokens: int) -> "Sizes":
         """The sizes of a searcher's models; arguments as the attributes, F and shards of `fixed`."""
         dense, upper, num_frames = models.dense, models.upper, fixed.num_frames
-        hidden = dense.llm.config.hidden_size
+        hidden, sees = dense.llm.config.hidden_size, dense.visual.frames_see_query
+        seeing = _encoder_work(dense.sparse, num_frames) if sees else 0
         return cls(
             weights=weights,
             dense=LLMSize.of(dense.llm),
@@ -117,7 +119,7 @@ class Sizes:
             context=context,
             answer_tokens=answer_tokens,
             shards=fixed.shards,
-            window_bytes=_FLOAT * num_frames * (dense.visual_width + hidden),
+            window_bytes=_FLOAT * num_frames * (dense.visual_width + hidden) + seeing,
             vector_bytes=_FLOAT * hidden,
             sparse_bytes=0 if upper is None else sparse_work(upper, num_frames),
         )
@@ -165,11 +167,14 @@ def _upper_work(sizes: Sizes, plan: Plan, video: VideoInputs) -> int:
 
 def sparse_work(grounder: Grounder, num_frames: int) -> int:
     """Bytes of the sparse adapter at work on `window_chunk` windows."""
-    sparse = grounder.sparse
+    return grounder.window_chunk * _encoder_work(grounder.sparse, num_frames)
+
+
+def _encoder_work(sparse: SparseAdapter, num_frames: int) -> int:
+    """Bytes of the sparse adapter at work on one window."""
     _, width, inner = sparse.encoder.linear1.kernel.shape
     frames = num_frames + 1
-    one = frames * (10 * width + 2 * inner) + 3 * sparse.encoder.num_heads * frames * frames
-    return grounder.window_chunk * one * _FLOAT
+    return _FLOAT * (frames * (10 * width + 2 * inner) + 3 * sparse.encoder.num_heads * frames * frames)
 
 
 def smaller(settings: SearchSettings, shards: int) -> Iterator[SearchSettings]:

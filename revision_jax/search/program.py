@@ -19,7 +19,7 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
-from revision_jax.search.levels.dense import Answers, DenseInputs, search_windows
+from revision_jax.search.levels.dense import Answers, DenseInputs, search_pairs, search_windows
 from revision_jax.search.levels.selection import keep_best, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
 from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
@@ -194,7 +194,8 @@ def _dense_windows(
     asking = Asking(fixed.answer_tokens, plan.dense_batch, plan.settings.decode_block, plan.settings.strategy)
 
     def windows(model: nnx.State, inputs: DenseInputs, chosen: jax.Array) -> tuple[Answers, jax.Array]:
-        state = search_windows(nnx.merge(fixed.dense, model), inputs, chosen, asking)
+        search = search_windows if inputs.seen is None else search_pairs
+        state = search(nnx.merge(fixed.dense, model), inputs, chosen, asking)
         decoded = state.decoded if mesh is None else jax.lax.psum(state.decoded, "data")
         # In blocks again: the windows of a block are divided over devices.
         return jax.tree.map(lambda x: x.reshape(num_queries, blocks, -1, *x.shape[2:]), state.answers), decoded
@@ -202,12 +203,12 @@ def _dense_windows(
     if mesh is not None:
         # Each device searches its own windows from end to end: nothing is exchanged before the ranking.
         divided, of_queries = PartitionSpec(None, "data"), PartitionSpec(None, None, "data")
-        specs = DenseInputs(EVERYWHERE, EVERYWHERE, EVERYWHERE, divided, EVERYWHERE)
+        specs = DenseInputs(EVERYWHERE, EVERYWHERE, EVERYWHERE, divided, EVERYWHERE, EVERYWHERE)
         windows = jax.shard_map(
             windows, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE, specs, of_queries),
             out_specs=(of_queries, EVERYWHERE),
         )  # fmt: skip
-    inputs = DenseInputs(parts.prefix, parts.dense_grammar, video.features, video.table, video.questions)
+    inputs = DenseInputs(parts.prefix, parts.dense_grammar, video.features, video.table, video.questions, video.seen)
     answers, decoded = windows(parts.dense, inputs, chosen.reshape(num_queries, blocks, block))
     if mesh is not None:
         answers = jax.lax.with_sharding_constraint(answers, NamedSharding(mesh, EVERYWHERE))

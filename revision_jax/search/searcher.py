@@ -74,7 +74,7 @@ class Searcher:
         settings = dataclasses.replace(settings, window_block=round_up(settings.window_block, shards))
         self.prompts, self.hierarchy, self.settings, self.mesh = prompts, hierarchy, settings, mesh
         questions = QuestionEncoder(prompts, models.upper_question, answer_tokens, settings.question_tokens)
-        self._packer = Packer(questions, shards)
+        self._packer = Packer(questions, shards, models.dense.visual.frames_see_query)
         weights = held((dense_state, upper_state))
         context = len(prompts.prefix) + hierarchy.num_frames
         self._sizes = Sizes.of(models, weights, context, self._fixed, answer_tokens)

@@ -17,6 +17,7 @@ from revision_jax.data.batches import sampling
 from revision_jax.data.batches.companions import Companions
 from revision_jax.data.batches.negatives.cross_video import CrossVideo
 from revision_jax.data.batches.negatives.random import Random
+from revision_jax.data.batches.query_tokens import QueryTokens, StoredQueryTokens
 from revision_jax.data.batches.sampling import Clip
 from revision_jax.data.batches.strategy import Negatives, guarded
 from revision_jax.data.batches.streams import Batching, Rows, Stream, make_stream
@@ -144,7 +145,7 @@ class ClipDrawer:
 class LoadClip:
     """(record id, clips of a window) -> `video [F, D]`, `tokens [T]`, `loss_mask [T]`, `record_id []`.
 
-    With G > 1 clips, tokens and mask are `[G, T]`.
+    With G > 1 clips, tokens and mask are `[G, T]`. With `query_tokens`, also `query [Q, D]` and `query_mask [Q]`.
     """
 
     store: FeatureStore
@@ -152,6 +153,7 @@ class LoadClip:
     prompts: PromptEncoder
     sentences: Mapping[str, str]
     kind: ClipKind = ClipKind()
+    query_tokens: QueryTokens | StoredQueryTokens | None = None
 
     def _end_s(self, clip: Clip) -> float:
         duration_s = self.store.durations[clip.video_id]
@@ -164,9 +166,11 @@ class LoadClip:
         info = self.store.manifest.videos[clip.video_id]
         frames = self.hierarchy.frame_indices(clip.window_start_s, end_s, self.store.manifest.fps, info.num_frames)
         texts = [self.prompts.encode_example(self.sentences[c.query_id], answer_text(c)) for c in clips]
+        seen = {} if self.query_tokens is None else self.query_tokens(self.sentences[clip.query_id])
         joined = {key: np.stack([text[key] for text in texts]) for key in ("tokens", "loss_mask")}
         return {
             "video": self.store.read(clip.video_id, frames, video),
+            **seen,
             **(joined if len(clips) > 1 else texts[0]),
             "record_id": np.int32(record_id),
         }
@@ -187,21 +191,23 @@ def answer_text(clip: Clip) -> str:
 
 
 def clip_stream(
-    splits: Sequence[TrainSplit], hierarchy: Hierarchy, prompts: PromptEncoder, kind: ClipKind, batching: Batching
-) -> Stream:
+    splits: Sequence[TrainSplit], hierarchy: Hierarchy, prompts: PromptEncoder, kind: ClipKind, batching: Batching,
+    query_tokens: Sequence[QueryTokens | StoredQueryTokens | None] = (),
+) -> Stream:  # fmt: skip
     """Batches of positive and contrastive windows: `video [B, F, D]`, `tokens` and `loss_mask [B, (G,) T]`.
 
     splits: one, or several that are mixed by weight.
+    query_tokens: of each split, where frames see the query; then also `query [B, Q, D]` and `query_mask [B, Q]`.
 
     Raises ValueError for queries that do not fit the store, the window or the prompt, or give too few clips.
     """
     longest = span_answer(hierarchy.num_frames - 1, hierarchy.num_frames - 1)
     rows = []
-    for split in splits:
+    for split, seen in zip(splits, query_tokens or [None] * len(splits), strict=True):
         split = split.fitting(prompts, longest, "dense")
         drawer = make_clip_drawer(split, hierarchy, kind, batching.batch_size)
         sentences = {query.query_id: query.sentence for query in split.queries}
-        load = LoadClip(split.store, hierarchy, prompts, sentences, kind)
+        load = LoadClip(split.store, hierarchy, prompts, sentences, kind, seen)
         rows.append(Rows(drawer, load, split.weight))
     return make_stream(rows, batching)
 

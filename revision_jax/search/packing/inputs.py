@@ -40,6 +40,13 @@ class Questions(NamedTuple):
     count: jax.Array
 
 
+class Seen(NamedTuple):
+    """CLIP's token features of the sentences: query `[Q, Tq, D]`, mask `[Q, Tq]` bool."""
+
+    query: jax.Array
+    mask: jax.Array
+
+
 class UpperInputs(NamedTuple):
     """What the upper levels get beside the features.
 
@@ -73,6 +80,7 @@ class VideoInputs(NamedTuple):
         every window.
       similar: `[Q, D]`, holistic features of the sentences; None where no policy compares them.
       upper: what the upper levels get; None without upper levels.
+      seen: what the frames of dense windows see of the sentences; None where they see nothing.
     """
 
     features: jax.Array
@@ -84,3 +92,4 @@ class VideoInputs(NamedTuple):
     counts: jax.Array | None
     similar: jax.Array | None
     upper: UpperInputs | None
+    seen: Seen | None = None
