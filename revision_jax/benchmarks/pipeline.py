@@ -81,8 +81,8 @@ def make_data(directory: Path, gigabytes: float) -> Path:
     return split
 
 
-def make_prompts() -> PromptEncoder:
-    return PromptEncoder(load_tokenizer(str(resolve_path("asset:tiny/llm"))), PromptTemplate(""), 40)
+def make_prompts(max_text_tokens: int = 40) -> PromptEncoder:
+    return PromptEncoder(load_tokenizer(str(resolve_path("asset:tiny/llm"))), PromptTemplate(""), max_text_tokens)
 
 
 def pipeline_batches(split: Path, threads: int, prefetch: int) -> Iterator[dict]:
@@ -151,7 +151,7 @@ def measure(batches: Iterator, count: int) -> dict[str, float]:
     for number in range(1, count // BATCH + 1):
         next(batches)
         if number in (count // BATCH // 10, count // BATCH):
-            memory.append(_own_mib())
+            memory.append(own_mib())
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     after = _bytes_read()
     done = count // BATCH * BATCH
@@ -169,7 +169,7 @@ def _bytes_read() -> dict[str, int]:
     return {"read": int(fields["rchar"]), "storage": int(fields["read_bytes"])}
 
 
-def _own_mib() -> float:
+def own_mib() -> float:
     """Memory that is the process's own: mapped files lie in the page cache."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**10
@@ -198,13 +198,13 @@ def run(split: Path, count: int, threads: list[int], prefetch: int) -> dict:
         "features_gb": round(size / 1e9, 2),
         "windows": count,
         "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
+        "processor": processor(),
         **results,
         "share_of_raw": {name: round(results[name]["warm"]["windows_per_s"] / raw, 3) for name in pipelines},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 

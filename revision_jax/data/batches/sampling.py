@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from revision_jax.data.annotations.queries import Interval, Query
+from revision_jax.data.annotations.query import Interval, Query
 from revision_jax.hierarchy import Hierarchy
 
 
