@@ -25,7 +25,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
-sys.path += [str(Path(__file__).parent / room) for room in ("runs", "training", "interop")]
+sys.path += [str(Path(__file__).parent / room) for room in ("runs", "training", "interop", "rehearsal", "slurm")]
 
 
 @dataclasses.dataclass(frozen=True)
