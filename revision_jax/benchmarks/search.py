@@ -30,7 +30,6 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Compute, Llama, LlamaConfig
-from revision_jax.models.precision import float32_products
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.search.counting import Flops
@@ -202,16 +201,8 @@ def main(argv: list[str] | None = None) -> None:
     policies = f"some of {', '.join(policy_names())} (default: %(default)s)"
     parser.add_argument("--policies", default="top_down,bottom_up", help=policies)
     parser.add_argument("--keep", default="0.8,0.55", help="what each upper level sends down (default: %(default)s)")
-    precisions, says = [one.name.lower() for one in jax.lax.Precision], "precision of float32 products"
-    parser.add_argument("--float32", choices=precisions, default="highest", help=f"{says} (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use")
     args = parser.parse_args(argv)
-    with float32_products(jax.lax.Precision[args.float32.upper()]):
-        measure(args)
-
-
-def measure(args: argparse.Namespace) -> None:
-    """Times what `main` was asked to time; prints it as JSON."""
     # What is compiled ahead is found again by the timed call.
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="revision_jax_benchmark_"))
@@ -223,8 +214,7 @@ def measure(args: argparse.Namespace) -> None:
     settings = make_settings(depth=3, keep=keep, query_batch=4, window_block=64, decode_block=64)
     result = {
         "benchmark": "search", "shape": args.shape, "hours": args.hours, "queries": args.queries,
-        "float32": args.float32, "device": jax.devices()[0].device_kind, "devices": jax.device_count(),
-        "prefill": None, "runs": [],
+        "device": jax.devices()[0].device_kind, "devices": jax.device_count(), "prefill": None, "runs": [],
     }  # fmt: skip
     result["prefill"] = prefill_rate(models.dense, prompts)
     if args.compare:

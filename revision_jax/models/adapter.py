@@ -14,7 +14,6 @@ from flax import nnx
 
 from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, parameter, scan_layers, wide
 from revision_jax.models.lora import dropout
-from revision_jax.models.precision import einsum, product
 
 _XAVIER = jax.nn.initializers.xavier_uniform()
 _STACKED_XAVIER = jax.nn.initializers.xavier_uniform(batch_axis=(0,))
@@ -30,7 +29,7 @@ class DenseAdapter(nnx.Module):
 
     def __call__(self, video: jax.Array) -> jax.Array:
         """[..., F, D] any float -> [..., F, H] float32."""
-        return product(wide(video), self.kernel[...]) + self.bias[...]
+        return wide(video) @ self.kernel[...] + self.bias[...]
 
 
 class SparseLayers(nnx.Module):
@@ -55,13 +54,13 @@ class SparseLayers(nnx.Module):
         """Multi-head attention of q [B, t, D] over k, v [B, s, D]; mask [B, s] bool, True where valid."""
         kernels, biases = (jnp.split(x, 3, axis=-1) for x in (self.in_proj.kernel[...], self.in_proj.bias[...]))
         q, k, v = (
-            (product(x, kernel) + bias).reshape(*x.shape[:-1], self.num_heads, -1)
+            (x @ kernel + bias).reshape(*x.shape[:-1], self.num_heads, -1)
             for x, kernel, bias in zip((q, k, v), kernels, biases)
         )
-        scores = einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[-1])
+        scores = jnp.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
-        out = einsum("bhts,bshd->bthd", drop(jax.nn.softmax(scores), 0), v)
+        out = jnp.einsum("bhts,bshd->bthd", drop(jax.nn.softmax(scores), 0), v)
         return drop(self.out_proj(out.reshape(*out.shape[:2], -1)), 1)
 
     def mlp(self, x: jax.Array, drop: Drop) -> jax.Array:

@@ -18,7 +18,6 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from revision_jax.models.layers import wide_type
 from revision_jax.models.names import ATTENTION_BACKENDS
-from revision_jax.models.precision import einsum
 
 _LANES = 128  # splash works in blocks of whole TPU lanes
 _MAX_BLOCK = 512
@@ -84,7 +83,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, mask: jax.Array
     key_heads = k.shape[2]
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, S, D]
     q = q.swapaxes(1, 2).reshape(batch, key_heads, -1, width)  # [B, K, N / K * T, D]
-    scores = einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * width**-0.5
+    scores = jnp.einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * width**-0.5
     scores = scores.reshape(batch, heads, length, -1)
     if causal:
         seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
@@ -92,7 +91,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, mask: jax.Array
     if mask is not None:
         scores = jnp.where(mask, scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, key_heads, -1, k.shape[2])
-    values = einsum("bkts,bksd->bktd", weights, v)
+    values = jnp.einsum("bkts,bksd->bktd", weights, v)
     return values.reshape(batch, heads, length, width).swapaxes(1, 2)
 
 
@@ -249,10 +248,10 @@ def _partial(
     Returns float32 (sum of weighted values [b, K, t, D], largest score, sum of weights: [b, K, t, 1]).
     """
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # heads in front: see `_xla`
-    scores = einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * q.shape[-1] ** -0.5
+    scores = jnp.einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(mask, scores, _MASKED)
     peak = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - peak)
-    values = einsum("bkts,bksd->bktd", weights.astype(v.dtype), v, preferred_element_type=wide_type(v))
+    values = jnp.einsum("bkts,bksd->bktd", weights.astype(v.dtype), v, preferred_element_type=wide_type(v))
     return values, peak, weights.sum(-1, keepdims=True)

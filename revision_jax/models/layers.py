@@ -16,7 +16,6 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from revision_jax.models.names import REMAT_POLICIES
-from revision_jax.models.precision import product
 
 Initializer = Callable[[jax.Array, Sequence[int], Any], jax.Array]
 
@@ -131,7 +130,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`."""
-        y = product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 

@@ -32,7 +32,6 @@ from revision_jax.models.layers import (
 )
 from revision_jax.models.lora import Features, LoRAConfig, LoRALinear
 from revision_jax.models.names import LORA_TARGETS
-from revision_jax.models.precision import precision_of
 from revision_jax.models.rope import Rope, apply_rope, make_rope, rope_kind, rope_tables
 from revision_jax.parallel.rules import gathered
 
@@ -271,8 +270,7 @@ class Llama(nnx.Module):
         kernel = self.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
         kernel = gathered(kernel, ("embed", "vocab"))
         hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
-        precision = precision_of(hidden, kernel)
-        return jnp.matmul(hidden, kernel, precision=precision, preferred_element_type=wide_type(hidden))
+        return jnp.matmul(hidden, kernel, preferred_element_type=wide_type(hidden))
 
     def __call__(
         self,

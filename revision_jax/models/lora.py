@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from revision_jax.models.layers import SINGLE, Initializer, Stack, ones, parameter, wide, zeros
-from revision_jax.models.precision import einsum, product
 from revision_jax.parallel.rules import gathered
 
 
@@ -66,12 +65,12 @@ def thin_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
     Left to itself, a bfloat16 product has a bfloat16 gradient, which devices would add up in 8 bits.
     """
-    return product(x, matrix) if x.dtype == matrix.dtype else _narrow_product(x, matrix)
+    return x @ matrix if x.dtype == matrix.dtype else _narrow_product(x, matrix)
 
 
 @jax.custom_vjp
 def _narrow_product(x, matrix):
-    return product(x, matrix.astype(x.dtype))
+    return x @ matrix.astype(x.dtype)
 
 
 def _narrow_forward(x, matrix):
@@ -80,8 +79,8 @@ def _narrow_forward(x, matrix):
 
 def _narrow_backward(saved, dy):
     x, matrix = saved
-    gradient = einsum("...i,...o->io", x, dy, preferred_element_type=matrix.dtype)
-    return product(dy, matrix.astype(dy.dtype).T), gradient
+    gradient = jnp.einsum("...i,...o->io", x, dy, preferred_element_type=matrix.dtype)
+    return dy @ matrix.astype(dy.dtype).T, gradient
 
 
 _narrow_product.defvjp(_narrow_forward, _narrow_backward)
@@ -138,7 +137,7 @@ class LoRALinear(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`; without `dropout_key` deterministic."""
         x = x.astype(self.dtype)
-        y = product(x, gathered(self.kernel[...], self.axes).astype(self.dtype))
+        y = x @ gathered(self.kernel[...], self.axes).astype(self.dtype)
         if self.kernel_scale is not None:
             y = (wide(y) * self.kernel_scale[...]).astype(self.dtype)  # a scale of 8 bits would add to the rounding
         if self.bias is not None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.metrics.grounding import mean_iou, recall_at_k
-from revision_jax.models.precision import product
 from revision_jax.search.packing.packer import required
 from revision_jax.search.packing.padding import FRAME_STEP, QUERY_STEP, pack_rows, pad_frames, rounded
 from revision_jax.search.ranking import rank_moments
@@ -145,7 +144,7 @@ def _retrieve(kept: _Kept, features: jax.Array, queries: jax.Array, timing: _Tim
     """Features `[N, D]`, queries `[Q, D]` -> moments `[Q, K, 3]` float32."""
     num_frames, length, fps, duration_s = timing
     normalise = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    similarity = product(normalise(queries.astype(jnp.float32)), normalise(features.astype(jnp.float32)).T)  # [Q, N]
+    similarity = normalise(queries.astype(jnp.float32)) @ normalise(features.astype(jnp.float32)).T  # [Q, N]
     length = jnp.minimum(length, num_frames)
     score, centre = _score_stretches(similarity, length, kept.best)
     fits = jnp.arange(similarity.shape[1]) + length <= num_frames
