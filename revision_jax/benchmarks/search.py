@@ -100,8 +100,9 @@ def time_ours(searcher: Searcher, policy: str, video: VideoFeatures, sentences: 
     searcher, most = searcher.fitted_to(sentences.texts), find_policy(policy).most_depth
     depth = 3 if most is None else min(most, 3)
     with jax.set_mesh(searcher.mesh):
-        started = time.perf_counter()  # the compilation goes into the cache that `main` turned on
+        started = time.perf_counter()
         traced, need = searcher.trace(video, sentences, depth=depth, policy=policy)
+        # The search below finds this program in the cache that `main` turned on.
         temporary = traced.lower().compile().memory_analysis().temp_size_in_bytes
         compiled = time.perf_counter() - started
         cost = searcher.search(video, sentences, depth=depth, policy=policy).cost

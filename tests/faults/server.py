@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import pkgutil
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,6 @@ class Done:
       seconds: that it ran.
       out, err: what it printed.
       hung: whether it was ended at its time limit.
-      opened: what Python opened, where that was asked for.
     """
 
     code: int
@@ -43,7 +42,6 @@ class Done:
     out: str
     err: str
     hung: bool = False
-    opened: tuple[str, ...] = ()
 
 
 class Server:
@@ -56,19 +54,16 @@ class Server:
             env=environment, cwd=ROOT,
         )  # fmt: skip
 
-    def __call__(self, target: str, *argv: str, limit_s: float = 120, kill_s: float = 0, opened: bool = False) -> Done:
+    def __call__(self, target: str, *argv: str, limit_s: float = 120) -> Done:
         """Calls `target`, "module:function", with a list of arguments, in a child.
 
         Args:
           limit_s: after which a child counts as hung.
-          kill_s: after which it is killed; 0 never.
-          opened: list what Python opens.
         """
-        request = {"target": target, "argv": argv, "limit_s": limit_s, "kill_s": kill_s, "opened": opened}
+        request = {"target": target, "argv": argv, "limit_s": limit_s}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        return Done(**answer | {"opened": tuple(answer["opened"])})
+        return Done(**json.loads(self._process.stdout.readline()))
 
     def verb(self, name: str, *argv: str, **how) -> Done:
         """Calls a verb."""
@@ -101,28 +96,23 @@ def _answer(request: dict) -> dict:
         child = os.fork()
         if child == 0:
             _child(request, Path(folder))
-        code, hung = _wait(child, request["kill_s"], request["limit_s"])
+        code, hung = _wait(child, request["limit_s"])
         read = lambda name: (Path(folder) / name).read_text(errors="replace") if (Path(folder) / name).exists() else ""
-        opened = sorted(set(read("opened").split("\0")) - {""})
         return {
             "code": code, "seconds": time.monotonic() - started, "out": read("out"), "err": read("err"), "hung": hung,
-            "opened": opened,
         }  # fmt: skip
 
 
-def _wait(child: int, kill_s: float, limit_s: float) -> tuple[int, bool]:
+def _wait(child: int, limit_s: float) -> tuple[int, bool]:
     """(exit code, whether it was ended at the limit)."""
     pidfd = os.pidfd_open(child)
-    import select
-
-    limit = min(kill_s or limit_s, limit_s)
-    ended, _, _ = select.select([pidfd], [], [], limit)
+    ended, _, _ = select.select([pidfd], [], [], limit_s)
     os.close(pidfd)
     if not ended:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), not ended and not kill_s
+    return os.waitstatus_to_exitcode(status), not ended
 
 
 def _child(request: dict, folder: Path) -> None:
@@ -130,8 +120,6 @@ def _child(request: dict, folder: Path) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if request["opened"]:
-        _list_opened(folder / "opened")
     logging.root.handlers.clear()  # a verb makes its own
     code = 1
     try:
@@ -144,17 +132,6 @@ def _child(request: dict, folder: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _list_opened(path: Path) -> None:
-    """Appends the name of every file that Python opens, each before a zero byte."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def hook(event: str, args: Sequence) -> None:
-        if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
-            os.write(file, os.fsencode(args[0]) + b"\0")
-
-    sys.addaudithook(hook)
 
 
 if __name__ == "__main__":
