@@ -11,10 +11,18 @@
 | mad         | MAD, 5 fps           | CLIP L/14, Vicuna-7B v1.5  | 8 x 80 GB | 5 epochs | paper: R1@.1 8.4 |
 | vidchapters | VidChapters-7M, 2 fps| the same                   | 8 x 80 GB | 1 epoch  | not published    |
 | msrvtt      | MSRVTT               | the same                   | 8 x 80 GB | 5 epochs | not published    |
+| charades    | Charades-STA, 3 fps  | the same                   | 8 x 80 GB | 5 epochs | not published    |
+| activitynet | ActivityNet Captions | the same, 1 fps            | 8 x 80 GB | 5 epochs | not published    |
+| tacos       | TACoS, 2 fps         | the same                   | 8 x 80 GB | 5 epochs | not published    |
+| qvhighlights| QVHighlights, 0.5 fps| the same                   | 8 x 80 GB | 5 epochs | not published    |
+| extremewhen | ExtremeWhenBench     | the same, 2 fps            | 8 x 80 GB | 5 epochs | not published    |
+| folder      | your own, prepared   | shipped, or your own       | yours     |          | docs/recipes.md  |
 
 The 7B presets carry the paper's recipe (arXiv 2411.14901); their files are yours to give, and a run that
 misses one says how it is made. The LoRA starts fresh; to continue VTimeLLM's stage 2 as the paper does on MAD,
 give its directory: `--config.init.dense=DIR` (docs/recipes.md).
+`folder` is sized by the train split in data.dir (`runs/sizing.py`) when `train` starts: it prints what it chose, and
+every field can be set.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +36,7 @@ def defaults() -> ConfigDict:
         dict(
             seed=0,  # data order, the start of what is drawn (LoRA, adapters), dropout
             stage="dense",  # align | dense | sparse | long | unified; each has its file in configs/
+            track="tensorboard",  # where metrics go beside metrics.jsonl: tensorboard | wandb (both; an extra)
             init=dict(  # what this stage goes on from: a run's work folder, or a published stage's directory; "" = none
                 dense="",  # its LoRA; for stage dense itself a LoRA to continue, such as VTimeLLM's
                 sparse="",  # its sparse adapter
@@ -43,9 +52,17 @@ def defaults() -> ConfigDict:
                 remat="none",  # recomputed in the backward pass, from none to all: none | mlp | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
                 window_chunk=64,  # windows whose sparse tokens are computed together
+                layout="visual_width",  # adapters of variant U: visual_width | llm_width | clip_adapter
+                visual_norm=False,  # variant U: a LayerNorm over the tokens of frames and windows, before the LLM
             ),
             lora=dict(rank=16, alpha=32.0, dropout=0.0, targets=LORA_TARGETS),  # scale = alpha / rank
-            sparse=dict(mlp_width=256, num_heads=4, num_layers=2, dropout=0.0),  # the sparse adapter
+            sparse=dict(  # the sparse adapter
+                mlp_width=256,
+                num_heads=4,
+                num_layers=2,
+                dropout=0.0,
+                precision="high",  # of its products: default | high | highest (docs/scale.md)
+            ),
             hierarchy=dict(
                 window_s=64.0,  # seconds of a window
                 num_frames=64,  # frames of a window that the model sees
@@ -59,7 +76,7 @@ def defaults() -> ConfigDict:
                 query_tokens=16,  # CLIP's token features of a sentence that the sparse adapter sees
             ),
             data=dict(
-                name="shapes",  # shapes | mad | vidchapters | msrvtt | folder
+                name="shapes",  # of data/builders/datasets.py: shapes | mad | vidchapters | ... | folder
                 dir="",  # prepared data; empty = the cache (`config.resolve_data_dir`)
                 fps=1.0,  # stored frames a second
                 domain="day",  # shapes: day | night | crowded | noisy
@@ -74,6 +91,7 @@ def defaults() -> ConfigDict:
                 mixture=(),  # (directory, weight) of more train splits; data.dir's own has weight 1
                 faults="refuse",  # gaps that `prepare check` finds: refuse | drop what they name
                 questions_per_window=4,  # texts that share a window's video tokens; the paper's is 1
+                occurrences="apart",  # others in an event's window: apart (never) | shared (where there must be)
                 groups="windows",  # what stands in a group: windows of one video | videos (short ones, each one window)
                 group_copies=(2, 3),  # adjacent windows of a group that show the event
                 group_near_misses=0.1,  # of a group's other windows, show a near miss where there is one
@@ -82,6 +100,7 @@ def defaults() -> ConfigDict:
             ),
             train=dict(
                 batch_size=16,  # windows a step, over all devices
+                group_batch_size=0,  # variant U: groups a step, whose batches alternate with windows'; 0 = batch_size
                 accumulate=1,  # parts of a batch that go through the model one after the other, to save memory
                 steps=400,  # optimizer steps; 0 = count `epochs`
                 epochs=0,  # passes over the data; 0 = count `steps`
@@ -109,6 +128,7 @@ def defaults() -> ConfigDict:
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
                 policy="top_down",  # what chooses windows: a file of revision_jax/search/policies
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
+                shortlist=0.3,  # cascade: share, or number, of the windows that the first upper level is shown
                 readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # bottom_up, top_down_rescaled: power of the upper levels' likelihood in the confidence
                 confidence="inverse_mean_entropy",  # or inverse_max_entropy | sequence_likelihood
@@ -172,8 +192,14 @@ PAPER = {
     "eval.before": False,
 }
 
+# One window a video: contrastive windows are other videos, and several moments come from several answers.
+WHOLE = {"data.negatives": (("cross_video", 1.0),), "search.beam": 10, "search.confidence": "sequence_likelihood"}
+LONG = {"data.fps": 2.0, "hierarchy.window_s": 125.0, "hierarchy.num_frames": 250}
+
 PRESETS = {
     "tiny": {},
+    # Sizes come from the data (runs/sizing.py). A sentence of anybody may be as long as CLIP reads.
+    "folder": {"data.name": "folder", "prompt.query_tokens": 75},
     "mad": PAPER
     | {
         "data.name": "mad",
@@ -200,6 +226,21 @@ PRESETS = {
         "hierarchy.window_s": 32.0,
         "hierarchy.num_frames": 100,
     },
+    # Benchmarks of minutes: a window holds most videos whole.
+    "charades": PAPER
+    | WHOLE
+    | {"data.name": "charades", "data.fps": 3.0, "hierarchy.window_s": 32.0, "hierarchy.num_frames": 96},
+    "activitynet": PAPER
+    | WHOLE
+    | {"data.name": "activitynet", "data.fps": 1.0, "hierarchy.window_s": 240.0, "hierarchy.num_frames": 240},
+    # A frame for each of its clips of 2 seconds; the windows of a query stand in one of ours.
+    "qvhighlights": PAPER
+    | WHOLE
+    | {"data.name": "qvhighlights", "data.fps": 0.5, "hierarchy.window_s": 150.0, "hierarchy.num_frames": 75}
+    | {"data.occurrences": "shared"},
+    # Longer ones. ExtremeWhenBench is a test split alone: train and val, of another data set, stand beside it.
+    "tacos": PAPER | LONG | {"data.name": "tacos"},
+    "extremewhen": PAPER | LONG | {"data.name": "extremewhen"},
 }
 
 

@@ -29,9 +29,12 @@ PRESETS = {
     # decides which ones are looked into, and with three near misses in ten negatives nothing was learned in 600 steps.
     "tiny": {"prompt.max_text_tokens": 32, "train.batch_size": 32, "train.steps": 600}
     | {"data.train_videos": 64, "data.near_miss_fraction": 0.0},
+    "folder": {"init.dense": "runs/stage1-folder", "train.batch_size": 32, "train.steps": 600}
+    | {"data.near_miss_fraction": 0.0},  # sized by the data
     "mad": PAPER | {"init.dense": "runs/stage1-mad"},
     "vidchapters": PAPER | {"init.dense": "runs/stage1-vidchapters"},
     "msrvtt": PAPER | {"init.dense": "runs/stage1-msrvtt"},
+    "extremewhen": PAPER | {"init.dense": "runs/stage1-extremewhen"},
 }
 
 

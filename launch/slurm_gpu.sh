@@ -86,8 +86,15 @@ if ((code == 137)); then
   echo "error: a process was killed (137), as the system does when a node's memory is full: give the job more (--mem), or" \
     "lower data.read_threads, data.prefetch and what a step holds (model.param_dtype, train.accumulate; search.window_block)" >&2
 fi
-if [[ $code == 143 && ($verb == evaluate || $verb == prepare) ]]; then code=75; fi # SIGTERM; the same command goes on
+# SIGTERM ends these at once, a training only before its first step; later it saves. The same command goes on.
+if [[ $code == 143 && ($verb == train || $verb == evaluate || $verb == prepare) ]]; then code=75; fi
 if ((code == 75)); then
+  # scancel sends SIGTERM too; a job that a person cancelled must not come back. SLURM calls it COMPLETING while it still
+  # runs, else RUNNING.
+  if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T 2> /dev/null || true) == COMPLETING ]]; then
+    echo "stopped and saved; SLURM had ended the job (scancel, or its time limit): it does not go back into the queue"
+    exit 0
+  fi
   echo "stopped and saved; back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
   exit 0

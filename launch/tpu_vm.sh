@@ -69,6 +69,8 @@ if [[ -n $dry_run ]]; then exit 0; fi
 for ((start = 0; start <= restarts; start++)); do
   code=0
   "${command[@]}" || code=$?
+  # 143: SIGTERM before a training's first step, or in an evaluation or shard, which keep what they have done.
+  if ((code == 143)) && [[ $verb == train || $verb == evaluate || $verb == prepare ]]; then code=75; fi
   if ((code != 75)); then exit "$code"; fi
   echo "stopped and saved; starts again ($((start + 1)) of $restarts)"
 done

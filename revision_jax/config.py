@@ -6,17 +6,21 @@ hold.
 """
 
 import ast
+import contextlib
+import copy
+import dis
 import inspect
 import json
 import os
 import re
 import runpy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from revision_jax.cache import cache_folder
 from revision_jax.config_rules import ADDED, flatten, validate
 from revision_jax.rules import RENAMED, ConfigError, check_local, unknown_key
 from revision_jax.text import read_object, read_text
@@ -110,10 +114,26 @@ def load_json(path: str | os.PathLike, overrides: Iterable[str] | Mapping[str, A
             config[section][now] = config[section][field]
             del config[section][field]
     for key, value in ADDED.items():
-        section, field = key.split(".")
-        if isinstance(config.get(section), ConfigDict) and field not in config[section]:
-            config[section][field] = value
-    return finish(_beside(config, Path(path).parent), overrides)
+        section, _, field = key.rpartition(".")
+        within = config.get(section) if section else config
+        if isinstance(within, ConfigDict) and field not in within:
+            within[field] = value
+    config = _beside(config, Path(path).parent)
+    try:
+        return finish(copy.deepcopy(config), overrides)
+    except ConfigError:
+        with _named(path):  # where the file itself is at fault
+            finish(config)
+        raise
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike) -> Iterator[None]:
+    """Puts a file's name before what is wrong with its fields."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 BUNDLED = "bundle:"  # begins a path within the work folder itself, as an exported bundle has them
@@ -170,16 +190,10 @@ def _run_file(path: Path) -> dict[str, Any]:
     if path.suffix != ".py":
         raise ConfigError(f"{path} is no config; expected a Python file, NAME.py, such as configs/stage1.py.")
     try:
-        tree = ast.parse(read_text(path))
+        code = compile(read_text(path), str(path), "exec")  # ast.parse failed once beside another thread (CPython 3.11)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{path} is no config: it is not Python ({error}); see configs/stage1.py.") from error
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            defined |= {target.id for target in targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            defined |= {alias.asname or alias.name for alias in node.names}
+    defined = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
     missing = {"PRESETS", "get_config", "defaults"} - defined
     if missing:
         raise ConfigError(f"{path} defines no {', '.join(sorted(missing))}; see configs/stage1.py.")
@@ -250,12 +264,10 @@ def resolve_path(path: str) -> Path:
 
 
 def resolve_data_dir(config: ConfigDict) -> Path:
-    """`data.dir`, or a place in the cache, `$REVISION_JAX_CACHE` (default `~/.cache/revision_jax`)."""
+    """`data.dir`, or a place in the cache folder."""
     if config.data.dir:
         return resolve_path(config.data.dir)
-    cache = os.environ.get("REVISION_JAX_CACHE") or "~/.cache/revision_jax"
-    check_local("REVISION_JAX_CACHE", cache)
-    return Path(cache).expanduser() / "data" / config.data.name
+    return cache_folder() / "data" / config.data.name
 
 
 def describe(spec: str = DEFAULT) -> str:

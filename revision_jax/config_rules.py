@@ -10,12 +10,13 @@ from ml_collections import ConfigDict
 
 from revision_jax.data.batches.negatives import find_strategy, strategy_names
 from revision_jax.data.builders.datasets import DATA_SETS
-from revision_jax.models.names import ATTENTION_BACKENDS, LORA_TARGETS, REMAT_POLICIES
+from revision_jax.models.names import ATTENTION_BACKENDS, LAYOUTS, LORA_TARGETS, PRECISIONS, REMAT_POLICIES
 from revision_jax.rules import (
     LOCAL,
     ConfigError,
     Rule,
     a_path,
+    above_zero,
     anything,
     at_least,
     between,
@@ -55,6 +56,7 @@ def _is_table(rows) -> bool:
 RULES: dict[str, Rule] = {
     "seed": between(0, 2**31 - 1),
     "stage": anything,  # `runs.stage` knows the stages
+    "track": one_of("tensorboard", "wandb"),
     "init.dense": a_path,
     "init.sparse": a_path,
     "base.llm": a_path,
@@ -65,6 +67,8 @@ RULES: dict[str, Rule] = {
     "model.remat": one_of(*REMAT_POLICIES),
     "model.attention": one_of(*ATTENTION_BACKENDS),
     "model.window_chunk": between(1, 10**5),
+    "model.layout": one_of(*LAYOUTS),
+    "model.visual_norm": anything,
     "lora.rank": between(1, 4096),
     "lora.alpha": positive,
     "lora.dropout": fraction,
@@ -73,7 +77,8 @@ RULES: dict[str, Rule] = {
     "sparse.num_heads": between(1, 1024),
     "sparse.num_layers": between(1, 1000),
     "sparse.dropout": fraction,
-    "hierarchy.window_s": positive,
+    "sparse.precision": one_of(*PRECISIONS),
+    "hierarchy.window_s": above_zero(1e7),
     "hierarchy.num_frames": between(2, 10**5),
     "hierarchy.stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
     "hierarchy.upper_stride": (lambda v: 0 < v <= 1, "a fraction of the window in (0, 1]"),
@@ -86,8 +91,8 @@ RULES: dict[str, Rule] = {
     "prompt.query_tokens": between(1, 10**5),
     "data.name": one_of(*DATA_SETS),
     "data.dir": a_path,
-    "data.fps": positive,
-    "data.video_s": positive,
+    "data.fps": above_zero(1e5),
+    "data.video_s": above_zero(1e7),
     "data.domain": one_of("day", "night", "crowded", "noisy"),
     "data.train_videos": between(1, 10**7),
     "data.val_videos": between(1, 10**7),
@@ -105,12 +110,14 @@ RULES: dict[str, Rule] = {
     ),
     "data.faults": one_of("refuse", "drop"),
     "data.questions_per_window": between(1, 10**4),
+    "data.occurrences": one_of("apart", "shared"),
     "data.groups": one_of("windows", "videos"),
     "data.group_copies": (whole_numbers(1), "numbers of windows of at least 1"),
     "data.group_near_misses": between(0.0, 1.0),
     "data.read_threads": between(1, 1024),
     "data.prefetch": between(1, 10**5),
     "train.batch_size": between(1, 10**6),
+    "train.group_batch_size": between(0, 10**6),
     "train.accumulate": between(1, 10**6),
     "train.steps": at_least(0),
     "train.epochs": at_least(0),
@@ -154,10 +161,11 @@ def _conflicts(config: ConfigDict) -> list[str]:
             f"train.steps is {train.steps} and train.epochs is {train.epochs}; expected one of them to be 0 "
             "(the other says how long to train)."
         )
-    if train.batch_size % train.accumulate:
-        faults.append(
-            f"train.accumulate is {train.accumulate}; expected a divisor of train.batch_size ({train.batch_size})."
-        )
+    faults += [
+        f"train.accumulate is {train.accumulate}; expected a divisor of train.{size} ({train[size]})."
+        for size in ("batch_size", "group_batch_size")
+        if train[size] % train.accumulate
+    ]
     if train.checkpoint_every % train.log_every:
         faults.append(
             f"train.checkpoint_every is {train.checkpoint_every}; expected a multiple of train.log_every "
@@ -207,7 +215,16 @@ def _data_conflicts(config: ConfigDict) -> list[str]:
 
 
 # Fields that came after runs had been saved, with the value that changes nothing: a run without the field has it.
-ADDED: dict[str, Any] = {"train.skip_nonfinite": 0}
+ADDED: dict[str, Any] = {
+    "train.skip_nonfinite": 0,
+    "search.shortlist": 0.3,
+    "sparse.precision": "high",
+    "data.occurrences": "apart",
+    "model.layout": "visual_width",
+    "model.visual_norm": False,
+    "track": "tensorboard",
+    "train.group_batch_size": 0,
+}
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

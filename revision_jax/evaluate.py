@@ -28,6 +28,10 @@ Examples:
   python -m revision_jax.evaluate --workdir runs/stage2-tiny               every depth; it knows its dense run
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --data data/mine/test      made by `prepare folder`
   python -m revision_jax.evaluate --workdir RUN --data data/mine/test --data.faults drop      without what has gaps
+  python -m revision_jax.evaluate --workdir RUN --wide                     with mAP, as QVHighlights defines it
+  python -m revision_jax.evaluate --workdir RUN --diagnose                 what fails, by its signature, and a remedy
+  python -m revision_jax.evaluate --workdir RUN --data data/qvhighlights/test --submission moment_detr
+  python -m revision_jax.evaluate --workdir RUN --data data/mine/test --score preds.jsonl --score other.json
   python -m revision_jax.evaluate --workdir RUN --methods depth1,depth1_retrieve_then_ground --out eval-clip
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
@@ -35,10 +39,19 @@ Examples:
 
 RUN/eval holds metrics.json, predictions.jsonl, questions.jsonl, calibration.json (which `ground` uses), report.html
 and its pictures; for another split than test with its name (metrics_val.json). The same command continues a stopped
-evaluation, video by video. Another protocol or search goes to another folder, --out. An option that a run's stage
-cannot honour is refused. All devices of this machine are used; several hosts (processes of jax.distributed,
+evaluation, video by video. Another protocol or search goes to another folder, --out. --submission writes the answers of
+the method that `ground` uses for a benchmark's own evaluator, submission_moment_detr.jsonl (QVHighlights, VidChapters),
+submission_cone.jsonl (MAD) or submission_ego4d_nlq.json; --score reads all of them. An option that a run's stage cannot
+honour is refused. All devices of this machine are used; several hosts (processes of jax.distributed,
 JAX_COORDINATOR_ADDRESS set) share the videos, and the work folder must be one that all of them see.
 """
+
+
+SUBMISSIONS = (
+    "moment_detr",
+    "cone",
+    "ego4d_nlq",
+)  # evaluation.submissions.FORMS, whose imports `--help` does not wait for
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,6 +63,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the run has")
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use (default: all it has)")
+    parser.add_argument("--wide", action="store_true", help="all columns, and mAP at IoU .5, .75, .5 to .95")
+    parser.add_argument("--diagnose", action="store_true", help="name what fails, with evidence and what to try")
+    parser.add_argument("--submission", choices=SUBMISSIONS, default="", help="also write the answers for a benchmark")
+    parser.add_argument(
+        "--score",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="another program's answers, scored beside; repeatable",
+    )
     verb.add_unknown(parser)
     return parser
 
@@ -70,7 +93,7 @@ def act(args: argparse.Namespace) -> None:
     methods = tuple(name for name in args.methods.split(",") if name)
     options = Options(
         args.split, args.data, args.out, args.protocol, configs.section(run.config, "search", search), methods,
-        args.memory_gib,
+        args.memory_gib, args.wide, args.submission, tuple(args.score), args.diagnose,
     )  # fmt: skip
     evaluation.evaluate(run, options)
 

@@ -50,6 +50,19 @@ def check_keys(where: Any, raw: Mapping[str, Any], known: Collection[str]) -> No
         raise ValueError(f"{where}: {told(unknown)}")
 
 
+@contextlib.contextmanager
+def fits(where: Any) -> Iterator[None]:
+    """Within this a model's sizes are made from the values of `where`: what they do not fit is told with its name.
+
+    Raises:
+      ValueError: values that contradict each other, or that no model can have.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 # ------------------------------------------------------------------------------------------------- kinds of values
 class Kind(NamedTuple):
     """What a key may hold: `check`, and that in words."""

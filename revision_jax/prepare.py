@@ -18,6 +18,8 @@ Examples:
       --fps 2 --encoder CLIP_DIR --out data/vidchapters --split val
   python -m revision_jax.prepare msrvtt --annotations MSRVTT_data.json --csv MSRVTT_train.9k.csv --videos DIR \\
       --fps 5 --encoder CLIP_DIR --out data/msrvtt --split train
+  python -m revision_jax.prepare qvhighlights --annotations highlight_val_release.jsonl --features NPY_DIR \\
+      --fps 0.5 --encoder CLIP_DIR --out data/qvhighlights --split val
   python -m revision_jax.prepare folder --videos DIR --annotations queries.jsonl --out data/mine --split test
   ... --shard 0/8                                       one of eight processes; afterwards:
   python -m revision_jax.prepare merge data/mad/train
@@ -74,7 +76,7 @@ def _add_data(parser: argparse.ArgumentParser, data_set: DataSet) -> None:
         help="the CLIP or SigLIP that encodes the videos, or that the features come from (default: the shipped one)",
     )  # fmt: skip
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="this process's part, from 0")
-    parser.add_argument("--batch", type=int, default=128, help="frames a call of the encoder (default: %(default)s)")
+    parser.add_argument("--batch", type=int, help="frames a call of the encoder (default: 128, on a CPU 16)")
     parser.add_argument("--decoders", type=int, default=1, help="videos decoded at once (default: %(default)s)")
     verb.add_unknown(parser)
     parser.add_argument("--dry-run", action="store_true", help="list the gaps of what is given, write nothing")

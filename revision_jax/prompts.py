@@ -6,8 +6,9 @@ never changes and the video stands before the question, so that key/value caches
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,8 @@ QUESTIONS = {
     "caption": "Describe this frame.",
 }
 YES, NO = "Yes.", "No."
+CHUNK = 4096  # texts tokenized in one call
+KEPT_TEXTS = 1 << 16  # texts whose tokens stay in memory, about 300 bytes each
 # Text that would be read as structure: special tokens, the place of the video, the turn of the assistant.
 _STRUCTURE = re.compile(r"<[^<>\s]{1,40}>|\b(?:USER|ASSISTANT)\s*:", re.IGNORECASE)
 
@@ -123,6 +126,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
 
 class PromptEncoder:
     """Turns prompts into token ids of one tokenizer.
@@ -148,7 +153,7 @@ class PromptEncoder:
         self.bos_id = tokenizer.bos_token_id
         self.eos_id = tokenizer.eos_token_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self._encoded: dict[str, np.ndarray] = {}  # a data pipeline asks for the same few texts every epoch
+        self._encoded: dict[str, np.ndarray] = {}  # a small data set asks for the same texts every epoch
         bos = [] if self.bos_id is None else [self.bos_id]
         self.prefix = np.append(np.array(bos, np.int32), self.encode_text(template.before_video))
 
@@ -158,6 +163,8 @@ class PromptEncoder:
         if tokens is None:
             tokens = np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
             tokens.flags.writeable = False  # shared by all who ask
+            if len(self._encoded) >= KEPT_TEXTS:  # a large one is not kept whole
+                self._encoded = {}
             self._encoded[text] = tokens
         return tokens
 
@@ -168,6 +175,26 @@ class PromptEncoder:
     def encode_answer(self, answer: str) -> np.ndarray:
         """Tokens `[n]` int32 of an answer with the closing `</s>`."""
         return np.append(self.encode_text(answer), np.int32(self.eos_id))
+
+    def unsure(self, sentences: Iterable[str], answer: str, level: str = "dense") -> list[int]:
+        """Places of the sentences that `encode_example` may refuse; tokenized many at a time, and none is kept."""
+        room = self.max_text_tokens - len(self.encode_answer(answer))
+        many = getattr(self.tokenizer, "backend_tokenizer", None)  # what is written in Rust has one
+        found: list[int] = []
+        numbered = enumerate(sentences)
+        while chunk := list(itertools.islice(numbered, CHUNK)):
+            texts: dict[int, str] = {}
+            for number, sentence in chunk:
+                try:
+                    texts[number] = self.template.after_video(question(sentence, level))
+                except ValueError:  # empty
+                    found.append(number)
+            if many is None:
+                found += texts
+                continue
+            rows = many.encode_batch_fast(list(texts.values()), add_special_tokens=False)
+            found += [number for number, row in zip(texts, rows) if len(row) > room]
+        return sorted(found)
 
     def encode_example(self, sentence: str, answer: str, level: str = "dense") -> dict[str, np.ndarray]:
         """A training example: `tokens [T]` int32, right-padded, and `loss_mask [T]` bool, True on answer tokens.

@@ -33,6 +33,11 @@ def between(low: float, high: float) -> Rule:
     return lambda v: low <= v <= high, f"between {low} and {high}"
 
 
+def above_zero(most: float) -> Rule:
+    """A number above 0, at most another."""
+    return lambda v: 0 < v <= most, f"greater than 0, at most {most:g}"
+
+
 def one_of(*options: str) -> Rule:
     """One of some words."""
     return lambda v: v in options, "one of " + ", ".join(options)

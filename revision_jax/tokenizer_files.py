@@ -52,12 +52,22 @@ def check_tokenizer(directory: str | Path) -> None:
     check_keys(path, raw, _KNOWN)
 
 
+def _is_plain(directory: str) -> bool:
+    """Whether all of a tokenizer stands in its tokenizer.json, so that no rules of a model are needed."""
+    path = Path(directory) / CONFIG
+    saved = path.is_file() and (Path(directory) / "tokenizer.json").is_file()
+    return saved and read_object(path).get("tokenizer_class") == "TokenizersBackend"
+
+
 @functools.cache
 def _load(directory: str) -> Any:
-    from transformers import AutoTokenizer  # slow to import; `--help` must be quick
-
+    # Slow to import; `--help` must be quick. AutoTokenizer imports all of PyTorch where it is installed.
+    if _is_plain(directory):
+        from transformers import PreTrainedTokenizerFast as Tokenizer
+    else:
+        from transformers import AutoTokenizer as Tokenizer
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        return Tokenizer.from_pretrained(directory, trust_remote_code=False)
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # the libraries raise whatever they meet in files, `Exception` itself too

@@ -1,7 +1,6 @@
 """Train a stage, from data to an evaluated model: `python -m revision_jax.train --help`."""
 
 import argparse
-import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -9,11 +8,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
-from revision_jax import files, lazy, verb
+from revision_jax import lazy, verb
 
 evaluation = lazy.module("revision_jax.evaluation.evaluate")
+memory = lazy.module("revision_jax.parallel.memory")
 multihost = lazy.module("revision_jax.parallel.multihost")
 runs = lazy.module("revision_jax.runs.run")
+sizing = lazy.module("revision_jax.runs.sizing")
 training = lazy.module("revision_jax.runs.training")
 
 log = logging.getLogger("revision_jax.train")  # `__name__` is `__main__` for the verb
@@ -23,6 +24,7 @@ Examples:
   python -m revision_jax.train --workdir runs/short --config.train.steps=50
   python -m revision_jax.train --config.train.eval_every=100 --config.train.keep_best=true      validated on the way
   python -m revision_jax.train --config configs/stage1_sparse.py      the next stage, then configs/stage2.py
+  python -m revision_jax.train --config configs/stage1.py:folder --config.data.dir=DIR     your data, sized by it
   python -m revision_jax.train --config configs/stage1.py:mad ...     says which files the 7B run needs
 
 The same command again resumes a stopped run from its newest checkpoint. Fields that do not change what is learned
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def act(args: argparse.Namespace) -> None:
-    config = configs.load(args.config, args.fields)
+    config = sizing.load(args.config, args.fields)
     train(config, args.workdir or default_workdir(args.config), profile=args.profile)
 
 
@@ -66,12 +68,12 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
 
     Several hosts train only, and evaluate afterwards.
     """
+    memory.keep_freed_memory()
     multihost.initialize()
     training.check_equal_hosts(config)
     run = runs.Run(config, workdir)
     training.check_early(run)
-    # One process writes to the work folder: of several hosts the first.
-    with files.alone_in(run.workdir) if multihost.is_first() else contextlib.nullcontext():
+    with multihost.alone_in(run.workdir):
         result = training.train(run, training.prepare(run), profile=profile)
     if multihost.count() > 1:
         if multihost.is_first():

@@ -6,11 +6,12 @@ anywhere else; `--help` waits for none of them, see `lazy.py`.
 
 import argparse
 import logging
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import INTERRUPTED, disk, known_keys, lazy, leave
+from revision_jax import INTERRUPTED, cache, disk, known_keys, lazy, leave
 from revision_jax.quoting import escaped
 from revision_jax.rules import check_local
 
@@ -28,8 +29,8 @@ FLAGS = {
     "model": "model.",
     "data": "data.",
 }  # `--search.beam 4` sets search.beam
-NO_PATHS = ("sentences", "fields")  # the rules of the config look at its fields
-POSITIONAL = {"video": "VIDEO", "directory": "DIR"}
+NO_PATHS = ("asked", "fields")  # videos and sentences; the rules of the config look at its fields
+POSITIONAL = {"directory": "DIR"}
 log = logging.getLogger(__name__)
 Act = Callable[[argparse.Namespace], int | None]
 
@@ -66,6 +67,27 @@ def add_unknown(parser: argparse.ArgumentParser) -> None:
         "go on although a model's, tokenizer's or adapter's JSON has this key, which is not known here; repeatable"
     )
     parser.add_argument(known_keys.FLAG, action="append", default=[], metavar="KEY", help=help_text)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """The flags of verbs that ask videos; `searched` reads them."""
+    add = parser.add_argument
+    add("--depth", type=int, metavar="N", help="levels of the search (default: the run's search.depth)")
+    add("--policy", metavar="NAME", help="what chooses windows (default: the run's search.policy)")
+    add("--keep", metavar="SHARE,..", help="what each level sends down (default: the run's own)")
+    add("--top", type=int, default=5, metavar="N", help="moments of an answer (default: %(default)s)")
+    least = parser.add_mutually_exclusive_group()
+    least.add_argument(
+        "--min_confidence", type=float, metavar="X", help="of a moment that counts (default: evaluate's)"
+    )
+    least.add_argument("--always", action="store_true", help="the surest moments, however unsure they are")
+
+
+def searched(args: argparse.Namespace) -> tuple[dict[str, str], float | None]:
+    """The config's fields that were given, and the least confidence of a moment; None: the run's own."""
+    given = {"search.depth": args.depth, "search.policy": args.policy, "search.keep": args.keep}
+    fields = args.fields | {key: str(value) for key, value in given.items() if value is not None}
+    return fields, -math.inf if args.always else args.min_confidence
 
 
 def parse(
@@ -107,6 +129,7 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _check_paths(args)
+        cache.keep_programs()
         with known_keys.allowing(getattr(args, "allow_unknown", ())):
             return act(args) or 0
     except KeyboardInterrupt:
@@ -121,8 +144,9 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
 def _check_paths(args: argparse.Namespace) -> None:
     """No flag of any verb takes an address such as gs://."""
     for name, value in vars(args).items():
-        if name not in NO_PATHS:
-            check_local(POSITIONAL.get(name, f"--{name.replace('_', '-')}"), value)
+        for one in value if isinstance(value, list) and name not in NO_PATHS else [value]:
+            if name not in NO_PATHS:
+                check_local(POSITIONAL.get(name, f"--{name.replace('_', '-')}"), one)
 
 
 def _explain(error: Exception, debug: bool) -> int:

@@ -2,7 +2,11 @@
 
 import atexit
 import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,13 +23,82 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# Programs of the tests run for milliseconds and compile for seconds: LLVM's optimizations took half of the time.
-# `.ci/run` trains the default with all of them before it runs the suite.
+# Nothing of a person's own cache is used or written.
+if "REVISION_JAX_CACHE" not in os.environ:
+    os.environ["REVISION_JAX_CACHE"] = tempfile.mkdtemp(prefix="revision_jax_cache_")
+    atexit.register(shutil.rmtree, os.environ["REVISION_JAX_CACHE"], ignore_errors=True)
+
+# Programs of the tests run for milliseconds and compile for seconds: LLVM's optimizations took half of the time, and
+# the fusion emitters, where jaxlib still has others, two thirds of the rest. `.ci/run` trains the default with all of
+# them before it runs the suite.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
+# What compares with PyTorch, or reads its files, is marked `parity`: files by their `pytestmark`, tests by a fixture.
+PARITY_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.parity", re.MULTILINE)
+PARITY_FIXTURES = {"torch", "peft", "published"}
+PYTORCH = all(importlib.util.find_spec(name) for name in ("torch", "peft"))
+NO_PYTORCH = "PyTorch or PEFT is not installed: what is marked `parity` is skipped (pip install torch peft)"
+
 sys.path += [str(Path(__file__).parent / room) for room in ("runs", "training", "interop")]
+
+
+def pytest_configure(config):
+    if not PYTORCH and os.environ.get("CI"):
+        raise pytest.UsageError(f"{NO_PYTORCH}, but never in CI, which the variable CI says this is")
+
+
+class WithoutPyTorch(pytest.Module):
+    """A file marked `parity` where PyTorch is absent: it is not imported."""
+
+    def collect(self):
+        pytest.skip(NO_PYTORCH, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    if not PYTORCH and PARITY_FILE.search(module_path.read_text()):
+        return WithoutPyTorch.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if PARITY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.parity)
+        if not PYTORCH and item.get_closest_marker("parity"):
+            item.add_marker(pytest.mark.skip(reason=NO_PYTORCH))
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return importlib.import_module("torch")
+
+
+@pytest.fixture(scope="session")
+def peft():
+    return importlib.import_module("peft")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """That parity was not tested, and tables of the tests of faults: what they recorded as `told`."""
+    if not PYTORCH:
+        terminalreporter.write_line(NO_PYTORCH)
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    for report in reports:
+        for name, text in report.user_properties:
+            if name == "told" and report.when == "call":
+                terminalreporter.write_line(text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def give_freed_memory_back():
+    """A worker trains dozens of runs: what is kept for the next step of each would add up."""
+    from revision_jax.parallel import memory
+
+    memory.keep_freed_memory = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +124,9 @@ def trained_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("trained")
     changes = {"data__val_videos": 2, "data__test_videos": 2, "eval__before": True}
-    # From PyTorch's files: what needs a trained run also shows that these are as good as any.
-    config = config_of(to_torch(make_base(folder / "base")), folder / "data", **changes)
+    # From PyTorch's files, where it is there: what needs a trained run also shows that these are as good as any.
+    base = make_base(folder / "base")
+    config = config_of(to_torch(base) if PYTORCH else base, folder / "data", **changes)
     metrics = train(config, folder / "runs" / "tiny")
     return TrainedRun(config, folder / "runs" / "tiny", dict(prepare_data(config)), metrics)
 

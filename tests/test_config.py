@@ -31,6 +31,11 @@ def test_default_is_tiny_and_frozen():
         ("mad", 125.0, 250, 5),
         ("vidchapters", 500.0, 250, 1),
         ("msrvtt", 32.0, 100, 5),
+        ("charades", 32.0, 96, 5),
+        ("activitynet", 240.0, 240, 5),
+        ("qvhighlights", 150.0, 75, 5),
+        ("tacos", 125.0, 250, 5),
+        ("extremewhen", 125.0, 250, 5),
     ],
 )
 def test_presets_carry_the_papers_recipe(preset, window_s, frames, epochs):
@@ -63,7 +68,7 @@ def test_shipped_file_is_found_in_an_installed_package(tmp_path, monkeypatch):
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(ConfigError, match=r"no preset 'big'.*tiny, mad, vidchapters, msrvtt"):
+    with pytest.raises(ConfigError, match=r"no preset 'big'.*tiny, folder, mad, vidchapters, msrvtt"):
         configs.load("configs/stage1.py:big")
 
 
@@ -140,8 +145,11 @@ def test_json_errors(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json: not JSON"):
         configs.load_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps({"train": {}}))
-    with pytest.raises(ConfigError, match="seed is missing"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/config.json: .*(?s:.*)seed is missing"):
         configs.load_json(tmp_path / "config.json")
+    configs.save_json(configs.load(), tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=r"^eval.split is 'x'"):  # of the flag, not of the file
+        configs.load_json(tmp_path / "config.json", ["eval.split=x"])
 
 
 @pytest.mark.parametrize(
@@ -239,18 +247,25 @@ def test_later_stages_carry_the_papers_recipe(spec, recipe):
         ("stage2", "data.group_copies=(2,16)", "data.group_copies is .*; expected less than .*, 16"),
         ("stage2", "hierarchy.levels=16,48", "hierarchy.levels is .*; expected sizes of groups .* coarse first"),
         ("stage1", "hierarchy.levels=16,", "search.keep is .*hierarchy.levels .*; expected a share for each level"),
+        ("stage1", "data.video_s=1e308", "data.video_s is 1e.308; expected greater than 0, at most 1e.07"),
+        ("stage1", "hierarchy.window_s=1e300", "hierarchy.window_s is 1e.300; expected greater than 0, at most 1e.07"),
         ("stage1", "search.depth=4", "search.depth is 4; hierarchy.levels .* allow at most 3"),
         ("stage1", "search.policy=best", "search.policy is 'best'; expected one of bottom_up"),
         ("stage1", "data.negatives=(('mined', 1.0),)", "data.mined ''; expected predictions of an earlier run"),
         ("stage1", "data.mined=x.jsonl", "data.negatives is .*, data.mined 'x.jsonl'; expected .* if, and only if"),
         ("stage1", "train.accumulate=3", "train.accumulate is 3; expected a divisor of train.batch_size"),
+        (
+            "stage2",
+            ["train.accumulate=4", "train.group_batch_size=6"],
+            r"train.accumulate is 4; expected a divisor of train.group_batch_size \(6\)",
+        ),
         ("stage1", "train.eval_every=15", r"train.eval_every is 15; expected a multiple of train.log_every \(10\)"),
         ("stage1", "train.keep_best=true", "train.keep_best is true and train.eval_every 0; expected a multiple"),
     ],
 )
 def test_fields_that_contradict_each_other(spec, override, message):
     with pytest.raises(ConfigError, match=message):
-        configs.load(f"configs/{spec}.py", [override])
+        configs.load(f"configs/{spec}.py", [override] if isinstance(override, str) else override)
 
 
 def test_the_best_step_must_be_one_that_is_saved():
@@ -274,8 +289,8 @@ def test_a_run_older_than_a_field_has_the_value_that_changes_nothing(tmp_path):
     config = configs.load("configs/stage1.py")
     old = config.to_dict()
     for key in ADDED:
-        section, field = key.split(".")
-        del old[section][field]
+        section, _, field = key.rpartition(".")
+        del (old[section] if section else old)[field]
     for before, now in RENAMED.items():
         (section, field), (_, new) = before.split("."), now.split(".")
         old[section][field] = old[section].pop(new)

@@ -37,6 +37,7 @@ NAMED = {"model.attention": "attention backend 'cudnn' cannot run here"}  # how 
 # field -> (how it is observed, the changes). RAISES: `train` must refuse the change, by a message naming the field.
 CHANGES = {
     "seed": ("model", {"seed": 1}),
+    "track": (RAISES, {"track": "wandb"}),  # not among what the tests install
     "stage": (RAISES, {"stage": "sparse"}),  # has its own data, and a predecessor
     "init.dense": (RAISES, {"init.dense": "runs/other"}),  # there is no such run
     "init.sparse": (RAISES, {"init.sparse": "runs/other"}),
@@ -48,6 +49,8 @@ CHANGES = {
     "model.remat": ("gradient", {"model.remat": "full"}),
     "model.attention": (RAISES, {"model.attention": "cudnn"}),
     "model.window_chunk": ("sparse", {"model.window_chunk": 1}),
+    "model.layout": (RAISES, {"model.layout": "llm_width"}),  # of variant U alone: runs/test_layouts.py
+    "model.visual_norm": (RAISES, {"model.visual_norm": True}),
     "lora.rank": ("model", {"lora.rank": 4}),
     "lora.alpha": ("model", {"lora.alpha": 8.0}),
     "lora.dropout": ("model", {"lora.dropout": 0.5}),
@@ -56,6 +59,7 @@ CHANGES = {
     "sparse.num_heads": ("sparse", {"sparse.num_heads": 4}),
     "sparse.num_layers": ("sparse", {"sparse.num_layers": 1}),
     "sparse.dropout": ("sparse", {"sparse.dropout": 0.5}),
+    "sparse.precision": ("sparse", {"sparse.precision": "highest"}),
     "hierarchy.window_s": ("batch", {"hierarchy.window_s": 32.0}),
     "hierarchy.num_frames": ("batch", {"hierarchy.num_frames": 12}),
     "hierarchy.stride": ("search", {"hierarchy.stride": 1.0}),
@@ -79,12 +83,14 @@ CHANGES = {
     "data.mixture": (RAISES, {"data.mixture": (("nowhere", 1.0),)}),
     "data.faults": ("faults", {"data.faults": "drop"}),
     "data.questions_per_window": ("batch", {"data.questions_per_window": 2}),
+    "data.occurrences": ("occurrences", {"data.occurrences": "shared"}),
     "data.groups": ("groups", {"data.groups": "videos"}),
     "data.group_copies": ("groups", {"data.group_copies": (1,)}),
     "data.group_near_misses": ("groups", {"data.group_near_misses": 1.0}),
     "data.read_threads": ("reading", {"data.read_threads": 2}),
     "data.prefetch": ("reading", {"data.prefetch": 3}),
     "train.batch_size": ("batch", {"train.batch_size": 4}),
+    "train.group_batch_size": (RAISES, {"train.group_batch_size": 8}),  # of variant U alone: runs/test_layouts.py
     "train.accumulate": ("training", {"train.accumulate": 2}),
     "train.steps": ("training", {"train.steps": 6}),
     "train.epochs": ("training", {"train.epochs": 1, "train.steps": 0}),
@@ -108,6 +114,7 @@ CHANGES = {
     "search.depth": ("search", {"search.depth": 0}),
     "search.policy": ("upper program", {"search.policy": "top_down"}),
     "search.keep": ("recursion", {"search.keep": (0.9, 0.2)}),
+    "search.shortlist": ("upper program", {"search.policy": "cascade", "search.shortlist": 0.5}),
     "search.readings": ("upper program", {"search.readings": 1}),
     "search.rescale": ("upper program", {"search.rescale": 0.25}),
     "search.confidence": ("search", {"search.confidence": "inverse_max_entropy"}),
@@ -199,6 +206,17 @@ def observe_faults(config, place, made):
         return str(error).replace(str(place), "")
 
 
+def observe_occurrences(config, place, made):
+    """Batches in an epoch where one event happens twice in a window, however that is placed."""
+    for split, directory in Run(config).directories(SPLITS).items():
+        shutil.copytree(directory, place / split)
+    file = place / "train/queries.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])
+    file.write_text(file.read_text() + json.dumps(first | {"query_id": "twice", "moments": [[9, 10], [11, 12]]}) + "\n")
+    run = Run(configs.finish(config, {"data.name": "folder", "data.dir": str(place)}))
+    return make_task(run, run.directories(["train"])).epoch_batches
+
+
 def observe_nonfinite(config, place, made):
     """What is told of two steps without a loss."""
     pending = [(step, [step], {"loss": np.nan, "grad_norm": np.nan, "skipped": np.float32(step)}) for step in (1, 2)]
@@ -283,6 +301,7 @@ KINDS = {
     "reading": Kind(observe_reading),
     "non-finite": Kind(observe_nonfinite),
     "faults": Kind(observe_faults, fields={"data.video_s": 130.0}),
+    "occurrences": Kind(observe_occurrences, fields={"train.batch_size": 1}),
     "training": Kind(observe_training),
     "run": Kind(observe_run, "configs/align.py", RUN),
     "search": Kind(observe_search),

@@ -11,7 +11,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tiny_base import overrides_of
 from tiny_published import SPECS
-from tiny_torch import unified_tensors
 
 from revision_jax import config as configs
 from revision_jax import convert, ground, train
@@ -26,6 +25,8 @@ from revision_jax.runs.run import Run, load_run
 from revision_jax.runs.stage import STAGES
 from revision_jax.runs.training import make_task
 from revision_jax.training import loop
+
+pytestmark = pytest.mark.parity
 
 
 def fresh(spec, fields):
@@ -93,23 +94,6 @@ def test_a_stage_of_two_levels_goes_out_merged_and_is_checked_at_both(published,
         assert check["passed"] and check["tokens_equal"] == check["tokens"] > 8 and check["max_value"] > 1
     adapters = {path.name for path in (tmp_path / "merged").glob("*_*.safetensors")}
     assert adapters == {"mm_projector.safetensors", "sparse_adapter.safetensors"}
-
-
-def test_variant_u_goes_in_and_out_again_exactly(published, tmp_path):
-    """Its LoRA becomes a dense run; its adapter, which nothing here runs, is carried along."""
-    stage = shutil.copytree(published.stage("dense"), tmp_path / "stage")
-    tensors = {f"base_model.model.model.{key}": value for key, value in unified_tensors(16, 24, 16).items()}
-    torch.save(tensors, stage / "non_lora_trainables.bin")
-    manifest = converting.convert(
-        "stage", stage, tmp_path / "run", spec=SPECS["dense"], fields=published.overrides("dense")
-    )
-    assert manifest["check"]["dense"]["max_difference"] == 0
-    export(tmp_path / "run", tmp_path / "again", "revisionllm")
-    assert equal_files(stage, tmp_path / "again") == 28 + len(tensors) + 2
-    export(tmp_path / "run", tmp_path / "merged", "huggingface", check=False)
-    found = read_tensors(tmp_path / "merged/unified_adapter.safetensors")
-    assert found.keys() == {key.removeprefix("base_model.model.model.") for key in tensors}
-    assert "`unified_adapter.safetensors`" in (tmp_path / "merged/README.md").read_text()
 
 
 def test_a_trained_run_out_and_in_again_finds_the_same_but_does_not_train_on(trained_run, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from revision_jax import config as configs
-from revision_jax import evaluate, ground, train
+from revision_jax import evaluate, export, ground, train
 from revision_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
 from tests.test_checkpoint import META, new_iterator, save_steps, trees
 
@@ -139,6 +139,8 @@ def run(trained_run, tmp_path):
 def verbs(trained_run, folder):
     yield lambda: ground.main([str(trained_run.video), "a star grows", "--workdir", str(folder)])
     yield lambda: evaluate.main(["--workdir", str(folder), "--out", "again"])
+    out = str(folder.with_name("exported"))
+    yield lambda: export.main(["--workdir", str(folder), "--out", out, "--format", "peft", "--no-check"])
 
 
 def test_a_flipped_bit_of_a_run(run, trained_run, capsys):

@@ -1,5 +1,6 @@
 """A run's evaluation: what it leaves, that it goes on after a kill, and that no query is lost."""
 
+import hashlib
 import json
 import math
 import re
@@ -38,7 +39,7 @@ def test_metrics_hold_everything(trained_run):
     assert metrics["present"] > 0 and metrics["absent"] > 0 and metrics["videos"] == 2
     for method in [*metrics["methods"].values(), *metrics["before"].values()]:
         assert method["queries"] == metrics["queries"] == metrics["present"] + metrics["absent"]
-        assert set(method["recall"]) == {"mad", "ge"} and len(method["recall"]["mad"]) == 16
+        assert set(method["recall"]) == {"mad", "ge"} and len(method["recall"]["mad"]) == 20  # 4 ranks, 5 IoU
         assert {"precision", "recall", "f1", "false_alarm_rate", "auroc"} <= set(method["rejection"])
         assert method["measured"]["seconds_per_query"] > 0
         assert len(method["intervals"]["R1@0.3"]) == 2 and set(method["calibration"]) == {"0.1", "0.3", "0.5"}
@@ -54,6 +55,14 @@ def test_metrics_hold_everything(trained_run):
     cost = metrics["methods"]["depth1"]["cost"]
     assert cost["frames_decoded_per_hour"] == pytest.approx(3600, rel=0.02)  # one frame a second
     assert cost["gflops_per_query"] > 0 and cost["llm_tokens_per_query"] > cost["frames_to_llm_per_query"] > 0
+
+
+def test_metrics_name_the_data_that_was_asked(trained_run):
+    assert trained_run.metrics["data"].keys() == {"val", "test"}
+    for split, found in trained_run.metrics["data"].items():
+        files = [(trained_run.directories[split] / name).read_bytes() for name in ("manifest.json", "queries.jsonl")]
+        ids = [json.loads(line)["query_id"] for line in files[1].decode().split("\n") if line]
+        assert found == hashlib.sha256(b"".join([*files, "\n".join(ids).encode()])).hexdigest()
 
 
 def test_programs_compile_once_a_shape(trained_run):
@@ -171,7 +180,7 @@ def evaluated(long_run, tmp_path_factory):
 def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluated, tmp_path):
     _, metrics = evaluated
     deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "depth3_top_down_rescaled", "depth3_fused"}
-    deeper.add("depth1_retrieve_then_ground")
+    deeper |= {"depth1_retrieve_then_ground", "depth3_cascade"}
     assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
     assert metrics["served"] == "depth3" and metrics["stage"] == "long" and metrics["version"] == 5
     # The dense level is the dense run's own model.
@@ -197,7 +206,7 @@ def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluat
 def test_upper_levels_are_told_beside_the_rest(evaluated, capsys):
     workdir, metrics = evaluated
     headings, rows = level_rows(metrics)
-    assert len(rows) == 2 * (1 + 2) + 2 + 2 + 1 and all(len(row) == len(headings) for row in rows)
+    assert len(rows) == 2 * (1 + 2) + 2 + 2 + 2 + 1 and all(len(row) == len(headings) for row in rows)
     page = (workdir / "eval/report.html").read_text()
     assert "Where the search goes" in page and "depth 3, bottom-up" in page and "Questions of this stage" in page
     print_table(metrics)

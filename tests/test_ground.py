@@ -15,6 +15,7 @@ import pytest
 import revision_jax
 from revision_jax import ground, load_run
 from revision_jax.data.video.frames import read_frames, write_video
+from revision_jax.runs.asking import read_sentences
 
 SENTENCE = "a red circle moves to the left"
 
@@ -34,6 +35,7 @@ def videos(trained_run, tmp_path_factory):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     (folder / "empty.mp4").touch()
+    (folder / "nothing").mkdir()
     return folder
 
 
@@ -56,7 +58,7 @@ def test_prints_moments_or_that_there_are_none(trained_run, capfd):
 def test_json_and_files_of_queries(trained_run, videos, tmp_path, capfd):
     (tmp_path / "events.txt").write_text(f"{SENTENCE}\n\na blue star spins\n")
     assert _run(trained_run, videos / "other.mkv", "--queries", tmp_path / "events.txt", "--json") == 0
-    found = json.loads(capfd.readouterr().out)
+    (found,) = json.loads(capfd.readouterr().out)["videos"]
     assert found["duration_s"] == pytest.approx(130, abs=1)
     assert [q["sentence"] for q in found["queries"]] == [SENTENCE, "a blue star spins"]
     for query in found["queries"]:
@@ -64,6 +66,72 @@ def test_json_and_files_of_queries(trained_run, videos, tmp_path, capfd):
         for moment in query["moments"]:
             assert 0 <= moment["start_s"] < moment["end_s"] <= found["duration_s"] + 1e-3
             assert moment["confidence"] >= query["threshold"]
+
+
+def test_a_folder_of_videos_is_ranked_and_broken_files_are_skipped_where_asked(trained_run, videos, tmp_path, capfd):
+    names = ("other.mkv", "truncated.mp4", "text.mp4")
+    for name in names:
+        shutil.copy(videos / name, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no video")
+    assert _run(trained_run, tmp_path, SENTENCE) == 2  # text.mp4 is told before the run is loaded
+    assert "text.mp4: found a text file" in capfd.readouterr().err
+    asked = (trained_run.video, tmp_path, SENTENCE, "a blue star spins", "--always", "--skip-broken", "--top", 3)
+    assert _run(trained_run, *asked, "--json") == 0
+    out, err = capfd.readouterr()
+    found = json.loads(out)
+    assert found["version"] == 1
+    assert [Path(one["video"]).name for one in found["videos"]] == [trained_run.video.name, "other.mkv"]
+    assert [Path(one["video"]).name for one in found["skipped"]] == ["text.mp4", "truncated.mp4"]
+    assert err.count("skipped: ") == 2 and "truncated.mp4" in err
+    for number, ranking in enumerate(found["ranking"]):
+        told = [moment["confidence"] for moment in ranking["moments"]]
+        of_all = [m["confidence"] for one in found["videos"] for m in one["queries"][number]["moments"]]
+        assert 0 < len(told) <= 3 and told == sorted(of_all, reverse=True)[: len(told)]
+        assert {moment["video"] for moment in ranking["moments"]} <= {one["video"] for one in found["videos"]}
+    assert _run(trained_run, *asked) == 0
+    blocks = capfd.readouterr().out.strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks[:2]] == [SENTENCE, "a blue star spins"]
+    moment = r"  1\. 0:\d\d:\d\d - 0:\d\d:\d\d   confidence \d+\.\d\d   \S+\.(mp4|mkv)"
+    assert re.fullmatch(moment, blocks[0].splitlines()[1])
+    assert blocks[0].splitlines()[-1] in ("  in 1 of 2 videos", "  in 2 of 2 videos")
+
+
+def test_the_least_confidence_is_the_users(trained_run, capfd):
+    assert _run(trained_run, trained_run.video, SENTENCE, "--min_confidence", "1e9", "--json") == 0
+    (query,) = json.loads(capfd.readouterr().out)["videos"][0]["queries"]
+    assert (query["present"], query["threshold"], query["moments"]) == (False, 1e9, [])
+
+
+def test_a_second_question_reads_no_video(trained_run, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("REVISION_JAX_CACHE", str(tmp_path))
+    film = shutil.copy(trained_run.video, tmp_path / "film.mp4")
+    assert _run(trained_run, film, SENTENCE, "--always", "--timings") == 0
+    first, err = capfd.readouterr()
+    assert re.fullmatch(r"start [\d.]+ s  videos [\d.]+ s  search [\d.]+ s  all [\d.]+ s\n", err)
+
+    def no_decoding(*_, **__):
+        raise AssertionError("a video was read")
+
+    monkeypatch.setattr("revision_jax.data.video.extraction.Extractor.encode_video", no_decoding)
+    moved = shutil.move(film, tmp_path / "moved.mp4")
+    assert _run(trained_run, moved, SENTENCE, "--always") == 0
+    assert capfd.readouterr().out.splitlines()[:2] == first.splitlines()[:2]
+    with pytest.raises(AssertionError, match="a video was read"):
+        _run(trained_run, moved, SENTENCE, "--cache", "off")
+
+
+def test_moments_as_files(trained_run, tmp_path, capfd):
+    files = ("--csv", "m.csv", "--vtt", "out", "--edl", "m.edl", "--clips", "out")
+    flags = [value if value.startswith("--") else tmp_path / value for value in files]
+    assert _run(trained_run, trained_run.video, SENTENCE, "--always", "--top", 2, *flags) == 0
+    rows = (tmp_path / "m.csv").read_text().splitlines()
+    assert rows[0] == "sentence,video,start_s,end_s,confidence" and 2 <= len(rows) <= 3
+    assert (tmp_path / f"out/{trained_run.video.stem}.vtt").read_text().startswith("WEBVTT\n\n0")
+    assert (tmp_path / "m.edl").read_text().count("* FROM CLIP NAME: ") == len(rows) - 1
+    clips = sorted((tmp_path / "out").glob("*.mkv"))
+    assert len(clips) == len(rows) - 1
+    for clip in clips:
+        assert sum(len(batch) for batch in read_frames(clip, 1.0, 48)) > 0
 
 
 def test_the_python_api_gives_the_same(trained_run, monkeypatch, tmp_path):
@@ -96,11 +164,12 @@ def test_agrees_with_the_evaluation(trained_run):
         ("sound.mp4", "only audio, no video stream"),
         ("missing.mp4", "no such file"),
         ("empty.mp4", "found"),
-        (".", "a directory"),
+        ("nothing", "holds no video; expected files that end in"),
+        ("gs://bucket/film.mp4", "VIDEO is"),
     ],
 )
 def test_what_is_no_video_is_one_clear_line(file, words, trained_run, videos, capfd):
-    assert _run(trained_run, videos / file, SENTENCE) == 2
+    assert _run(trained_run, file if "://" in file else videos / file, SENTENCE) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1
     assert err.startswith("error: ") and words in err and "Traceback" not in err
@@ -113,6 +182,8 @@ def test_what_is_no_video_is_one_clear_line(file, words, trained_run, videos, ca
         ([], "no sentence given; expected an event in quotes"),
         (["a red circle " * 40], "prompt.max_text_tokens"),
         ([SENTENCE, "--top", "0"], "--top is 0"),
+        ([SENTENCE, "--exact"], "--exact is about clips"),
+        ([SENTENCE, "other film.mp4"], "other film.mp4: found no such file"),
         ([SENTENCE, "--queries", "nowhere.txt"], "nowhere.txt"),
     ],
 )
@@ -120,6 +191,12 @@ def test_bad_queries_are_one_clear_line(arguments, words, trained_run, capfd):
     assert _run(trained_run, trained_run.video, *arguments) == 2
     err = capfd.readouterr().err
     assert err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_a_bad_sentence_of_a_file_is_told_with_its_line(tmp_path):
+    (tmp_path / "events.txt").write_text("a star\n\n<video></s>\n")
+    with pytest.raises(ValueError, match=r"events\.txt:3: the query '<video></s>' is empty"):
+        read_sentences((), str(tmp_path / "events.txt"))
 
 
 def test_without_a_run_it_says_how_to_make_one(trained_run, tmp_path, monkeypatch, capfd):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import kubernetes
 import pytest
 import yaml
 
@@ -60,41 +63,68 @@ def jobset(*arguments) -> dict:
     return yaml.safe_load(done.stdout)
 
 
-# Of jobset.x-k8s.io/v1alpha2 and batch/v1: the fields that may stand at each place.
-FORM = {
-    "": {"apiVersion", "kind", "metadata", "spec"},
-    "spec": {"replicatedJobs", "network", "successPolicy", "failurePolicy", "suspend", "startupPolicy"},
-    "spec.failurePolicy": {"maxRestarts", "rules", "restartStrategy"},
-    "spec.failurePolicy.rules": {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"},
-    "spec.replicatedJobs": {"name", "replicas", "template", "dependsOn", "groupName"},
-    "spec.replicatedJobs.template": {"metadata", "spec"},
-    "spec.replicatedJobs.template.spec": {
-        *("parallelism", "completions", "completionMode", "backoffLimit", "podFailurePolicy", "template"),
-        *("activeDeadlineSeconds", "ttlSecondsAfterFinished"),
-    },
-    "spec.replicatedJobs.template.spec.podFailurePolicy.rules": {"action", "onExitCodes", "onPodConditions"},
-    "spec.replicatedJobs.template.spec.podFailurePolicy.rules.onExitCodes": {"containerName", "operator", "values"},
-    "spec.replicatedJobs.template.spec.template": {"metadata", "spec"},
-    "spec.replicatedJobs.template.spec.template.spec": {
-        *("restartPolicy", "terminationGracePeriodSeconds", "nodeSelector", "containers", "volumes"),
-        *("serviceAccountName", "tolerations", "priorityClassName"),
-    },
-    "spec.replicatedJobs.template.spec.template.spec.containers": {
-        *("name", "image", "command", "args", "env", "ports", "resources", "volumeMounts"),
-    },
+# JobSet's own part, as its API reference has it (jobset.x-k8s.io/v1alpha2, kubernetes-sigs/jobset,
+# site/content/en/docs/reference/jobset.v1alpha2.md): at each place the fields that may stand there, those that the
+# server does not fill in itself first.
+JOBSET = {
+    "": ({"apiVersion", "kind", "metadata", "spec"}, set()),
+    "spec": (
+        {"replicatedJobs"},
+        {"network", "successPolicy", "failurePolicy", "startupPolicy", "suspend", "coordinator", "managedBy"}
+        | {"ttlSecondsAfterFinished"},
+    ),
+    "spec.failurePolicy": (set(), {"maxRestarts", "rules", "restartStrategy"}),
+    "spec.failurePolicy.rules": ({"name", "action"}, {"onJobFailureReasons", "targetReplicatedJobs"}),
+    "spec.replicatedJobs": ({"name", "template"}, {"replicas", "dependsOn", "groupName"}),
 }
+ACTIONS = {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"}
+# Why a Job of batch/v1 fails, as its condition says it.
+REASONS = {"BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"}
+BELOW = "spec.replicatedJobs.template"  # from here on it is batch/v1
 
 
-def check_form(value, place: str = "") -> int:
-    """Asserts every field of the places in FORM; how many places were met."""
+def check_jobset(value, place: str = "") -> int:
+    """Asserts the fields of JobSet's own places; how many places were met."""
     if isinstance(value, list):
-        return sum(check_form(item, place) for item in value)
-    if not isinstance(value, dict):
+        return sum(check_jobset(item, place) for item in value)
+    if not isinstance(value, dict) or place == BELOW:
         return 0
-    if place in FORM:
-        assert set(value) <= FORM[place], place
-    below = sum(check_form(item, f"{place}.{key}".strip(".")) for key, item in value.items())
-    return below + (place in FORM)
+    if place in JOBSET:
+        needed, may = JOBSET[place]
+        assert needed <= set(value) <= needed | may, place
+    below = sum(check_jobset(item, f"{place}.{key}".strip(".")) for key, item in value.items())
+    return below + (place in JOBSET)
+
+
+def check_form(found: dict) -> None:
+    """Asserts that JobSet knows its fields, and that Kubernetes' own models take the Job and its pods whole.
+
+    The models leave out what they do not know: so what they give back is compared with what they were given.
+    """
+    assert check_jobset(found) == len(JOBSET)
+    for rule in found["spec"]["failurePolicy"]["rules"]:
+        assert rule["action"] in ACTIONS and set(rule["onJobFailureReasons"]) <= REASONS
+        assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+    api = kubernetes.client.ApiClient()
+    for job in found["spec"]["replicatedJobs"]:
+        read = api.deserialize(SimpleNamespace(data=json.dumps(job["template"])), "V1JobTemplateSpec")
+        assert isinstance(read.spec.template.spec, kubernetes.client.V1PodSpec)
+        assert api.sanitize_for_serialization(read) == job["template"]
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found():
+    for place, name in ((["spec"], "paralelism"), (["spec", "template", "spec"], "restartPolice")):
+        found = jobset("--topology", "v5e-16")
+        within = found["spec"]["replicatedJobs"][0]["template"]
+        for key in place:
+            within = within[key]
+        within[name] = 1
+        with pytest.raises(AssertionError):
+            check_form(found)
+    found = jobset("--topology", "v5e-16")
+    found["spec"]["failurePolicy"]["maxRestart"] = 1
+    with pytest.raises(AssertionError, match=r"spec\.failurePolicy"):
+        check_form(found)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +137,7 @@ def check_form(value, place: str = "") -> int:
 )
 def test_the_jobset_has_a_pod_for_every_host(topology, hosts, accelerator, bounds):
     found = jobset("--topology", topology, "--slices", "2")
-    assert check_form(found) == len(FORM)
+    check_form(found)
     assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (job,) = found["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
@@ -119,7 +149,7 @@ def test_the_jobset_has_a_pod_for_every_host(topology, hosts, accelerator, bound
     }
     (container,) = pod["containers"]
     assert container["command"] == ["python", "-m", "revision_jax.train"] and container["args"] == TRAIN
-    assert container["resources"]["limits"]["google.com/tpu"] == 4
+    assert container["resources"]["limits"]["google.com/tpu"] == "4"
 
 
 def test_only_a_config_error_ends_the_jobset():
@@ -151,8 +181,10 @@ def test_what_is_missing_is_said(name, arguments, message):
     assert done.returncode == 2 and message in done.stderr
 
 
-def test_a_tpu_slice_runs_one_command_on_all_workers_and_again_after_75(tmp_path):
-    body = f'printf "%s\\n" "$@" >> {tmp_path}/calls; [[ -e {tmp_path}/once ]] || {{ touch {tmp_path}/once; exit 75; }}'
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_tpu_slice_runs_one_command_on_all_workers_and_again_after_it_was_stopped(tmp_path, code):
+    once = f"[[ -e {tmp_path}/once ]] || {{ touch {tmp_path}/once; exit {code}; }}"
+    body = f'printf "%s\\n" "$@" >> {tmp_path}/calls; {once}'
     command(tmp_path, "gcloud", body)
     done = run("tpu_vm.sh", "--name", "n", "--zone", "z", "--", *TRAIN, path=tmp_path)
     assert done.returncode == 0 and "starts again (1 of 100)" in done.stdout
@@ -192,6 +224,15 @@ def test_slurm_term_that_reaches_the_batch_shell_goes_to_the_steps(tmp_path):
     assert shell.returncode == 0 and "back into the queue" in out
     assert (tmp_path / "scancel.txt").read_text() == "--signal=TERM 7\n"
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+def test_slurm_leaves_a_cancelled_job_out_of_the_queue(tmp_path):
+    command(tmp_path, "srun", "exit 75")
+    command(tmp_path, "squeue", "echo COMPLETING")
+    command(tmp_path, "scontrol", f"touch {tmp_path}/scontrol.txt")
+    done = run("slurm_gpu.sh", *TRAIN, path=tmp_path, SLURM_JOB_ID="7")
+    assert done.returncode == 0 and "SLURM had ended the job" in done.stdout
+    assert not (tmp_path / "scontrol.txt").exists()
 
 
 def test_slurm_says_what_to_lower_after_a_kill_by_the_system(tmp_path):
@@ -260,8 +301,9 @@ def test_slurm_makes_a_shard_on_every_node(tmp_path):
     assert parsed(["prepare", *done.stdout.splitlines()[2:]]).shard == (1, 2)
 
 
-@pytest.mark.parametrize("arguments", [EVALUATE, FOLDER])
-def test_slurm_goes_on_with_an_evaluation_and_a_shard_that_were_stopped(tmp_path, arguments):
+@pytest.mark.parametrize("arguments", [EVALUATE, FOLDER, ["train", *TRAIN]], ids=lambda given: given[0])
+def test_slurm_goes_on_with_what_was_stopped_before_it_could_save(tmp_path, arguments):
+    """SIGTERM ends an evaluation and a shard at once, and a training before its first step."""
     srun(tmp_path, *arguments, code=143)
     assert (tmp_path / "requeued").exists()
 
@@ -297,7 +339,7 @@ def test_a_jobset_runs_other_verbs(tmp_path):
         done = run("gke_jobset.sh", *POD, "--dry_run", "--", *arguments)
         assert done.returncode == 0, done.stderr
         found = yaml.safe_load(done.stdout)
-        assert check_form(found) == len(FORM)
+        check_form(found)
         return found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
 
     found = container(*EVALUATE)
@@ -334,3 +376,19 @@ def test_the_commands_of_a_local_run_are_such_as_the_program_takes():
     assert made == [f"R/{name}" for name in ("align", "dense", "sparse", "long", "unified", "retrieval")]
     (only,) = run("local.sh", "--dry_run", "--only", "long").stdout.splitlines()
     assert "configs/stage2.py --workdir" in only
+
+
+# ------------------------------------------------------------------------------------------- the image
+def test_what_the_image_installs_exists():
+    """`launch/Dockerfile` is not built here: the wheel, extras and Python that it names are those of setup.py."""
+    told, setup = (LAUNCH / "Dockerfile").read_text(), (LAUNCH.parent / "setup.py").read_text()
+    default = dict(re.findall(r"^ARG (\w+)=(\S+)$", told, re.MULTILINE))
+    version = re.search(r'version="([\d.]+)"', setup)[1]
+    assert default["VERSION"] == version
+    assert f'"Programming Language :: Python :: {default["PYTHON"]}"' in setup
+    assert "COPY revision_jax-${VERSION}-py3-none-any.whl" in told  # `python -m build` names it so
+    for device in re.search(r"DEVICE is (\w+) or (\w+)", told).groups():
+        assert f'"{device}": [' in setup
+    assert default["DEVICE"] == "gpu" and "[${DEVICE}]" in told and "Not built here" in told
+    # What the JobSet and the scripts start.
+    assert re.search(r"^FROM python:\$\{PYTHON\}-slim$", told, re.MULTILINE)

@@ -7,6 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from tensorflow_datasets.proto import tf_example_pb2
 
 from revision_jax import prepare, verb
 from revision_jax.data.annotations.gaps import load_gaps
@@ -125,6 +127,11 @@ def content(directory):
     return plain, features, load_gaps(directory / "gaps.jsonl")
 
 
+def files_of(directory):
+    """Path -> bytes of all files of a data set."""
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def prepared(odd_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared")
@@ -171,7 +178,7 @@ def test_shards_and_merge_equal_one_run(prepared, odd_folder, numbers, tmp_path)
     assert content(tmp_path / "test") == content(prepared)
 
 
-def test_a_kill_loses_at_most_one_video(odd_folder, numbers, tmp_path, monkeypatch):
+def test_a_kill_loses_at_most_one_video(prepared, odd_folder, numbers, tmp_path, monkeypatch):
     started, saved = [], []
     read, save = many_videos.video.read_frames, Parts.save
 
@@ -193,6 +200,16 @@ def test_a_kill_loses_at_most_one_video(odd_folder, numbers, tmp_path, monkeypat
     started.clear()
     prepare.main(arguments(odd_folder, tmp_path))
     assert not kept & set(started) and len(started) == 20 - 9
+    assert files_of(tmp_path / "test") == files_of(prepared)
+
+
+def test_the_same_features_are_the_same_bytes(prepared):
+    """In any process: fields stand in the order of their names, which protobuf leaves to chance."""
+    (shard,) = prepared.glob("features/*/*/*.array_record*")
+    reader = ArrayRecordReader(str(shard))
+    for record in reader.read_all():
+        again = tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
+        assert record == again and record.index(b"chunk") < record.index(b"features") < record.index(b"video_id")
 
 
 def test_several_decoders_give_the_same(prepared, odd_folder, numbers, tmp_path):

@@ -46,14 +46,14 @@ def test_ground_gives_what_evaluate_scored(method, evaluated, capfd):
     assert ground.main(arguments) == 0
     found = json.loads(capfd.readouterr().out)
     threshold = metrics["calibration"][method]["threshold"]
-    for row, query in zip(rows, found["queries"], strict=True):
+    for row, query in zip(rows, found["videos"][0]["queries"], strict=True):
         expected = [moment for moment in row["moments"] if moment[2] >= threshold]
         moments = [[m["start_s"], m["end_s"], m["confidence"]] for m in query["moments"]]
         assert query["threshold"] == threshold and query["present"] == bool(expected)
         np.testing.assert_allclose(np.reshape(moments, (-1, 3)), np.reshape(expected, (-1, 3)), rtol=1e-3, atol=1e-3)
     depth = int(method[5])
     assert found["search"]["depth"] == depth
-    levels = [[level["level"] for level in query["levels"]] for query in found["queries"]]
+    levels = [[level["level"] for level in query["levels"]] for query in found["videos"][0]["queries"]]
     alone = ["similarity"] if "retrieve" in method else []
     expected = {1: alone, 2: ["groups of 4"], 3: ["groups of 5", "groups of 4"]}[depth]
     assert all(names == expected for names in levels)

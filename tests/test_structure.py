@@ -12,12 +12,12 @@ import pytest
 import revision_jax
 
 PACKAGE = Path(revision_jax.__file__).parent
-VERBS = {"train", "evaluate", "ground", "prepare", "convert", "export", "compile"}
+VERBS = {"train", "evaluate", "ground", "prepare", "convert", "export", "compile", "plan", "demo"}
 # From the top floor down: a room imports only rooms of lower floors. Files beside the rooms are rooms of their own.
 FLOORS = (
     VERBS,
-    {"benchmarks"},
-    {"verb", "preparation", "pretrain", "ahead"},
+    {"benchmarks", "planning"},
+    {"verb", "preparation", "pretrain", "ahead", "page"},
     {"evaluation"},
     {"runs"},
     {"training"},
@@ -28,7 +28,7 @@ FLOORS = (
     {"data"},
     {"interop", "report"},
     {"metrics", "models"},
-    {"parallel", "prompts", "hierarchy", "logs", "tokenizer_files"},
+    {"parallel", "prompts", "hierarchy", "logs", "tokenizer_files", "cache"},
     {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints", "known_keys"},
     {"disk"},
 )

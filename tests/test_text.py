@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import revision_jax
-from revision_jax.ground import read_sentences
+from revision_jax.runs.asking import read_sentences
 from revision_jax.text import parse_json, read_jsonl, read_lines, read_text, split_lines
 
 # Characters at which str.splitlines splits and a file's lines do not end.

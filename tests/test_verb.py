@@ -32,6 +32,8 @@ HELP = {
     "convert": ("--format llama", "--source", "docs/recipes.md"),
     "export": ("--format bundle", "--format peft", "--out"),
     "compile": ("--topology", "--program", "libtpu"),
+    "plan": ("--gpus", "--compile", "docs/scale.md"),
+    "demo": ("--videos", "--host", "--max_upload_mib", "no password", "[demo]"),
 }
 SLOWLY = ["--config.data.train_videos=500"]  # hours of rendering before the first step
 SLOW = ("jax", "flax", "transformers", "av", "torch")
@@ -168,6 +170,7 @@ ARGUMENTS = {
     "convert": ["--format=llama", "--source=S", "--out=O"],
     "export": ["--workdir=R", "--out=O", "--format=peft"],
     "compile": ["--topology=v5e-16"],
+    "plan": ["--gpus=8xH100"],
 }
 
 
@@ -240,6 +243,8 @@ TAKES = {
     "convert": (["--format", "stage", "--source", "x", "--out", "y"], ["config"]),
     "export": (["--workdir", "x", "--out", "y", "--format", "peft"], []),
     "compile": (["--topology", "v5e-1"], ["config"]),
+    "plan": (["--gpus", "8xH100"], ["config"]),
+    "demo": ([], ["search", "mesh", "model"]),
 }
 
 

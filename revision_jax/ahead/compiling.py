@@ -14,10 +14,11 @@ from revision_jax.ahead.roofline import roofline, unplanned_gathers
 from revision_jax.config import ConfigError
 from revision_jax.models.names import REMAT_POLICIES
 from revision_jax.parallel.collectives import read_collectives, summarise
-from revision_jax.parallel.mesh import check_batch, make_mesh
+from revision_jax.parallel.mesh import make_mesh
 from revision_jax.parallel.topology import Topology
 from revision_jax.report.table import print_rows
 from revision_jax.runs.run import Run
+from revision_jax.training.loop import check_batches
 from revision_jax.units import GIB
 
 SPARE = 0.1  # of a chip's memory: below it a warning, for the runtime keeps some for itself
@@ -37,7 +38,7 @@ def compile_all(config: ConfigDict, spec: str, topology_name: str, what: str) ->
         raise ConfigError(str(error)) from error
     mesh = make_mesh(**config.mesh, devices=devices)
     if what == "train":
-        check_batch(mesh, config.train.batch_size, "train.batch_size", config.train.accumulate)
+        check_batches(config, mesh)
     reports = []
     run = Run(config, mesh=mesh)
     memory_gib = (1 - SPARE) * topology.chip.hbm_gib

@@ -20,7 +20,9 @@ from revision_jax.runs.run import Run
 from revision_jax.search.abstract import abstract_search
 from revision_jax.training.flops import FlopCount
 
-Facts = Mapping[str, Any]  # `parts`: name -> bytes a chip; `largest_matrix`: bytes; of a step also FLOPs and weights
+Facts = Mapping[
+    str, Any
+]  # `parts`: name -> bytes a chip; `largest_matrix`: bytes; of a step also FLOPs, tokens, windows, weights
 Program = tuple[str, Callable[[], jax.stages.Traced], Facts]
 
 
@@ -33,7 +35,7 @@ def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
     width = encoder_of(config)[1].feature_width
     batches = [kind.shapes(config, mesh, width) for kind in run.stage.batches]
     for name, batch in [item for kind in batches for item in kind.items()]:
-        answers = 8 * config.train.batch_size * config.data.questions_per_window  # `From 07 to 113.` and `</s>`
+        answers = 8 * math.prod(batch["tokens"].shape[:-1])  # `From 07 to 113.` and `</s>`
         flops = count.step(batch, answers=answers)
         facts = {
             "parts": {
@@ -44,6 +46,8 @@ def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
             },
             "flops": flops,
             "executed": flops + recomputed(config.model.remat, count, batch),
+            "tokens": step_tokens(count, batch),
+            "windows": math.prod(batch["video"].shape[:-2]),
             "weight_bytes": sum(array.size * array.dtype.itemsize for array in frozen.values()) / mesh.shape["tensor"],
             "largest_matrix": largest_matrix(frozen | state.trainable),
         }
@@ -58,10 +62,15 @@ def recomputed(remat: str, count: FlopCount, batch: Mapping[str, jax.ShapeDtypeS
         "names": ("o_proj", "gate_proj", "up_proj"),
         "full": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
     }[remat]
-    rows, length = batch["video"].shape[:2]
-    tokens = rows * (count.prefix + length) + batch["tokens"].size
+    tokens = step_tokens(count, batch)
     sizes = [shape for path, shape in count.shapes.items() if path.split("/")[-2] in again and len(shape) == 3]
     return sum(2.0 * tokens * a * b * c for a, b, c in sizes)
+
+
+def step_tokens(count: FlopCount, batch: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Tokens of a step that go through the language model, over all chips."""
+    rows, length = batch["video"].shape[:2]
+    return rows * (count.prefix + length) + batch["tokens"].size
 
 
 def search_programs(run: Run, memory_gib: float) -> Iterator[Program]:

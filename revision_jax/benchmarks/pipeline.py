@@ -2,13 +2,16 @@
 
     python -m revision_jax.benchmarks.pipeline --gigabytes 4
     python -m revision_jax.benchmarks.pipeline --data DIR                a prepared split, nothing is made
+    python -m revision_jax.benchmarks.pipeline --groups --threads 1,2,4,8,16      batches of stage 2 instead
 
 Windows of 125 s at 5 fps (625 stored frames, 250 of which are used) of features 768 wide in float16, in batches of
 32, by one process. Cold: the files are first dropped from the page cache. Bytes over the bytes of the windows' spans,
 from `/proc/self/io`: `read_ratio` of what was read by calls, `storage_ratio` of what came from the disk, also through
 mapped files (other windows may have brought it before). `cpu_us_per_window` is the processor time of all threads, which
 other load on the machine hardly changes. Memory: of the process alone, without the page cache, at a tenth of the
-windows and at the end. `again`: a second pass of the same process; every record was verified in the first.
+windows and at the end. `again`: a second pass of the same process; every record was verified in the first. With
+`--groups`, batches of 8 groups of 100 windows, as stage 2 reads them, without the sentences' features; `again` is the
+best of five passes.
 """
 
 import argparse
@@ -19,7 +22,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +32,11 @@ from array_record.python import array_record_module
 from revision_jax.config import resolve_path
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.annotations.rows import Annotations, Row
+from revision_jax.data.annotations.table import SentencesById
 from revision_jax.data.batches.clips import ClipKind, clip_stream
+from revision_jax.data.batches.groups import GroupKind, group_streams
+from revision_jax.data.batches.load_group import LoadGroup
+from revision_jax.data.batches.query_tokens import QueryTokens
 from revision_jax.data.batches.streams import Batching, join
 from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.annotated import Imported
@@ -42,6 +50,7 @@ from revision_jax.tokenizer_files import load_tokenizer
 FPS, WIDTH, MOVIE_S = 5.0, 768, 6600.0
 HIERARCHY = Hierarchy(window_s=125.0, num_frames=250)
 BATCH = 32
+GROUPS, GROUP = 8, 100  # groups of a batch of stage 2, and their windows
 ARRAYS = "arrays"  # the same features as plain .npy files, for the memory-mapped loader
 
 
@@ -82,8 +91,8 @@ def make_data(directory: Path, gigabytes: float) -> Path:
     return split
 
 
-def make_prompts() -> PromptEncoder:
-    return PromptEncoder(load_tokenizer(str(resolve_path("asset:tiny/llm"))), PromptTemplate(""), 40)
+def make_prompts(max_text_tokens: int = 40) -> PromptEncoder:
+    return PromptEncoder(load_tokenizer(str(resolve_path("asset:tiny/llm"))), PromptTemplate(""), max_text_tokens)
 
 
 def pipeline_batches(split: Path, threads: int, prefetch: int) -> Iterator[dict]:
@@ -92,6 +101,22 @@ def pipeline_batches(split: Path, threads: int, prefetch: int) -> Iterator[dict]
     data = TrainSplit(store, load_queries(split / QUERIES, store.durations))
     stream = clip_stream([data], HIERARCHY, make_prompts(), ClipKind(), Batching(BATCH, seed=0))
     yield from join([[stream]], read_threads=threads, prefetch=prefetch).batches
+
+
+def _zeros(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Token features `[Q, 16, D]` float32 and their mask `[Q, 16]`, in place of an encoder's."""
+    return np.zeros((len(sentences), 16, WIDTH), np.float32), np.ones((len(sentences), 16), bool)
+
+
+def group_batches(split: Path, threads: int, prefetch: int) -> Iterator[dict]:
+    """The training pipeline of stage 2: `GROUPS` groups of `GROUP` windows a batch."""
+    store = FeatureStore(split)
+    queries = load_queries(split / QUERIES, store.durations)
+    no_encoder = types.SimpleNamespace(encode_query_tokens=_zeros)
+    tokens = QueryTokens(no_encoder, queries.sentences, 16)
+    load = LoadGroup(store, HIERARCHY, make_prompts(60), SentencesById(queries), tokens)
+    streams = group_streams([(load, TrainSplit(store, queries))], (GROUP,), GroupKind(), Batching(GROUPS, seed=0))
+    yield from join([streams], read_threads=threads, prefetch=prefetch).batches
 
 
 def windows(split: Path) -> Iterator[tuple[str, float]]:
@@ -145,17 +170,21 @@ def drop_caches(split: Path) -> None:
             os.close(handle)
 
 
-def measure(batches: Iterator, count: int) -> dict[str, float]:
-    """Speed over `count` windows after a first batch, bytes read a byte of span, and memory (MiB)."""
+def measure(batches: Iterator, count: int, each: int = BATCH) -> dict[str, float]:
+    """Speed over `count` windows after a first batch, bytes read a byte of span, and memory (MiB).
+
+    each: windows of a batch; at least one batch is read.
+    """
     next(batches)
+    total = max(1, count // each)
     before, memory, started, busy = _bytes_read(), [], time.perf_counter(), time.process_time()
-    for number in range(1, count // BATCH + 1):
+    for number in range(1, total + 1):
         next(batches)
-        if number in (count // BATCH // 10, count // BATCH):
-            memory.append(_own_mib())
+        if number in (total // 10, total):
+            memory.append(own_mib())
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     after = _bytes_read()
-    done = count // BATCH * BATCH
+    done = total * each
     span = HIERARCHY.window_s * FPS * WIDTH * 2
     return {
         "windows_per_s": round(done / seconds, 1),
@@ -170,7 +199,7 @@ def _bytes_read() -> dict[str, int]:
     return {"read": int(fields["rchar"]), "storage": int(fields["read_bytes"])}
 
 
-def _own_mib() -> float:
+def own_mib() -> float:
     """Memory that is the process's own: mapped files lie in the page cache."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**10
@@ -199,13 +228,29 @@ def run(split: Path, count: int, threads: list[int], prefetch: int) -> dict:
         "features_gb": round(size / 1e9, 2),
         "windows": count,
         "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
+        "processor": processor(),
         **results,
         "share_of_raw": {name: round(results[name]["warm"]["windows_per_s"] / raw, 3) for name in pipelines},
     }
 
 
-def _processor() -> str:
+def run_groups(split: Path, count: int, threads: list[int], prefetch: int) -> dict:
+    """The pipeline of stage 2 with some numbers of threads, warm and again."""
+    results = {}
+    for number in threads:
+        batches = group_batches(split, number, prefetch)
+        warm = measure(batches, count, GROUPS * GROUP)
+        again = [measure(batches, count, GROUPS * GROUP) for _ in range(5)]
+        results[f"groups_{number}_threads"] = {
+            "warm": warm, "again": max(again, key=lambda found: found["windows_per_s"]),
+            "least_cpu_us_per_window": min(found["cpu_us_per_window"] for found in again),
+        }  # fmt: skip
+        batches.close()
+    about = {"benchmark": "pipeline", "windows": count, "cores": len(os.sched_getaffinity(0))}
+    return about | {"processor": processor(), **results}
+
+
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
@@ -216,17 +261,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="a prepared split to read instead")
     parser.add_argument("--folder", type=Path, help="where to make them; deleted afterwards (default: a temporary one)")
     parser.add_argument("--windows", type=int, default=20_000, help="windows of a warm run (default: %(default)s)")
+    parser.add_argument("--groups", action="store_true", help="measure batches of groups, stage 2's, instead")
     parser.add_argument("--threads", default="1,2", help="data.read_threads, each is measured (default: %(default)s)")
     parser.add_argument("--prefetch", type=int, default=4, help="data.prefetch (default: %(default)s)")
     args = parser.parse_args(argv)
     threads = [int(number) for number in args.threads.split(",")]
+    measured = run_groups if args.groups else run
     if args.data:
-        print(json.dumps(run(args.data, args.windows, threads, args.prefetch)))
+        print(json.dumps(measured(args.data, args.windows, threads, args.prefetch)))
         return
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         split = make_data(folder, args.gigabytes)
-        print(json.dumps(run(split, args.windows, threads, args.prefetch)))
+        print(json.dumps(measured(split, args.windows, threads, args.prefetch)))
     finally:
         shutil.rmtree(folder)
 

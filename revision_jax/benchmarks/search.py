@@ -30,6 +30,8 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Compute, Llama, LlamaConfig
+from revision_jax.models.names import PRECISIONS
+from revision_jax.models.precision import float32_products
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.search.counting import Flops
@@ -64,13 +66,12 @@ def make_settings(**changes) -> SearchSettings:
     return SearchSettings.of(configs.load("configs/stage1.py:mad").search, **changes)
 
 
-def make_models(shape: str, seed: int = 0) -> Models:
+def make_models(shape: str, seed: int = 0, precision: str = "high") -> Models:
     """Random grounders of the dense and the upper levels; they share the language model, as those of a run do."""
     config, dtype, width, mlp = SHAPES[shape]
-
     rngs = nnx.Rngs(seed)
     llm = Llama(config, compute=Compute(dtype, dtype), rngs=rngs)
-    sparse = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp)
+    sparse = SparseAdapter(width, config.hidden_size, rngs=rngs, mlp_width=mlp, precision=precision)
     dense = Grounder(llm, DenseAdapter(width, config.hidden_size, rngs=rngs))
     return Models(dense, Grounder(llm, sparse=sparse, window_chunk=16))
 
@@ -202,20 +203,30 @@ def main(argv: list[str] | None = None) -> None:
     policies = f"some of {', '.join(policy_names())} (default: %(default)s)"
     parser.add_argument("--policies", default="top_down,bottom_up", help=policies)
     parser.add_argument("--keep", default="0.8,0.55", help="what each upper level sends down (default: %(default)s)")
+    says = "precision of all float32 products (default: high in the sparse adapter, highest elsewhere)"
+    parser.add_argument("--float32", choices=PRECISIONS, help=says)
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use")
     args = parser.parse_args(argv)
+    with float32_products(args.float32 or "highest"):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Times what `main` was asked to time; prints it as JSON."""
     # What is compiled ahead is found again by the timed call.
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="revision_jax_benchmark_"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     seconds, prompts = args.hours * 3600.0, make_prompts()
-    models, video = make_models(args.shape), make_video(args.shape, seconds)
+    models = make_models(args.shape, precision=args.float32 or "high")
+    video = make_video(args.shape, seconds)
     sentences = make_queries(args.shape, args.queries)
     keep = tuple(float(part) for part in args.keep.split(","))
     settings = make_settings(depth=3, keep=keep, query_batch=4, window_block=64, decode_block=64)
     result = {
         "benchmark": "search", "shape": args.shape, "hours": args.hours, "queries": args.queries,
-        "device": jax.devices()[0].device_kind, "devices": jax.device_count(), "prefill": None, "runs": [],
+        "float32": args.float32, "device": jax.devices()[0].device_kind, "devices": jax.device_count(),
+        "prefill": None, "runs": [],
     }  # fmt: skip
     result["prefill"] = prefill_rate(models.dense, prompts)
     if args.compare:

@@ -1,6 +1,7 @@
-"""Speed of a train step with random weights: Python's share, tokens a second, MFU; PyTorch + PEFT beside it on a GPU.
+"""Speed of a train step with random weights: Python's share, tokens a second, MFU; PyTorch + PEFT beside it.
 
     python -m revision_jax.benchmarks.train_step                            # many layers, toy widths: Python's share
+    python -m revision_jax.benchmarks.train_step --shape tiny --dtype float32 --remat none --dropout 0 --torch  # CPU
     python -m revision_jax.benchmarks.train_step --shape 7b --batch 16 --remat names,full --torch    # on one GPU
 
 One JSON line. MFU counts model FLOPs as `training/flops.py` says. Every variant must compile once; the benchmark fails
@@ -8,14 +9,15 @@ otherwise. `--dtype bfloat16,float32` shows both first losses.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
+import math
 import multiprocessing
-import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,31 +26,61 @@ from ml_collections import ConfigDict
 
 from revision_jax import config as configs
 from revision_jax.ahead.abstract import PREFIX_TOKENS, abstract_step
-from revision_jax.benchmarks.torch_step import measure_torch
+from revision_jax.benchmarks.torch_step import Rows, measure_torch
 from revision_jax.models.llama import LlamaConfig
+from revision_jax.parallel.memory import keep_freed_memory
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs.base import VICUNA_7B, encoder_of
 from revision_jax.runs.batches import WINDOWS
 from revision_jax.training.flops import FlopCount, peak_flops
 from revision_jax.training.progress import device_memory
 
+
+class Shape(NamedTuple):
+    """What is measured: a model's sizes, and a batch of the size that its users take.
+
+    Attributes:
+      rows, frames, text: windows a step, frames of one, tokens of one of its texts.
+      texts: that share a window's frames.
+    """
+
+    sizes: LlamaConfig
+    rank: int
+    rows: int = 4
+    frames: int = 250
+    text: int = 34
+    texts: int = 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row; the last of a text is never read."""
+        return PREFIX_TOKENS + self.frames + self.texts * (self.text - 1)
+
+
 # As many calls as 7B makes, in widths that cost nothing: what is left is Python and dispatch.
 TOY = LlamaConfig(64, 16, 16, num_layers=32, num_heads=2, num_kv_heads=2, head_dim=8)
-SHAPES = {"toy": TOY, "7b": VICUNA_7B}
+SHAPES = {
+    "toy": Shape(TOY, 2, frames=4, text=12),
+    "tiny": Shape(LlamaConfig(546, 128, 352, 5, 4, 4, 32), 16, rows=16, frames=64, text=28, texts=4),  # the default run
+    "135m": Shape(LlamaConfig(49152, 576, 1536, 30, 9, 3, 64), 64, rows=2),  # SmolLM2-135M
+    "1b": Shape(LlamaConfig(128256, 2048, 8192, 2, 32, 8, 64), 64, rows=1),  # two layers of Llama-3.2-1B
+    "7b": Shape(VICUNA_7B, 64),
+}
 WARM_UP = 2  # steps before the clock: the first compiles
 ANSWER = 8  # tokens under the loss a window
 
 
-def make_config(shape: str, batch: int, frames: int, text: int, *, dropout: float = 0.05, **model: str) -> ConfigDict:
-    """Stage 1 of the `mad` preset; the toy shape keeps its 7 LoRA matrices a layer."""
+def make_config(shape: Shape, *, dropout: float = 0.05, **model: str) -> ConfigDict:
+    """Stage 1 of the `mad` preset with a shape's batch; the toy shape keeps its 7 LoRA matrices a layer."""
     changes = {
-        "train.batch_size": batch,
+        "train.batch_size": shape.rows,
         "train.epochs": 0,
         "train.steps": 1000,
-        "hierarchy.num_frames": frames,
-        "prompt.max_text_tokens": text,
+        "hierarchy.num_frames": shape.frames,
+        "prompt.max_text_tokens": shape.text,
+        "data.questions_per_window": shape.texts,
         "lora.dropout": dropout,
-        "lora.rank": 64 if shape == "7b" else 2,
+        "lora.rank": shape.rank,
     }
     return configs.load("configs/stage1.py:mad", changes | {f"model.{key}": value for key, value in model.items()})
 
@@ -107,7 +139,7 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any
     if step._cache_size() != 1:
         raise RuntimeError(f"the step was compiled {step._cache_size()} times; expected once.")
     tokens = config.train.batch_size * (len(program.prefix) + config.hierarchy.num_frames)
-    tokens += config.train.batch_size * config.prompt.max_text_tokens
+    tokens += math.prod(batch["tokens"].shape)
     flops, peak = count.step(batch), peak_flops(jax.devices()[0].device_kind)
     return {
         "step_ms": round(wall * 1e3, 3),
@@ -146,15 +178,16 @@ def _time(step, state, batch, frozen, steps: int) -> tuple[float, float]:
     return wall, float(np.median(called))
 
 
-def beside_torch(arguments: argparse.Namespace, sizes: LlamaConfig, length: int) -> dict[str, Any] | str:
-    """The plain PyTorch + PEFT step of the same shapes, or why there is none.
+def beside_torch(arguments: argparse.Namespace, shape: Shape) -> dict[str, Any] | str:
+    """The plain PyTorch + PEFT step of the same shapes, on the GPU or else the CPU; or why there is none.
 
     It runs in a process of its own, before JAX takes the GPU's memory: each framework has the whole card.
     """
-    if shutil.which("nvidia-smi") is None:
-        return "not measured: no NVIDIA GPU"
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
+        return "not measured: no PyTorch and PEFT; pip install torch peft"
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        call = pool.submit(measure_torch, sizes, arguments.batch, length, arguments.steps, answer=ANSWER)
+        rows = Rows(shape.rows, shape.length, ANSWER)
+        call = pool.submit(measure_torch, shape.sizes, rows, shape.rank, arguments.steps)
         found = call.result()
     print(json.dumps(found), file=sys.stderr)
     return found
@@ -163,30 +196,33 @@ def beside_torch(arguments: argparse.Namespace, sizes: LlamaConfig, length: int)
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="toy")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--frames", type=int, default=250)
-    parser.add_argument("--text", type=int, default=34, help="text tokens a window; 36 of the prompt come before")
+    parser.add_argument("--batch", type=int, help="windows a step (default: the shape's)")
+    parser.add_argument("--frames", type=int, help="of a window (default: the shape's)")
+    parser.add_argument(
+        "--text", type=int, help="tokens of a text (default: the shape's); 36 of the prompt come before"
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--remat", default="names", help="policies, with commas")
     parser.add_argument("--attention", default="auto", help="backends, with commas: auto,xla,cudnn")
     parser.add_argument("--dtype", default="bfloat16", help="with commas: bfloat16,float32 compares the losses")
     parser.add_argument("--dropout", default="0.05", help="with commas: 0.05,0 shows the cost of random bits")
-    parser.add_argument("--torch", action="store_true", help="PyTorch + PEFT in the same call, on a GPU")
+    parser.add_argument("--torch", action="store_true", help="PyTorch + PEFT in the same call")
     arguments = parser.parse_args(argv)
-    frames, text = (4, 12) if arguments.shape == "toy" else (arguments.frames, arguments.text)
-    sizes, variants = SHAPES[arguments.shape], []
-    torch_step = beside_torch(arguments, sizes, PREFIX_TOKENS + frames + text) if arguments.torch else None
+    keep_freed_memory()
+    given = {"rows": arguments.batch, "frames": arguments.frames, "text": arguments.text}
+    shape = SHAPES[arguments.shape]._replace(**{name: value for name, value in given.items() if value is not None})
+    torch_step, variants = beside_torch(arguments, shape) if arguments.torch else None, []
     flags = (arguments.dtype, arguments.remat, arguments.attention, arguments.dropout)
     for dtype, remat, attention, dropout in itertools.product(*(flag.split(",") for flag in flags)):
         model = {"dtype": dtype, "param_dtype": dtype, "remat": remat, "attention": attention}
-        config = make_config(arguments.shape, arguments.batch, frames, text, dropout=float(dropout), **model)
-        variants.append(model | {"dropout": float(dropout)} | measure_if_it_fits(config, sizes, arguments.steps))
+        config = make_config(shape, dropout=float(dropout), **model)
+        variants.append(model | {"dropout": float(dropout)} | measure_if_it_fits(config, shape.sizes, arguments.steps))
         print(json.dumps(variants[-1]), file=sys.stderr)  # what was measured is not lost if the rest is stopped
     report = {
         "benchmark": "train_step",
         "shape": arguments.shape,
-        "batch": arguments.batch,
-        "tokens_a_window": PREFIX_TOKENS + frames + text,
+        "batch": shape.rows,
+        "tokens_a_window": shape.length,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "variants": variants,

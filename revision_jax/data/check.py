@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, load_gaps
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.annotations.rows import accept, duration_slack
+from revision_jax.data.annotations.table import QueryTable, read_table
 from revision_jax.data.builders.annotated import QUERY_TOKENS
 from revision_jax.data.builders.base import QUERIES, SHARDS
 from revision_jax.data.builders.folder import read_queries
@@ -116,14 +117,22 @@ def _lengths(manifest: Manifest) -> list[Gap]:
     return gaps
 
 
-def _check_queries(directory: pathlib.Path, manifest: Manifest) -> tuple[list[Query], list[Gap]]:
+def clean_queries(path: pathlib.Path, durations: Mapping[str, float]) -> QueryTable | None:
+    """A file's queries where nothing is wrong with any of them, or None; durations: seconds by video id."""
+    table = read_table(path) if path.is_file() else None
+    return table if table is not None and table.inside(durations) and table.plain else None
+
+
+def _check_queries(directory: pathlib.Path, manifest: Manifest) -> tuple[Sequence[Query], list[Gap]]:
     """The usable queries of a split, and what is wrong with the others."""
     path = directory / QUERIES
+    durations = {name: info.duration_s for name, info in manifest.videos.items()}
+    if (table := clean_queries(path, durations)) is not None:
+        return table, []
     try:
         annotations = read_queries(path)
     except (ValueError, FileNotFoundError) as error:
         return [], [Gap("annotation", str(error))]
-    durations = {name: info.duration_s for name, info in manifest.videos.items()}
     queries, gaps = accept(annotations.rows, durations)
     counts = collections.Counter(row.video_id for row in annotations.rows if row.video_id not in durations)
     gaps += [
@@ -216,7 +225,7 @@ def _content(directory: pathlib.Path) -> str:
     return total.hexdigest()
 
 
-def sound_queries(directory: pathlib.Path, gaps: Iterable[Gap]) -> list[Query]:
+def sound_queries(directory: pathlib.Path, gaps: Iterable[Gap]) -> QueryTable:
     """The usable queries of a split, without those of the videos and queries that gaps name.
 
     Raises:
@@ -228,4 +237,4 @@ def sound_queries(directory: pathlib.Path, gaps: Iterable[Gap]) -> list[Query]:
     queries, _ = _check_queries(directory, Manifest.load(directory))
     videos = {gap.video_id for gap in gaps if not gap.query_id}
     bad = {gap.query_id for gap in gaps if gap.query_id and gap.kind != "duplicate id"}  # the first of two is kept
-    return [query for query in queries if query.video_id not in videos and query.query_id not in bad]
+    return QueryTable.of(query for query in queries if query.video_id not in videos and query.query_id not in bad)

@@ -4,7 +4,6 @@ A stage's row names its evaluators. Each fills its part of the metrics; parts th
 docs/data.md describes every field.
 """
 
-import contextlib
 import functools
 import logging
 import time
@@ -22,9 +21,11 @@ from revision_jax.evaluation.evaluator import Evaluation, Evaluator, file_path
 from revision_jax.evaluation.moments import MomentSearch
 from revision_jax.evaluation.options import DEFAULT, Options
 from revision_jax.evaluation.peak import peak_memory
+from revision_jax.evaluation.pictures import make_thumbnails
 from revision_jax.evaluation.protocols import PROTOCOLS
 from revision_jax.evaluation.questions import GroupQuestions, PresenceQuestions
-from revision_jax.files import alone_in, plain, read_json, write_json
+from revision_jax.evaluation.watched import watch
+from revision_jax.files import plain, read_json, write_json
 from revision_jax.parallel import multihost
 from revision_jax.report.summary import write_summary
 from revision_jax.report.table import print_table
@@ -75,7 +76,7 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
     path = file_path(run.workdir / options.out, "metrics.json", split)
     evaluation = Evaluation(run, options, split, directories, read_json(path) or {})
     metrics, cases = _empty(evaluation), []
-    with alone_in(evaluation.folder) if multihost.is_first() else contextlib.nullcontext(), jax.set_mesh(run.mesh):
+    with multihost.alone_in(evaluation.folder), jax.set_mesh(run.mesh):
         for one in evaluators:
             found = one(evaluation)
             cases += found.cases
@@ -92,8 +93,10 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
     if multihost.is_first():
         suffix = evaluation.path("report.html").stem.removeprefix("report")
         with room_in(evaluation.folder):
-            report = write_summary(evaluation.folder, suffix, metrics, run.config, cases)
+            thumbnails = make_thumbnails(directories[split], cases)
+            report = write_summary((evaluation.folder, suffix), metrics, run.config, cases, thumbnails)
             write_json(evaluation.path("metrics.json"), metrics)  # the last: it says that all the rest is there
+        watch(evaluation, metrics, cases)
         print_table(metrics)
         log.info("report: %s", report)
     return metrics
@@ -132,10 +135,13 @@ def _empty(evaluation: Evaluation) -> dict[str, Any]:
         "present": 0,
         "absent": 0,
         "served": None,
+        "table": {},
         "questions": {},
         "methods": {},
+        "diagnosis": None,
         "compared": [],
         "calibration": {},
+        "others": {},
         "retrieval": {},
         "before": {},
         "compilations": {},

@@ -49,7 +49,7 @@ class Scored(NamedTuple):
 
     Attributes:
       metrics: its part of `metrics.json`.
-      cases: queries for the report's timelines.
+      cases: every query, for the report.
     """
 
     metrics: dict[str, Any]

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import rich.console
-import rich.progress
 
 from revision_jax.config import ConfigError
 from revision_jax.data.annotations.queries import Query
@@ -17,6 +15,7 @@ from revision_jax.data.store.features import FeatureStore
 from revision_jax.data.video.extraction import Extractor, VideoFeatures
 from revision_jax.evaluation import hosts
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
+from revision_jax.evaluation.telling import told
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.recall import holds_event
 from revision_jax.parallel import multihost
@@ -35,6 +34,7 @@ from revision_jax.units import GIB
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
 CLIP = "clip"  # the method that compares CLIP features alone
+SAMPLED_VIDEOS, SAMPLED_QUERIES = 200, 2000  # of the validation split, on which the variant of CLIP's method is chosen
 NOTHING = np.zeros((0, 3))
 SHARED_BYTES = GIB  # of a device's memory, for sparse vectors that several searches share
 
@@ -134,7 +134,8 @@ class Asking:
                 missed = [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)]
                 return missed, Cost(videos=1)
             sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.ranking == "cosine")
-            vectors = self.shared(f"{store.path} {video_id}", video, sentences) if depth > 1 else None
+            shares = depth > 1 and not find_policy(policy).shortlists  # a shortlist needs few of all vectors
+            vectors = self.shared(f"{store.path} {video_id}", video, sentences) if shares else None
             searched = self.searcher.search(video, sentences, depth=depth, policy=policy, vectors=vectors)
             results = iter(searched.results)
             predictions = [
@@ -182,15 +183,25 @@ def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
 
 
 def choose_retrieval(val: Split, extractor: Extractor, *, top_k: int, nms_iou: float) -> ClipRetrieval:
-    """The best variant of the CLIP baseline on the validation split."""
-    cases = [
-        Case(
-            _video(val.store, video_id), extractor.encode_queries([q.sentence for q in queries]),
-            [q.moments for q in queries],
-        )
-        for video_id, queries in val.queries.items()
-    ]  # fmt: skip
+    """The best variant of the CLIP baseline on a sample of the validation split, of which one video is in memory."""
+    sample = sample_present(val.queries)
+    cases = (
+        Case(_video(val.store, video_id), extractor.encode_queries([q.sentence for q in some]),
+             [q.moments for q in some])
+        for video_id, some in sample.items()
+    )  # fmt: skip
     return choose_variant(cases, top_k=top_k, nms_iou=nms_iou)
+
+
+def sample_present(queries: Mapping[str, Sequence[Query]]) -> dict[str, list[Query]]:
+    """Video id -> present queries: all, or evenly some of at most `SAMPLED_VIDEOS` videos, `SAMPLED_QUERIES` in all."""
+    present = {video_id: [q for q in own if q.present] for video_id, own in queries.items()}
+    present = {video_id: own for video_id, own in present.items() if own}
+    videos = list(present)[:: -(-len(present) // SAMPLED_VIDEOS) or 1]
+    if sum(len(present[video_id]) for video_id in videos) <= SAMPLED_QUERIES:
+        return {video_id: present[video_id] for video_id in videos}
+    each = SAMPLED_QUERIES // len(videos)
+    return {video_id: present[video_id][:: -(-len(present[video_id]) // each)] for video_id in videos}
 
 
 # ------------------------------------------------------------------------------------------------- a split
@@ -205,7 +216,7 @@ def answer(split: Split, methods: Mapping[str, Ask], path: Path, identity: str) 
     log = PredictionLog(hosts.log_path(path), identity, [path, *hosts.host_logs(path)])
     share = hosts.own_share(split.queries)
     todo = [(video, name) for video in share for name in methods if log.get(name, video) is None]
-    for video_id, name in _with_progress(todo, split.name):
+    for video_id, name in told(todo, split.name, lambda pair: f"{pair[1]}, {pair[0]}"):
         queries = split.queries[video_id]
         log.append(name, queries, *methods[name](split.store, video_id, queries))
         multihost.advance(f"{split.name}: {name}, {video_id}")
@@ -215,18 +226,6 @@ def answer(split: Split, methods: Mapping[str, Ask], path: Path, identity: str) 
     if multihost.is_first():
         log.merge(hosts.host_logs(path))
     return {name: _gathered(split, log, name) for name in methods}
-
-
-def _with_progress(todo: Sequence[tuple[str, str]], split: str) -> Iterable[tuple[str, str]]:
-    """The (video, method) pairs to do, with a bar on a terminal."""
-    console = rich.console.Console(stderr=True)
-    columns = ("{task.description}", *rich.progress.Progress.get_default_columns()[1:])
-    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(split, total=len(todo))
-        for video_id, name in todo:
-            bar.update(task, description=f"{split}: {name}, {video_id}")
-            yield video_id, name
-            bar.advance(task)
 
 
 def _gathered(split: Split, log: PredictionLog, method: str) -> Answers:

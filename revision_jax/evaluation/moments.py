@@ -3,22 +3,29 @@
 What counts as absent, the temperature of confidences and the variant of CLIP retrieval are chosen on val.
 """
 
+import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from revision_jax.data.annotations.gaps import GAPS, load_gaps
 from revision_jax.data.annotations.queries import Query
+from revision_jax.data.builders.datasets import DATA_SETS
 from revision_jax.evaluation import methods as m
+from revision_jax.evaluation.diagnosis import FEW, Asked, diagnose
 from revision_jax.evaluation.evaluator import Evaluation, Scored
 from revision_jax.evaluation.identity import digest, file_digest, parameters, trained_parameters
+from revision_jax.evaluation.others import read_others
 from revision_jax.evaluation.predictions import Prediction
 from revision_jax.evaluation.protocols import PROTOCOLS
-from revision_jax.evaluation.scores import calibrate, compare, score
-from revision_jax.files import write_json
+from revision_jax.evaluation.scores import PAIRS, UNCALIBRATED, calibrate, compare, score
+from revision_jax.evaluation.submissions import FORMS
+from revision_jax.files import write_json, write_text
 from revision_jax.parallel import multihost
 from revision_jax.report.plots import Timeline
-from revision_jax.report.summary import choose_cases
+from revision_jax.report.table import shown
 from revision_jax.runs.calibration import FILE
 from revision_jax.runs.splits import Split
 from revision_jax.search.answers.confidence import COSINE
@@ -27,14 +34,19 @@ from revision_jax.search.method import method_name, uses_upper
 from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
 
+log = logging.getLogger(__name__)
 FORMAT = 5  # of the predictions; another one starts the files anew
+DEPTHS = ("depth0", "depth1", "depth2", "depth3")  # what the report shows beside the method that is served
 ALONE = ("depth1", "depth0")  # methods that are asked of the model before training, too
 
 
 class MomentSearch:
     """The evaluator `search`: see the module."""
 
-    honours = frozenset(("split", "data", "out", "protocol", "search.*", "methods", "memory_gib"))
+    honours = frozenset(
+        ("split", "data", "out", "protocol", "search.*", "methods", "memory_gib", "wide", "submission", "score")
+        + ("diagnose",)
+    )
     chooses_on_val = True
 
     def __call__(self, evaluation: Evaluation) -> Scored:
@@ -53,6 +65,13 @@ class _Session:
         self.models = run.models()
         names = sorted({"val", evaluation.split})
         self.splits: Mapping[str, Split] = {name: run.split(name, evaluation.directories[name]) for name in names}
+        # Before the search, so that a file that cannot be read or written costs nothing.
+        asked = self.splits[evaluation.split].all_queries
+        if options.submission:
+            FORMS[options.submission].check(asked, f"--submission {options.submission}")
+        if not any(query.present for query in asked):
+            log.warning("no query of %s has a moment: nothing can be found, only submitted", evaluation.split)
+        self.others = read_others(options.score, asked)
         changes = {**self.protocol.search, **options.search}
         searcher = run.searcher(self.models, changes=changes, memory_gib=options.memory_gib)
         every_query = [query for split in self.splits.values() for query in split.all_queries]
@@ -60,6 +79,7 @@ class _Session:
         settings = self.searcher.settings
         self.served = method_name(settings.depth, settings.policy)
         self.names = m.chosen_methods(options.methods, self.searcher.max_depth, self.served)
+        self.main = self.served if self.served in self.names else self.names[0]
         self.retrieval = None
         if "clip" in self.names:
             stores = [split.store for split in self.splits.values()]
@@ -116,6 +136,9 @@ def _score(session: _Session, answers: Mapping, earlier: Mapping | None) -> Scor
     calibration = calibrate(val.all_queries, answers["val"], kinds)
     if session.retrieval is not None:
         calibration["clip"] |= {"variant": session.retrieval.variant, "length_s": session.retrieval.length_s}
+    own, theirs = answers[evaluation.split], session.others
+    known = {**own, **{name: (found.predictions, None) for name, found in theirs.items()}}
+    pairs = [*PAIRS, *((session.main, name) for name in theirs)]
     metrics = {
         "protocol": {"name": protocol.name, "says": protocol.says, "search": settings.results()},
         "videos": len(split.queries),
@@ -124,32 +147,63 @@ def _score(session: _Session, answers: Mapping, earlier: Mapping | None) -> Scor
         "absent": sum(not query.present for query in queries),
         "data": {name: file_digest(session.splits[name]) for name in session.splits},
         "served": session.served,
+        "table": _table(split, evaluation.options.wide),
         "trained_parameters": trained_parameters([model for model in session.models.both if model is not None]),
-        "methods": score(queries, answers[evaluation.split], calibration, protocol),
-        "compared": compare(queries, answers[evaluation.split], protocol),
+        "methods": score(queries, known, calibration | dict.fromkeys(theirs, UNCALIBRATED), protocol),
+        "compared": compare(queries, known, protocol, pairs),
         "calibration": calibration,
+        "others": {name: found.counts() for name, found in theirs.items()},
         "compilations": {
             "search": {"programs": session.searcher.compile_count, "shapes": len(session.searcher.shapes)},
             "encoder": evaluation.run.extractor.compile_count,
         },
         "before": evaluation.old.get("before") or {},
     }
+    if evaluation.options.diagnose:
+        durations = [split.store.manifest.videos[query.video_id].duration_s for query in queries]
+        asked = Asked(queries, own[session.main][0], durations, calibration[session.main]["threshold"])
+        signs = [dataclasses.asdict(sign) for sign in diagnose(asked)]
+        few = len(asked.present) < FEW
+        metrics["diagnosis"] = {"method": session.main, "too_few": few, "signs": signs}
     if earlier is not None:
         chosen = calibrate(val.all_queries, earlier["val"], dict.fromkeys(earlier["val"], settings.confidence))
         metrics["before"] = score(queries, earlier[evaluation.split], chosen, protocol)
     if multihost.is_first():
         # What `ground` uses of it: the thresholds, and the search that they were chosen with.
         write_json(evaluation.folder / FILE.name, {"search": settings.results(), "methods": calibration})
-    shown = session.served if session.served in session.names else session.names[0]
-    cases = choose_cases(_timelines(split, answers[evaluation.split][shown][0], calibration[shown]["threshold"]))
-    return Scored(metrics, cases)
+        _submit(session, split, own[session.main][0])
+    return Scored(metrics, _timelines(split, own, session.main, calibration[session.main]["threshold"]))
 
 
-def _timelines(split: Split, predictions: Sequence[Prediction], threshold: float) -> list[Timeline]:
-    """Truth and answer of every query."""
+def _submit(session: _Session, split: Split, predictions: Sequence[Prediction]) -> None:
+    """Writes the answers of the main method for a benchmark, where that was asked."""
+    name = session.evaluation.options.submission
+    if not name:
+        return
+    path = session.evaluation.path(f"submission_{name}{FORMS[name].suffix}")
+    write_text(path, FORMS[name].text(split.all_queries, predictions))
+    log.info("submission of %s: %s", session.main, path)
+    left_out = {gap.query_id for gap in load_gaps(split.store.path / GAPS)} - {""}
+    if left_out:
+        log.warning("%d annotated queries are not in it: see %s", len(left_out), split.store.path / GAPS)
+
+
+def _table(split: Split, wide: bool) -> dict[str, Any]:
+    """What the tables show: the scores that papers on this data report."""
+    data_set = DATA_SETS.get(split.store.manifest.source.get("name"))
+    return shown(data_set.scores, data_set.hit, wide) if data_set else shown((), "mad", wide)
+
+
+def _timelines(split: Split, answers: Mapping[str, m.Answers], main: str, threshold: float) -> list[Timeline]:
+    """Truth and answers of every query: those of `main`, and the first ones of every depth's plain search."""
     duration: Any = lambda query: split.store.manifest.videos[query.video_id].duration_s
-    pairs: Sequence[tuple[Query, Prediction]] = list(zip(split.all_queries, predictions, strict=True))
+    moments = lambda found, count=None: np.asarray(found.moments)[:count].tolist()
+    depths = [name for name in answers if name != main and name in DEPTHS]
+    pairs: Sequence[tuple[Query, Prediction]] = list(zip(split.all_queries, answers[main][0], strict=True))
     return [
-        Timeline(query.sentence, duration(query), query.moments, np.asarray(found.moments).tolist(), threshold)
-        for query, found in pairs
-    ]
+        Timeline(
+            query.sentence, duration(query), query.moments, moments(found), threshold, query.video_id, found.held,
+            {name: moments(answers[name][0][i], 1) for name in depths}, found.error or "",
+        )
+        for i, (query, found) in enumerate(pairs)
+    ]  # fmt: skip

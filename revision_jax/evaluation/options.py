@@ -19,6 +19,10 @@ class Options:
       search: fields of `SearchSettings`, over the config's and the protocol's.
       methods: some of `evaluation.methods.known_methods`, or `clip`; empty takes all that a run has.
       memory_gib: what a device may use; 0 takes what it has.
+      wide: the terminal shows all columns; they and the page's also mAP.
+      submission: a key of `evaluation.submissions.FORMS`: the answers are also written for a benchmark; "" = not.
+      diagnose: names what fails, see `diagnosis.py`.
+      score: files of other programs' answers, which are scored beside the run's.
     """
 
     split: str = ""
@@ -28,6 +32,10 @@ class Options:
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     methods: tuple[str, ...] = ()
     memory_gib: float = 0.0
+    wide: bool = False
+    submission: str = ""
+    score: tuple[str, ...] = ()
+    diagnose: bool = False
 
     def __post_init__(self):
         if self.split and self.data:

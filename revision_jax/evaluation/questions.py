@@ -14,10 +14,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.progress
 
 from revision_jax.data.annotations.queries import Query
-from revision_jax.data.batches.clips import ClipDrawer, ClipKind
+from revision_jax.data.batches.clips import ClipDrawer
 from revision_jax.data.batches.groups import GroupKind, make_group_drawer
 from revision_jax.data.batches.load_group import LoadGroup
 from revision_jax.data.batches.presence import PresenceDrawer
@@ -25,12 +24,13 @@ from revision_jax.data.batches.sampling import Group
 from revision_jax.evaluation.evaluator import Evaluation, Scored
 from revision_jax.evaluation.identity import digest, file_digest, parameters
 from revision_jax.evaluation.row_log import Answers, RowLog
+from revision_jax.evaluation.telling import told
 from revision_jax.metrics.answers import interval_scores, presence_scores
 from revision_jax.models.grounder import Grounder
 from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import batch_sharding
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, presence_answers, video_answers
-from revision_jax.runs.batches import are_whole, make_loader
+from revision_jax.runs.batches import clip_kind, group_rows, make_loader
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
 from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
@@ -71,7 +71,7 @@ def ask_all(evaluation: Evaluation, questions: Sequence[Question], data: str) ->
         log = RowLog(evaluation.path("questions.jsonl"), identity)
         for question in questions:
             found[question.name] = {
-                name: question.score(np.array(_answers(question, model, name, log, config.train.batch_size)))
+                name: question.score(np.array(_answers(question, model, name, log, group_rows(config))))
                 for name, model in models.items()
             }
     multihost.meet_patiently(f"asked {evaluation.path('questions.jsonl').name}")
@@ -82,16 +82,11 @@ def ask_all(evaluation: Evaluation, questions: Sequence[Question], data: str) ->
 def _answers(question: Question, grounder: Grounder, model: str, log: RowLog, batch: int) -> Answers:
     """The answers of all rows, those in the log first."""
     done, total = len(log.get(question.name, model)), len(question.rows)
-    console = rich.console.Console(stderr=True)
     label = f"{question.name}, {model}"
-    columns = ("{task.description}", *rich.progress.Progress.get_default_columns()[1:])
-    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(label, total=total, completed=done)
-        for start in range(done, total, batch):
-            rows = question.rows[start : start + batch]
-            log.append(question.name, model, question.ask(grounder, rows))
-            multihost.advance(f"{label}: row {start + len(rows)} of {total}")
-            bar.advance(task, len(rows))
+    for start in told(range(done, total, batch), label, lambda start: f"row {start} of {total}"):
+        rows = question.rows[start : start + batch]
+        log.append(question.name, model, question.ask(grounder, rows))
+        multihost.advance(f"{label}: row {start + len(rows)} of {total}")
     return log.get(question.name, model)
 
 
@@ -110,10 +105,9 @@ class PresenceQuestions:
 
     def __call__(self, evaluation: Evaluation) -> Scored:
         run, split = evaluation.run, evaluation.run.split(evaluation.split, evaluation.directories[evaluation.split])
-        data, loader, queries = run.config.data, _loader(run, split), split.all_queries
+        loader, queries = _loader(run, split), split.all_queries
         by_id = {query.query_id: query for query in queries}
-        kind = ClipKind(data.neg_factor, data.near_miss_fraction, whole=are_whole(run.config))
-        drawer = PresenceDrawer(ClipDrawer(queries, run.hierarchy, loader.store.durations, kind))
+        drawer = PresenceDrawer(ClipDrawer(queries, run.hierarchy, loader.store.durations, clip_kind(run.config)))
         clips = _draw(drawer, run)
         kinds = [_kind(clip, by_id[clip.query_id]) for clip in clips]
         answerer = Answerer(loader, AnswerGrammar.compile(run.prompts, presence_answers()), run)
@@ -143,7 +137,7 @@ class GroupQuestions:
 
 
 def _loader(run: Run, split: Split) -> LoadGroup:
-    return make_loader(run.config, split.store, split.all_queries, run.prompts, run.mesh)
+    return make_loader(run.config, split.store, split.all_queries, run.prompts)
 
 
 class Drawer(Protocol):
@@ -182,7 +176,7 @@ class Answerer:
         rows = map(self._row, clips)
         answers = [
             np.asarray(self._answer(module, arrays, batch))[:count]
-            for batch, count in batches_of(rows, self.run.config.train.batch_size, self.run.mesh)
+            for batch, count in batches_of(rows, group_rows(self.run.config), self.run.mesh)
         ]
         return np.concatenate(answers) if answers else np.empty((0, 2), np.int32)
 

@@ -4,6 +4,7 @@ Percentages. Intervals are of 95 %, from a bootstrap over queries (`metrics.boot
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +14,17 @@ from revision_jax.metrics.bootstrap import mean_intervals
 from revision_jax.metrics.calibration import calibration_error, fit_temperature, probability, reliability
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.grounding import auroc, best_iou, choose_threshold, grounding_scores, hits_at_k, rejection
+from revision_jax.metrics.precision import NAMES, precision_values
 from revision_jax.metrics.recall import search_recall
 from revision_jax.metrics.sets import set_values
 from revision_jax.search.answers.confidence import uncertainty
 
 MAX_FALSE_ALARM = 15.0  # percent of val's absent queries that the chosen threshold may answer
 CALIBRATED = (0.1, 0.3, 0.5)  # IoU above which the first moment counts as right, as the paper's ECE
-COMPARED = ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
+COMPARED = ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou", "mAP")
+# What another program's answers have instead of what is chosen on val: every moment counts as an answer.
+UNCALIBRATED = {"threshold": float(np.finfo(np.float32).min), "confidence": None, "temperature": {}}
+UNKNOWN_COST: dict[str, Any] = {"search": [], "cost": {}, "measured": {}}
 # What is compared with what, query by query: the difference of the first minus the second.
 PAIRS = (
     ("depth1", "clip"), ("depth2", "depth2_bottom_up"), ("depth3", "depth3_bottom_up"),
@@ -54,8 +59,8 @@ def score(
     """Method -> scores, failures and cost.
 
     Args:
-      answers: method -> (predictions in the order of `queries`, cost).
-      calibration: what `calibrate` gave.
+      answers: method -> (predictions in the order of `queries`, cost; None where it is not known).
+      calibration: what `calibrate` gave, or `UNCALIBRATED`.
       protocol: how IoU is rounded, and whether failures count.
     """
     scores = {}
@@ -68,28 +73,41 @@ def score(
         moments, truths = [p.moments for _, p in counted], [q.moments for q, _ in counted]
         chosen = calibration[method]
         values = query_values(moments, truths, chosen["threshold"], protocol.iou_decimals)
-        counters = {name: value for name, value in cost.as_dict().items() if name != "seconds"}
         scores[method] = {
             **grounding_scores(moments, truths, chosen["threshold"], protocol.iou_decimals),
-            "sets": {name: _mean(values[name]) for name in values if name not in COMPARED},
+            "average_precision": {name: _mean(values[name]) for name in NAMES},
+            "sets": {name: _mean(values[name]) for name in values if name not in (*COMPARED, *NAMES)},
             "intervals": mean_intervals(values),
-            "calibration": _calibration(counted, chosen),
+            "calibration": _calibration(counted, chosen) if chosen["temperature"] else {},
             "failed": sum(p.error is not None for p in predictions),
-            "search": _levels(queries, predictions, cost),
-            "cost": counters | {"frame_share": cost.frame_share} | cost.rates(),
-            "measured": {
-                "seconds": cost.seconds,
-                "seconds_per_query": cost.seconds / max(cost.queries, 1),
-                "seconds_per_hour": 3600.0 * cost.seconds / cost.video_s if cost.video_s else None,
-            },
+            **(_spent(queries, predictions, cost) if cost is not None else UNKNOWN_COST),
         }
     return scores
 
 
-def compare(queries: Sequence[Query], answers: Mapping, protocol: Protocol = PROTOCOLS["ours"]) -> list[dict]:
-    """Differences between methods with paired intervals, for those of `PAIRS` that were asked."""
+def _spent(queries: Sequence[Query], predictions: Sequence, cost: Cost) -> dict[str, Any]:
+    """Where a search went, what it cost, and what was measured."""
+    counters = {name: value for name, value in cost.as_dict().items() if name != "seconds"}
+    return {
+        "search": _levels(queries, predictions, cost),
+        "cost": counters | {"frame_share": cost.frame_share} | cost.rates(),
+        "measured": {
+            "seconds": cost.seconds,
+            "seconds_per_query": cost.seconds / max(cost.queries, 1),
+            "seconds_per_hour": 3600.0 * cost.seconds / cost.video_s if cost.video_s else None,
+        },
+    }
+
+
+def compare(
+    queries: Sequence[Query],
+    answers: Mapping,
+    protocol: Protocol = PROTOCOLS["ours"],
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+) -> list[dict]:
+    """Differences between methods with paired intervals, for those of `pairs` that were asked."""
     rows = []
-    for one, other in PAIRS:
+    for one, other in pairs:
         if one not in answers or other not in answers:
             continue
         both = [
@@ -107,14 +125,18 @@ def compare(queries: Sequence[Query], answers: Mapping, protocol: Protocol = PRO
 
 
 def query_values(moments: Sequence, truths: Sequence, threshold: float, decimals: int | None) -> dict[str, np.ndarray]:
-    """Score -> its value for each query in percent, NaN where the query does not count: `COMPARED`, and of sets."""
+    """Score -> its value for each query in percent, NaN where it does not count: of `COMPARED`, precision, sets."""
     overlaps = [best_iou(m, t, decimals) if len(t) else np.zeros(0) for m, t in zip(moments, truths)]
     present = np.array([len(truth) > 0 for truth in truths], bool)
     hits = hits_at_k(overlaps)
     first = np.array([overlap[0] if len(overlap) else 0.0 for overlap in overlaps])
-    values = {name: first if name == "mean_iou" else hits[name] for name in COMPARED}
+    values = {name: hits[name] for name in COMPARED if name in hits} | {"mean_iou": first}
     values = {name: np.where(present, 100.0 * value, np.nan) for name, value in values.items()}
-    return values | set_values([m[m[:, 2] >= threshold] if len(m) else m for m in moments], truths)
+    return (
+        values
+        | precision_values(moments, truths)
+        | set_values([m[m[:, 2] >= threshold] if len(m) else m for m in moments], truths)
+    )
 
 
 def _counted(queries: Sequence[Query], predictions: Sequence, protocol: Protocol) -> list[tuple]:

@@ -1,4 +1,4 @@
-"""Adapters in the published formats, both ways: the dense projector and the sparse adapter.
+"""Adapters in the published formats, both ways: the dense projector, the sparse adapter, a norm over their tokens.
 
 Keys may stand under prefixes (`model.`, `base_model.model.model.`, `mm_projector.`), as the public
 checkpoints have them; the prefix is found from a key that every such file has.
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 from safetensors.numpy import save_file
 
 from revision_jax.interop.files import read_tensors
@@ -22,17 +21,19 @@ from revision_jax.interop.table import (
     import_params,
 )
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
+from revision_jax.models.layers import LayerNorm, shapes_of
 
 _PROJECTOR = "mm_projector."
 DENSE_TABLE = Table((Row("weight", "kernel", TRANSPOSED), Row("bias", "bias")))
+NORM_TABLE = Table((Row("weight", "scale"), Row("bias", "bias")))
 
 
-def _sparse_rows() -> list[Row]:
+def _sparse_rows(projector: str) -> list[Row]:
     rows = [
         Row("global_rep_token", "global_rep_token"),
         Row("global_rep_pos", "global_rep_pos"),
-        Row("mm_projector.weight", "mm_projector/kernel", TRANSPOSED),
-        Row("mm_projector.bias", "mm_projector/bias"),
+        Row(f"{projector}.weight", f"{projector}/kernel", TRANSPOSED),
+        Row(f"{projector}.bias", f"{projector}/bias"),
     ]
     for stack in ("t2v_encoder", "encoder"):
         layer = f"{stack}.layers.{{layer}}"
@@ -47,7 +48,9 @@ def _sparse_rows() -> list[Row]:
     return rows
 
 
-SPARSE_TABLE = Table(tuple(_sparse_rows()))
+# The linear layer of a sparse adapter: behind an encoder at the width of the features, or before one at the LLM's.
+BEHIND, BEFORE = "mm_projector", "text_mm_projector"
+SPARSE_TABLES = {name: Table(tuple(_sparse_rows(name))) for name in (BEHIND, BEFORE)}
 
 
 def load_projector(path: str | Path) -> dict[str, np.ndarray]:
@@ -70,7 +73,7 @@ def load_dense_adapter(path: str | Path) -> DenseAdapter:
 def dense_adapter_from(tensors: Mapping[str, np.ndarray], *, source: str | Path = "the checkpoint") -> DenseAdapter:
     """A `DenseAdapter` from `weight` [H, D] and `bias` [H]."""
     hidden_size, visual_width = tensors["weight"].shape
-    adapter = nnx.eval_shape(lambda: DenseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0)))
+    adapter = shapes_of(lambda rngs: DenseAdapter(visual_width, hidden_size, rngs=rngs))
     import_params(DENSE_TABLE, tensors, flat_params(adapter), source=source)
     return adapter
 
@@ -81,7 +84,7 @@ def save_projector(adapter: DenseAdapter, path: str | Path) -> None:
 
 
 def load_sparse_adapter(path: str | Path, **options: Any) -> SparseAdapter:
-    """A `SparseAdapter` with a file's weights; `options` (num_heads, dropout) are not in a file."""
+    """A `SparseAdapter` with a file's weights; `options` (num_heads, dropout, precision) are not in a file."""
     return sparse_adapter_from(_strip(read_tensors(path), "global_rep_token", path), source=path, **options)
 
 
@@ -92,13 +95,26 @@ def sparse_adapter_from(
 
     Raises ValueError listing every missing, unknown or misshapen tensor.
     """
-    if "mm_projector.weight" not in tensors:
-        raise ValueError(f"{source}: not a sparse adapter: mm_projector.weight is missing from {sorted(tensors)}")
-    hidden_size, visual_width = tensors["mm_projector.weight"].shape
-    sizes = sparse_sizes(tensors, source)
-    adapter = nnx.eval_shape(lambda: SparseAdapter(visual_width, hidden_size, rngs=nnx.Rngs(0), **sizes, **options))
-    import_params(SPARSE_TABLE, tensors, flat_params(adapter), source=source)
+    found = [name for name in SPARSE_TABLES if f"{name}.weight" in tensors]
+    if len(found) != 1:
+        wanted = f"{BEHIND}.weight or {BEFORE}.weight, one of them,"
+        raise ValueError(f"{source}: not a sparse adapter: expected {wanted} among {sorted(tensors)}")
+    [name] = found
+    hidden_size, visual_width = tensors[f"{name}.weight"].shape
+    sizes = sparse_sizes(tensors, source) | options | {"projected": name == BEFORE}
+    if name == BEFORE and hidden_size % sizes.get("num_heads", 8):
+        raise ValueError(f"{source}: {BEFORE}.weight gives width {hidden_size}; expected a multiple of the heads")
+    adapter = shapes_of(lambda rngs: SparseAdapter(visual_width, hidden_size, rngs=rngs, **sizes))
+    import_params(SPARSE_TABLES[name], tensors, flat_params(adapter), source=source)
     return adapter
+
+
+def norm_from(tensors: Mapping[str, np.ndarray], *, source: str | Path = "the checkpoint") -> LayerNorm:
+    """A `LayerNorm` from `weight` [H] and `bias` [H]."""
+    width = next(iter(tensors.values())).shape[0]
+    norm = shapes_of(lambda rngs: LayerNorm(width, axis="norm", rngs=rngs))
+    import_params(NORM_TABLE, tensors, flat_params(norm), source=source)
+    return norm
 
 
 def sparse_sizes(tensors: Mapping[str, np.ndarray], source: str | Path) -> dict[str, int]:
@@ -112,16 +128,20 @@ def sparse_sizes(tensors: Mapping[str, np.ndarray], source: str | Path) -> dict[
 
 def save_sparse_adapter(adapter: SparseAdapter, path: str | Path) -> None:
     """Writes the published names to a .safetensors."""
-    _save(_export(SPARSE_TABLE, adapter), path)
+    _save(module_tensors(adapter), path)
 
 
 def adapter_tensors(adapter: DenseAdapter | SparseAdapter) -> dict[str, np.ndarray]:
     """An adapter under its published names as the attribute `mm_projector` of a model."""
-    table = DENSE_TABLE if isinstance(adapter, DenseAdapter) else SPARSE_TABLE
-    return {f"{_PROJECTOR}{key}": value for key, value in _export(table, adapter).items()}
+    return {f"{_PROJECTOR}{key}": value for key, value in module_tensors(adapter).items()}
 
 
-def _export(table: Table, module: nnx.Module) -> dict[str, np.ndarray]:
+def module_tensors(module: DenseAdapter | SparseAdapter | LayerNorm) -> dict[str, np.ndarray]:
+    """An adapter or norm under its published names."""
+    if isinstance(module, SparseAdapter):
+        table = SPARSE_TABLES[BEFORE if module.reads_projected else BEHIND]
+    else:
+        table = DENSE_TABLE if isinstance(module, DenseAdapter) else NORM_TABLE
     return export_params(table, {name: param[...] for name, param in flat_params(module).items()})
 
 

@@ -21,7 +21,7 @@ from revision_jax.interop.files import read_config
 from revision_jax.interop.model_keys import CLIP_HARMLESS, CLIP_KINDS, TEXT_KINDS, VISION_KINDS
 from revision_jax.interop.pictures import PictureRules
 from revision_jax.interop.table import CONVOLUTION, TRANSPOSED, Row, Table
-from revision_jax.known_keys import check_keys, check_kinds
+from revision_jax.known_keys import check_keys, check_kinds, fits
 from revision_jax.models.clip import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 # OpenAI's constants, which every CLIP directory without a preprocessor_config.json uses.
@@ -82,18 +82,19 @@ def read_clip_config(directory: str | Path) -> CLIPConfig:
         defaults | read_tower(f"{path}: {name}_config", _first(raw, f"{name}_config_dict", f"{name}_config"), kinds)
         for name, defaults, kinds in towers
     )
-    return CLIPConfig(
-        vision=CLIPVisionConfig(
-            **tower_fields(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]
-        ),
-        text=CLIPTextConfig(
-            **tower_fields(text),
-            vocab_size=text["vocab_size"],
-            max_position_embeddings=text["max_position_embeddings"],
-            eos_token_id=text["eos_token_id"],
-        ),
-        projection_dim=raw.get("projection_dim", 512),
-    )
+    with fits(path):
+        return CLIPConfig(
+            vision=CLIPVisionConfig(
+                **tower_fields(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]
+            ),
+            text=CLIPTextConfig(
+                **tower_fields(text),
+                vocab_size=text["vocab_size"],
+                max_position_embeddings=text["max_position_embeddings"],
+                eos_token_id=text["eos_token_id"],
+            ),
+            projection_dim=raw.get("projection_dim", 512),
+        )
 
 
 def _first(raw: dict[str, Any], *keys: str) -> Any:

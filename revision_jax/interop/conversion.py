@@ -33,6 +33,7 @@ from revision_jax.interop.table import flat_params, import_params, match
 from revision_jax.interop.weights import Weights, weights_dtype
 from revision_jax.models.clip import CLIPTextConfig
 from revision_jax.models.encoder import EncoderConfig, ImageTextEncoder
+from revision_jax.models.visual import Visual
 
 PROJECTOR = "projector.safetensors"
 Check = Callable[[], dict[str, Comparison]]
@@ -96,7 +97,8 @@ def from_projector(source: Path, folder: Path, dtype: str, shard_bytes: int) -> 
     save_projector(adapter, folder / PROJECTOR)
 
     def check() -> dict[str, Comparison]:
-        pair = (video_tokens(one, 2) for one in (adapter, load_dense_adapter(folder / PROJECTOR)))
+        written = load_dense_adapter(folder / PROJECTOR)
+        pair = (video_tokens(Visual(one), "dense", 2) for one in (adapter, written))
         return {"features": compare(*pair, np.float32)}
 
     return check

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from revision_jax.interop.files import write_directory
 from revision_jax.interop.model_keys import TOWER_HARMLESS
@@ -15,6 +14,7 @@ from revision_jax.interop.table import TRANSPOSED, Row, Table, export_params, fl
 from revision_jax.interop.weights import Weights
 from revision_jax.known_keys import Kind, check_keys, check_kinds
 from revision_jax.models.encoder import EncoderConfig, ImageTextEncoder
+from revision_jax.models.layers import shapes_of
 from revision_jax.models.towers import TowerConfig
 
 
@@ -51,7 +51,7 @@ class EncoderKind(NamedTuple):
 
 def abstract(kind: EncoderKind, config: EncoderConfig, dtype: jax.typing.DTypeLike = jnp.float32) -> ImageTextEncoder:
     """An encoder that computes in `dtype`, its parameters shapes and types."""
-    return nnx.eval_shape(lambda: kind.make(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    return shapes_of(lambda rngs: kind.make(config, dtype=dtype, rngs=rngs))
 
 
 def load(kind: EncoderKind, directory: str | Path, dtype: jax.typing.DTypeLike = jnp.float32) -> ImageTextEncoder:

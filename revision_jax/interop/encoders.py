@@ -32,7 +32,7 @@ def encoder_kind(directory: str | Path) -> EncoderKind:
         raise FileNotFoundError(f"{path}: no such file; expected a Hugging Face directory of {_expected()}")
     name = read_object(path).get("model_type")
     if not isinstance(name, str) or name not in ENCODERS:
-        why = f": {_REFUSED[name]}" if name in _REFUSED else ""
+        why = f": {_REFUSED[name]}" if isinstance(name, str) and name in _REFUSED else ""
         raise ValueError(f"{path}: model_type is {name!r}; expected an encoder, {_expected()}{why}")
     return ENCODERS[name]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from revision_jax.interop.files import load_config
 from revision_jax.interop.model_keys import LLM_HARMLESS, llm_kinds
-from revision_jax.known_keys import check_keys, check_kinds
+from revision_jax.known_keys import NAMES, TEXT, check_keys, check_kinds, fits, or_null
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
 from revision_jax.models.rope import rope_kind
@@ -125,6 +125,7 @@ def read_family(directory: str | Path) -> dict[str, Any]:
       ValueError: another kind of model; the message lists the families.
     """
     raw = load_config(directory)
+    check_kinds(f"{directory}/config.json", raw, {"model_type": or_null(TEXT), "architectures": or_null(NAMES)})
     name, classes = raw.get("model_type"), raw.get("architectures") or []
     if name is None:
         name = next((name for name, family in FAMILIES.items() if family.architecture in classes), None)
@@ -150,12 +151,17 @@ def llama_config_of(raw: Mapping[str, Any], where: str | Path) -> LlamaConfig:
     kinds = llm_kinds(family.defaults)
     check_kinds(where, raw, kinds)
     check_keys(where, raw, {*kinds, *LLM_HARMLESS})
-    values = {key: raw.get(key, default) for key, default in family.defaults.items()}
+    values = {key: raw.get(key, default) for key, default in family.defaults.items()} | {"model_type": name}
     missing = [key for key, value in values.items() if value is _NEEDED]
     if missing:
         raise ValueError(f"{where}: lacks {missing}, sizes that a {family.architecture} needs")
     if values["hidden_act"] != "silu":
         raise ValueError(f"{where}: hidden_act {values['hidden_act']!r}; only 'silu' is supported")
+    with fits(where):
+        return _sizes(family, values)
+
+
+def _sizes(family: Family, values: Mapping[str, Any]) -> LlamaConfig:
     theta, scaling = _rope(values)
     heads = values["num_attention_heads"]
     return LlamaConfig(
@@ -171,7 +177,7 @@ def llama_config_of(raw: Mapping[str, Any], where: str | Path) -> LlamaConfig:
         rms_norm_eps=values["rms_norm_eps"],
         tie_word_embeddings=values["tie_word_embeddings"],
         max_position_embeddings=values["max_position_embeddings"],
-        family=name,
+        family=values["model_type"],
         biases=_biases(family, values),
         qk_norm=family.qk_norm,
         sliding_window=family.window(values),

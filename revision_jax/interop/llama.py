@@ -22,6 +22,7 @@ from revision_jax.interop.table import (
     match,
 )
 from revision_jax.interop.weights import Weights
+from revision_jax.models.layers import shapes_of
 from revision_jax.models.llama import FLOAT32, Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
@@ -82,7 +83,7 @@ def check_llama(directory: str | Path) -> LlamaConfig:
     Raises ValueError where the files and the model disagree, FileNotFoundError for missing files.
     """
     config = read_llama_config(directory)
-    params = flat_params(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    params = flat_params(shapes_of(lambda rngs: Llama(config, rngs=rngs)))
     weights = Weights(directory)
     match(llama_table(config), weights, params, directory)
     check_tied(config, weights, directory)
@@ -113,7 +114,7 @@ def load_llama(
         raise ValueError("a fresh LoRA needs rngs to be drawn from")
 
     build = lambda rngs: Llama(config, lora=lora, compute=compute, rngs=rngs)
-    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    model = shapes_of(build)
     params = flat_params(model)
     drawn = {path: param for path, param in params.items() if is_lora_path(path)}
     base = {path: param for path, param in params.items() if path not in drawn}

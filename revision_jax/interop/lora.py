@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax import nnx
 from safetensors.numpy import save_file
 
 from revision_jax.interop.files import read_tensors
@@ -26,6 +25,7 @@ from revision_jax.interop.table import (
     flat_params,
     import_arrays,
 )
+from revision_jax.models.layers import shapes_of
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 
@@ -81,7 +81,7 @@ def lora_from(kind: Kind, tensors: Mapping[str, np.ndarray], config: LlamaConfig
       TableError: they disagree.
     """
     lora = kind.config
-    model = nnx.eval_shape(lambda: Llama(config, lora=lora, rngs=nnx.Rngs(0)))
+    model = shapes_of(lambda rngs: Llama(config, lora=lora, rngs=rngs))
     params = {name: param for name, param in flat_params(model).items() if is_lora_path(name)}
     source = f"{lora_file(directory)} (r {lora.rank}, {', '.join(lora.targets)} by {CONFIG})"
     table = lora_table(lora.targets)

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from revision_jax.interop.llama import check_tied, llama_table
 from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import LAYER, flat_params, match
 from revision_jax.interop.weights import LazyTensor
+from revision_jax.models.layers import shapes_of
 from revision_jax.models.llama import Llama, LlamaConfig
 
 
@@ -23,7 +23,7 @@ class MergedLlama(Mapping[str, LazyTensor]):
 
     def __init__(self, config: LlamaConfig, tensors: Mapping[str, Any], lora: LoRA | None, *, source: Any):
         table = llama_table(config)
-        params = flat_params(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+        params = flat_params(shapes_of(lambda rngs: Llama(config, rngs=rngs)))
         match(table, tensors, params, source)
         check_tied(config, tensors, source)
         self._tensors = tensors

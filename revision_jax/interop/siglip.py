@@ -18,7 +18,7 @@ from revision_jax.interop.files import read_config
 from revision_jax.interop.model_keys import CLIP_HARMLESS, SIGLIP_KINDS, SIGLIP_TEXT_KINDS, SIGLIP_VISION_KINDS
 from revision_jax.interop.pictures import PictureRules
 from revision_jax.interop.table import CONVOLUTION, TRANSPOSED, Row, Table, Transform
-from revision_jax.known_keys import check_keys, check_kinds
+from revision_jax.known_keys import check_keys, check_kinds, fits
 from revision_jax.models.siglip import SigLIP, SigLIPConfig
 from revision_jax.models.towers import TextConfig, VisionConfig
 
@@ -73,15 +73,18 @@ def read_siglip_config(directory: str | Path) -> SigLIPConfig:
     check_keys(path, raw, {*SIGLIP_KINDS, *CLIP_HARMLESS})
     vision = _VISION_DEFAULTS | read_tower(f"{path}: vision_config", raw.get("vision_config"), SIGLIP_VISION_KINDS)
     text = _TEXT_DEFAULTS | read_tower(f"{path}: text_config", raw.get("text_config"), SIGLIP_TEXT_KINDS)
-    return SigLIPConfig(
-        vision=VisionConfig(**tower_fields(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]),
-        text=TextConfig(
-            **tower_fields(text),
-            vocab_size=text["vocab_size"],
-            max_position_embeddings=text["max_position_embeddings"],
-        ),
-        projection_size=text["projection_size"] or text["hidden_size"],
-    )
+    with fits(path):
+        return SigLIPConfig(
+            vision=VisionConfig(
+                **tower_fields(vision), image_size=vision["image_size"], patch_size=vision["patch_size"]
+            ),
+            text=TextConfig(
+                **tower_fields(text),
+                vocab_size=text["vocab_size"],
+                max_position_embeddings=text["max_position_embeddings"],
+            ),
+            projection_size=text["projection_size"] or text["hidden_size"],
+        )
 
 
 def siglip_to_config(config: SigLIPConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from flax import nnx
 from revision_jax.interop.llama import llama_table
 from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import LAYER, Table, flat_params, import_params
+from revision_jax.models.layers import shapes_of
 from revision_jax.models.llama import Llama, LlamaConfig
 
 _EMBEDDING, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -35,7 +36,7 @@ def stream_logits(
     """
     # One block of the same sizes: compiled once, filled with each layer in turn.
     one = dataclasses.replace(config, num_layers=1, vocab_size=1, tie_word_embeddings=True)
-    block = nnx.eval_shape(lambda: Llama(one, lora=None if lora is None else lora.config, rngs=nnx.Rngs(0)))
+    block = shapes_of(lambda rngs: Llama(one, lora=None if lora is None else lora.config, rngs=rngs))
     params = flat_params(block)
     params["embed_tokens/embedding"].set_value(jnp.zeros((1, config.hidden_size)))
     params["norm/scale"].set_value(jnp.asarray(np.asarray(tensors[_NORM]).astype(np.float32)))

@@ -1,77 +1,79 @@
-"""The adapter of the published variant U, as arrays both ways.
+"""The adapters of a published model, in each layout: names of tensors <-> the modules of a grounder.
 
-It is the encoder of the sparse adapter at the LLM's width, behind the dense projector, with a projection of the
-text and a LayerNorm beside it. It is not published where that norm acts, so this project reads and writes these weights
-but has no module that runs them.
+| layout | `mm_projector.*` | `cross_attn.*` |
+|---|---|---|
+| stages apart | the dense projector, or the sparse adapter | none |
+| variant U, visual_width | the dense projector | the sparse adapter, with `mm_projector` |
+| variant U, llm_width | the dense projector | the sparse adapter, with `text_mm_projector` |
+| variant U, clip_adapter | the sparse adapter | none |
+
+`alternate_layer_norm.*` is variant U's norm. A file may hold some of these alone.
 """
 
 from collections.abc import Mapping
 
 import jax
 import numpy as np
-from flax import nnx
 
-from revision_jax.interop.adapter import SPARSE_TABLE, sparse_sizes
-from revision_jax.interop.table import (
-    TRANSPOSED,
-    Row,
-    Table,
-    export_params,
-    flat_params,
-    import_arrays,
-)
-from revision_jax.models.adapter import SparseAdapter
+from revision_jax.interop.adapter import dense_adapter_from, module_tensors, norm_from, sparse_adapter_from
+from revision_jax.interop.table import flat_params
+from revision_jax.models.visual import Visual
 
-_TEXT = "text_mm_projector"
-_NORM = "alternate_layer_norm"
-_HEAD = "mm_projector/"  # the sparse adapter's way out, which an encoder at the LLM's width does not need
-UNIFIED_TABLE = Table(
-    (
-        *(
-            Row(f"cross_attn.{row.theirs}", f"cross_attn/{row.ours}", row.transform)
-            for row in SPARSE_TABLE.rows
-            if not row.ours.startswith(_HEAD)
-        ),
-        Row(f"cross_attn.{_TEXT}.weight", f"{_TEXT}/kernel", TRANSPOSED),
-        Row(f"cross_attn.{_TEXT}.bias", f"{_TEXT}/bias"),
-        Row(f"{_NORM}.weight", f"{_NORM}/scale"),
-        Row(f"{_NORM}.bias", f"{_NORM}/bias"),
-    )
-)
+PROJECTOR, CROSSED, NORM = "mm_projector.", "cross_attn.", "alternate_layer_norm."
+PARTS = ("adapter", "sparse", "norm")
 
 
-def is_unified(tensors: Mapping[str, np.ndarray]) -> bool:
-    return any(key.startswith(("cross_attn.", _NORM, _TEXT)) for key in tensors)
+def read_visual(tensors: Mapping[str, np.ndarray], source: str, **sparse_options: float) -> Visual:
+    """The modules that published tensors hold; sizes are taken from the tensors.
 
+    Args:
+      sparse_options: `num_heads` and `dropout` of a sparse adapter, which are not in its tensors.
 
-def read_unified(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Published names -> path -> array ("cross_attn/encoder/linear1/kernel"); sizes are taken from the tensors.
-
-    `text_mm_projector` may also stand beside `cross_attn`, not in it. Raises TableError listing all that is wrong.
+    Raises:
+      ValueError: tensors of no known layout, missing or misshapen ones, listed.
     """
-    tensors = {f"cross_attn.{key}" if key.startswith(_TEXT) else key: value for key, value in tensors.items()}
-    encoder = {key.removeprefix("cross_attn."): value for key, value in tensors.items()}
-    missing = [key for key in ("global_rep_token", f"{_TEXT}.weight") if key not in encoder]
-    if missing:
-        raise ValueError(f"{source}: not an adapter of variant U: {missing} are missing from {sorted(tensors)}")
-    width, text_width = encoder[f"{_TEXT}.weight"].shape
-    params = _params(width, text_width, **sparse_sizes(encoder, source))
-    return import_arrays(UNIFIED_TABLE, tensors, params, source=source)
+    strangers = [key for key in tensors if not key.startswith((PROJECTOR, CROSSED, NORM))]
+    if strangers:
+        raise ValueError(
+            f"{source}: {strangers} are trained tensors of no known layout; expected those of mm_projector (dense or "
+            "sparse), or of variant U (cross_attn, alternate_layer_norm)"
+        )
+    own = lambda prefix: {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+    projector, crossed, norm = map(own, (PROJECTOR, CROSSED, NORM))
+    dense = set(projector) == {"weight", "bias"}
+    if crossed and projector and not dense:
+        raise ValueError(f"{source}: both cross_attn and mm_projector are a sparse adapter; expected one of them")
+    adapter = dense_adapter_from(projector, source=source) if dense else None
+    sparse = crossed or (None if dense else projector)
+    return Visual(
+        adapter,
+        sparse_adapter_from(sparse, source=source, **sparse_options) if sparse else None,
+        norm_from(norm, source=source) if norm else None,
+    )
 
 
-def write_unified(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `read_unified`."""
-    return export_params(UNIFIED_TABLE, arrays)
+def write_visual(visual: Visual, crossed: bool) -> dict[str, np.ndarray]:
+    """The inverse of `read_visual`; the sparse adapter under `cross_attn` or under `mm_projector`."""
+    prefixes = {"adapter": PROJECTOR, "sparse": CROSSED if crossed else PROJECTOR, "norm": NORM}
+    modules = {name: getattr(visual, name) for name in PARTS}
+    return {
+        f"{prefixes[name]}{key}": value
+        for name, module in modules.items() if module is not None
+        for key, value in module_tensors(module).items()
+    }  # fmt: skip
 
 
-def _params(width: int, text_width: int, **sizes: int) -> dict[str, nnx.Param]:
-    """Abstract parameters of the adapter, under their paths."""
-    encoder = nnx.eval_shape(lambda: SparseAdapter(width, width, num_heads=1, rngs=nnx.Rngs(0), **sizes))
-    params = {f"cross_attn/{path}": param for path, param in flat_params(encoder).items() if not path.startswith(_HEAD)}
-    shape = lambda *sizes: nnx.Param(jax.ShapeDtypeStruct(sizes, np.float32))
-    return params | {
-        f"{_TEXT}/kernel": shape(text_width, width),
-        f"{_TEXT}/bias": shape(width),
-        f"{_NORM}/scale": shape(width),
-        f"{_NORM}/bias": shape(width),
-    }
+def visual_arrays(visual: Visual | None) -> dict[str, np.ndarray]:
+    """Arrays by their path in a grounder: `adapter/...`, `sparse/...`, `norm/...`."""
+    modules = {} if visual is None else {name: getattr(visual, name) for name in PARTS}
+    return {
+        f"{name}/{path}": np.asarray(jax.device_get(param[...]))
+        for name, module in modules.items() if module is not None
+        for path, param in flat_params(module).items()
+    }  # fmt: skip
+
+
+def joined(first: Visual | None, *others: Visual | None) -> Visual:
+    """Each module from the first that has it."""
+    have = lambda name: (getattr(one, name) for one in (first, *others) if one is not None)
+    return Visual(*(next((module for module in have(name) if module is not None), None) for name in PARTS))

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 RANKS = (1, 5, 10, 50)
-THETAS = (0.1, 0.3, 0.5, 0.7)
+THETAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 INEQUALITIES = {"mad": np.greater, "ge": np.greater_equal}
 
 

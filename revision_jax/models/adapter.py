@@ -2,7 +2,8 @@
 
 Letters: B batch, F frames, Q query tokens, D visual width, H LLM width, L layers.
 Dense: every frame becomes a token, without seeing the query. Sparse: the window becomes one token that does.
-Both compute in float32. Features go in as CLIP gives them, not L2-normalised.
+Both compute in float32, the layers of the sparse one in products of its `precision`. Features go in as CLIP gives
+them, not L2-normalised.
 """
 
 import math
@@ -14,6 +15,7 @@ from flax import nnx
 
 from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, parameter, scan_layers, wide
 from revision_jax.models.lora import dropout
+from revision_jax.models.precision import einsum, float32_products, product
 
 _XAVIER = jax.nn.initializers.xavier_uniform()
 _STACKED_XAVIER = jax.nn.initializers.xavier_uniform(batch_axis=(0,))
@@ -29,7 +31,7 @@ class DenseAdapter(nnx.Module):
 
     def __call__(self, video: jax.Array) -> jax.Array:
         """[..., F, D] any float -> [..., F, H] float32."""
-        return wide(video) @ self.kernel[...] + self.bias[...]
+        return product(wide(video), self.kernel[...]) + self.bias[...]
 
 
 class SparseLayers(nnx.Module):
@@ -54,13 +56,13 @@ class SparseLayers(nnx.Module):
         """Multi-head attention of q [B, t, D] over k, v [B, s, D]; mask [B, s] bool, True where valid."""
         kernels, biases = (jnp.split(x, 3, axis=-1) for x in (self.in_proj.kernel[...], self.in_proj.bias[...]))
         q, k, v = (
-            (x @ kernel + bias).reshape(*x.shape[:-1], self.num_heads, -1)
+            (product(x, kernel) + bias).reshape(*x.shape[:-1], self.num_heads, -1)
             for x, kernel, bias in zip((q, k, v), kernels, biases)
         )
-        scores = jnp.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[-1])
+        scores = einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
-        out = jnp.einsum("bhts,bshd->bthd", drop(jax.nn.softmax(scores), 0), v)
+        out = einsum("bhts,bshd->bthd", drop(jax.nn.softmax(scores), 0), v)
         return drop(self.out_proj(out.reshape(*out.shape[:2], -1)), 1)
 
     def mlp(self, x: jax.Array, drop: Drop) -> jax.Array:
@@ -68,7 +70,14 @@ class SparseLayers(nnx.Module):
 
 
 class SparseAdapter(nnx.Module):
-    """Text-to-video cross-attention, self-attention with a learned token in front, a projection."""
+    """Text-to-video cross-attention, self-attention with a learned token in front, a projection.
+
+    Args:
+      visual_width: `D`, the width of the features of video and text.
+      hidden_size: `H`; the encoder works at width D and is projected to H.
+      projected: the encoder works at width H instead: on frames that the dense adapter has projected, and on text that
+        `text_mm_projector` projects; its output is not projected again.
+    """
 
     def __init__(
         self,
@@ -80,16 +89,36 @@ class SparseAdapter(nnx.Module):
         num_heads: int = 8,
         num_layers: int = 2,
         dropout: float = 0.1,
+        precision: str = "high",
+        projected: bool = False,
     ):
-        if visual_width % num_heads or visual_width % 2:
-            raise ValueError(f"visual_width {visual_width} must be even and a multiple of num_heads {num_heads}")
-        self.dropout = dropout
-        self.global_rep_token = parameter(rngs, normal(1.0), (visual_width,), ("visual",))
-        self.global_rep_pos = parameter(rngs, normal(1.0), (visual_width,), ("visual",))
+        width = hidden_size if projected else visual_width
+        if width % num_heads or width % 2:
+            name = "hidden_size" if projected else "visual_width"
+            raise ValueError(f"{name} {width} must be even and a multiple of num_heads {num_heads}")
+        self.dropout, self.precision = dropout, precision
+        self.global_rep_token = parameter(rngs, normal(1.0), (width,), ("visual",))
+        self.global_rep_pos = parameter(rngs, normal(1.0), (width,), ("visual",))
         self.t2v_encoder, self.encoder = (
-            SparseLayers(visual_width, mlp_width, num_heads, num_layers, rngs=rngs) for _ in range(2)
+            SparseLayers(width, mlp_width, num_heads, num_layers, rngs=rngs) for _ in range(2)
         )
-        self.mm_projector = Linear((visual_width, hidden_size), ("visual", "embed"), init=_XAVIER, rngs=rngs)
+        projector = Linear((visual_width, hidden_size), ("visual", "embed"), init=_XAVIER, rngs=rngs)
+        self.mm_projector, self.text_mm_projector = (None, projector) if projected else (projector, None)
+
+    @property
+    def reads_projected(self) -> bool:
+        """Whether the encoder works at the LLM's width, on frames that the dense adapter has projected."""
+        return self.mm_projector is None
+
+    @property
+    def visual_width(self) -> int:
+        """`D`, the width of the features."""
+        return (self.text_mm_projector if self.reads_projected else self.mm_projector).kernel.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """`H`, the width of the tokens."""
+        return (self.text_mm_projector if self.reads_projected else self.mm_projector).kernel.shape[1]
 
     def __call__(
         self,
@@ -102,13 +131,23 @@ class SparseAdapter(nnx.Module):
         """One vector a window.
 
         Args:
-          video: [B, F, D]. text: [B, Q, D] token features; text_mask: [B, Q], true or 1 where valid.
+          video: [B, F, D], or [B, F, H] where `reads_projected`. text: [B, Q, D] token features; text_mask: [B, Q],
+            true or 1 where valid.
           dropout_key: turns dropout on; None is deterministic.
         Returns:
           [B, H] float32.
         """
         # The last layer computes the learned token only, which saves a quarter of the arithmetic.
-        return self.mm_projector(self._encode(video, text, text_mask, dropout_key, 1)[:, 0])
+        return self._out(self._encode(video, text, text_mask, dropout_key, 1)[:, 0])
+
+    def frames(
+        self, video: jax.Array, text: jax.Array, text_mask: jax.Array, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """One vector a frame, [B, F, H] float32; arguments as in `__call__`."""
+        return self._out(self.encode(video, text, text_mask, dropout_key=dropout_key)[:, 1:])
+
+    def _out(self, encoded: jax.Array) -> jax.Array:
+        return encoded if self.mm_projector is None else self.mm_projector(encoded)
 
     def encode(
         self,
@@ -123,16 +162,20 @@ class SparseAdapter(nnx.Module):
 
     def _encode(self, video, text, text_mask, dropout_key, wanted: int) -> jax.Array:
         """The first `wanted` outputs of `encode`."""
+        if text.shape[-1] != self.visual_width:
+            raise ValueError(f"text width {text.shape[-1]}, expected {self.visual_width}: two encoders?")
+        video, text = wide(video), wide(text)
+        if self.text_mm_projector is not None:
+            text = self.text_mm_projector(text)
         if video.shape[-1] != text.shape[-1]:
             raise ValueError(f"video width {video.shape[-1]} and text width {text.shape[-1]} differ: two encoders?")
-        video, text = wide(video), wide(text)
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         positions = frame_positions(*video.shape[1:])
-        video = self._cross(video, positions, text, text_mask.astype(bool), keys[0])
-
-        token = jnp.broadcast_to(self.global_rep_token[...], (video.shape[0], 1, video.shape[2]))
-        positions = jnp.concatenate([self.global_rep_pos[...][None], positions])
-        return self._self(jnp.concatenate([token, video], axis=1), positions, keys[1], wanted)
+        with float32_products(self.precision):
+            video = self._cross(video, positions, text, text_mask.astype(bool), keys[0])
+            token = jnp.broadcast_to(self.global_rep_token[...], (video.shape[0], 1, video.shape[2]))
+            positions = jnp.concatenate([self.global_rep_pos[...][None], positions])
+            return self._self(jnp.concatenate([token, video], axis=1), positions, keys[1], wanted)
 
     def _cross(self, video, positions, text, mask, key):
         def step(layer: SparseLayers, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, None]:

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from revision_jax.models import platform
 from revision_jax.models.layers import wide_type
 from revision_jax.models.names import ATTENTION_BACKENDS
+from revision_jax.models.precision import einsum
 
 _LANES = 128  # splash works in blocks of whole TPU lanes
 _MAX_BLOCK = 512
@@ -52,12 +54,17 @@ def attention(
     Returns:
       [B, T, N, D] in q's dtype.
     """
-    backend = select_backend(backend, _platform(), q, k, causal=causal, masked=mask is not None)
+    backend = backend_here(backend, q, k, causal=causal, masked=mask is not None)
     if backend == "splash":
         return _on_own_part(lambda q, k, v, mask: _splash(q, k, v), q, k, v)
     if backend == "cudnn":
         return _on_own_part(functools.partial(_cudnn, causal=causal), q, k, v, mask)
     return _xla(q, k, v, causal, mask)
+
+
+def backend_here(backend: str, q: jax.Array, k: jax.Array, *, causal: bool, masked: bool) -> str:
+    """`select_backend` on the platform that is compiled for."""
+    return select_backend(backend, platform.compiled_for(), q, k, causal=causal, masked=masked)
 
 
 def select_backend(backend: str, platform: str, q: jax.Array, k: jax.Array, *, causal: bool, masked: bool) -> str:
@@ -83,7 +90,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, mask: jax.Array
     key_heads = k.shape[2]
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, S, D]
     q = q.swapaxes(1, 2).reshape(batch, key_heads, -1, width)  # [B, K, N / K * T, D]
-    scores = jnp.einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * width**-0.5
+    scores = einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * width**-0.5
     scores = scores.reshape(batch, heads, length, -1)
     if causal:
         seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
@@ -91,14 +98,8 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, mask: jax.Array
     if mask is not None:
         scores = jnp.where(mask, scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, key_heads, -1, k.shape[2])
-    values = jnp.einsum("bkts,bksd->bktd", weights, v)
+    values = einsum("bkts,bksd->bktd", weights, v)
     return values.reshape(batch, heads, length, width).swapaxes(1, 2)
-
-
-def _platform() -> str:
-    """The platform compiled for: that of the mesh in use (perhaps a described TPU), else the default one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
 
 
 def _cudnn_obstacles(platform: str, q: jax.Array, k: jax.Array, causal: bool) -> list[str]:
@@ -248,10 +249,10 @@ def _partial(
     Returns float32 (sum of weighted values [b, K, t, D], largest score, sum of weights: [b, K, t, 1]).
     """
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # heads in front: see `_xla`
-    scores = jnp.einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * q.shape[-1] ** -0.5
+    scores = einsum("bktd,bksd->bkts", q, k, preferred_element_type=wide_type(q)) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(mask, scores, _MASKED)
     peak = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - peak)
-    values = jnp.einsum("bkts,bksd->bktd", weights.astype(v.dtype), v, preferred_element_type=wide_type(v))
+    values = einsum("bkts,bksd->bktd", weights.astype(v.dtype), v, preferred_element_type=wide_type(v))
     return values, peak, weights.sum(-1, keepdims=True)

@@ -13,6 +13,7 @@ from flax import nnx
 from revision_jax.models.attention import check_backend
 from revision_jax.models.encoder import unit
 from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, parameter
+from revision_jax.models.precision import product
 from revision_jax.models.towers import TextConfig, TowerLayers, VisionConfig, embed_patches, embed_tokens
 
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07)
@@ -162,4 +163,4 @@ class CLIP(nnx.Module):
 
     def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:
         """Features [B, D] and [Q, D] of `encode_image` and `encode_text` -> scaled cosines [Q, B] float32."""
-        return unit(texts) @ unit(images).T * jnp.exp(self.logit_scale[...])
+        return product(unit(texts), unit(images).T) * jnp.exp(self.logit_scale[...])

@@ -7,18 +7,22 @@ dense [prefix P | frames F | question and answer T], sparse [prefix P | windows 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
+from revision_jax.models.layers import LayerNorm
 from revision_jax.models.llama import KVCache, Llama
+from revision_jax.models.packing import Packing
+from revision_jax.models.visual import Visual
 
 
 class Grounder(nnx.Module):
-    """`llm`, `adapter` (dense) and `sparse` joined. The paths of parameters start with these names.
+    """`llm`, `adapter` (dense), `sparse` and `norm` joined. The paths of parameters start with these names.
 
     Args:
-      adapter, sparse: at least one of them; a model without one cannot be asked on that level.
+      adapter, sparse: at least one of them. Without the sparse one there are no groups; without the dense one, frames
+        have their tokens of the sparse one too (`visual.Visual`).
+      norm: over the tokens of frames and windows; None where there is none.
       window_chunk: windows whose sparse tokens are computed at a time, which bounds memory.
     """
 
@@ -28,27 +32,32 @@ class Grounder(nnx.Module):
         adapter: DenseAdapter | None = None,
         sparse: SparseAdapter | None = None,
         *,
+        norm: LayerNorm | None = None,
         window_chunk: int = 64,
     ):
-        kernels = [adapter.kernel] if adapter is not None else []
-        kernels += [sparse.mm_projector.kernel] if sparse is not None else []
-        if not kernels:
+        if adapter is None and sparse is None:
             raise ValueError("a grounder without an adapter sees nothing; give the dense one, the sparse one or both")
-        for kernel in kernels:
-            if kernel.shape[1] != llm.config.hidden_size:
-                raise ValueError(f"the adapter gives width {kernel.shape[1]}, the LLM has {llm.config.hidden_size}")
-        if len({kernel.shape[0] for kernel in kernels}) > 1:
-            widths = [kernel.shape[0] for kernel in kernels]
+        for width in Visual(adapter, sparse).hidden_sizes:
+            if width != llm.config.hidden_size:
+                raise ValueError(f"the adapter gives width {width}, the LLM has {llm.config.hidden_size}")
+        if adapter is not None and sparse is not None and adapter.kernel.shape[0] != sparse.visual_width:
+            widths = [adapter.kernel.shape[0], sparse.visual_width]
             raise ValueError(f"the adapters take features of different widths {widths}; expected one encoder's")
         self.llm = llm
         self.adapter = adapter
         self.sparse = sparse
+        self.norm = norm
         self.window_chunk = window_chunk
+
+    @property
+    def visual(self) -> Visual:
+        """What makes the tokens of frames and windows."""
+        return Visual(self.adapter, self.sparse, self.norm)
 
     @property
     def visual_width(self) -> int:
         """`D`, the width of the features."""
-        return (self.sparse.mm_projector if self.adapter is None else self.adapter).kernel.shape[0]
+        return self.visual.width
 
     def __call__(
         self,
@@ -64,10 +73,11 @@ class Grounder(nnx.Module):
 
         Args:
           prefix: [P] int32, the same for every row.
-          video: [B, F, D] features of a window; with a query [B, n, F, D], a group of windows, one token each.
+          video: [B, F, D] features of a window; or [B, n, F, D], a group of windows, one token each.
           tokens: [B, T] int32, right-padded; or [B, G, T], G texts about one video. These share the video and
             do not see each other: each gets the logits it would get alone.
           query: [B, Q, D] CLIP's token features of the sentence asked about; query_mask: [B, Q], true where valid.
+            Needed by groups, and by windows where frames see the query.
           dropout_key: turns dropout (LoRA's, the sparse adapter's) on; None is deterministic.
         Returns:
           [B, T, V] or [B, G, T, V] float32; row i predicts tokens[..., i].
@@ -89,10 +99,14 @@ class Grounder(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """The hidden states [B, (G,) T, H] behind the logits of `__call__`, whose arguments it takes."""
+        if query is not None:
+            adapter_key, dropout_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         if query is None:
             context = self.embed_windows(prefix, video)  # [B, P + F, H]
+        elif video.ndim == 3:
+            frames = self.visual.frame_tokens(video, query, query_mask, dropout_key=adapter_key)
+            context = self._behind(prefix, frames)  # [B, P + F, H]
         else:
-            adapter_key, dropout_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
             group = self.group_tokens(video, query, query_mask, dropout_key=adapter_key)
             context = self.embed_group(prefix, group)  # [B, P + n, H]
         return self._text_hidden(context, tokens, dropout_key)
@@ -107,16 +121,18 @@ class Grounder(nnx.Module):
         texts = 1 if tokens.ndim == 2 else tokens.shape[1]
         # The last token is only ever predicted, never read.
         read = self.llm.embed(tokens[..., :-1]).reshape(batch, -1, context.shape[-1])
-        layout = {} if texts == 1 else packed_layout(start, texts, tokens.shape[-1] - 1)
-        hidden = self.llm(jnp.concatenate([context, read], axis=1), dropout_key=dropout_key, **layout)
+        packing = None if texts == 1 else Packing(start, texts, tokens.shape[-1] - 1)
+        hidden = self.llm(jnp.concatenate([context, read], axis=1), packing=packing, dropout_key=dropout_key)
         # A text's first token is predicted by the video's last, which all texts share.
         first = jnp.broadcast_to(hidden[:, start - 1][:, None, None], (batch, texts, 1, hidden.shape[-1]))
         rest = hidden[:, start:].reshape(batch, texts, -1, hidden.shape[-1])
         return jnp.concatenate([first, rest], axis=2).reshape(*tokens.shape, -1)
 
-    def embed_windows(self, prefix: jax.Array, video: jax.Array) -> jax.Array:
-        """Prefix [P] and features [W, F, D] -> LLM embeddings [W, P + F, H]."""
-        return self._behind(prefix, self.adapter(video))
+    def embed_windows(
+        self, prefix: jax.Array, video: jax.Array, query: jax.Array | None = None, query_mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Prefix [P] and features [W, F, D] -> LLM embeddings [W, P + F, H]; query [W, Q, D] where frames see it."""
+        return self._behind(prefix, self.visual.frame_tokens(video, query, query_mask))
 
     def embed_group(self, prefix: jax.Array, windows: jax.Array) -> jax.Array:
         """Prefix [P] and sparse tokens [B, n, H] of groups of windows -> LLM embeddings [B, P + n, H]."""
@@ -132,7 +148,7 @@ class Grounder(nnx.Module):
 
         `window_chunk` pairs at a time, so that memory does not grow with B.
         """
-        one = lambda pair: self.sparse(*(x[None] for x in pair))[0]
+        one = lambda pair: self.visual.window_tokens(*(x[None] for x in pair))[0]
         return jax.lax.map(one, (video, query, query_mask), batch_size=min(self.window_chunk, video.shape[0]))
 
     def group_tokens(
@@ -144,27 +160,14 @@ class Grounder(nnx.Module):
         """
         batch, windows = video.shape[:2]
         keys = None if dropout_key is None else jax.random.split(dropout_key, windows)
-        encode = lambda window: self.sparse(window[0], query, query_mask, dropout_key=window[1])
+        encode = lambda window: self.visual.window_tokens(window[0], query, query_mask, dropout_key=window[1])
         chunk = min(max(self.window_chunk // batch, 1), windows)
         return jax.lax.map(encode, (video.swapaxes(0, 1), keys), batch_size=chunk).swapaxes(0, 1)
 
     def encode_windows(self, prefix: jax.Array, video: jax.Array) -> tuple[KVCache, jax.Array]:
         """Prefix [P], features [W, F, D] -> (cache of P + F slots a window, last hidden state [W, H]).
 
-        The features do not see the query: one cache serves every query on a window.
+        Where the frames do not see the query, one cache serves every query on a window.
         """
         hidden, cache = self.llm.prefill(self.embed_windows(prefix, video))
         return cache, hidden[:, -1]
-
-
-def packed_layout(start: int, texts: int, length: int) -> dict[str, np.ndarray | jax.Array]:
-    """Positions and mask of `texts` texts of `length` tokens behind `start` shared ones.
-
-    Returns:
-      positions [start + texts * length]: those of each text begin at `start`; mask [T, T] bool: a token sees
-      the shared ones and its own text, up to itself.
-    """
-    owner = jnp.concatenate([jnp.zeros(start, jnp.int32), jnp.repeat(jnp.arange(1, texts + 1), length)])
-    positions = np.concatenate([np.arange(start), np.tile(start + np.arange(length), texts)])
-    own = (owner[:, None] == owner) | (owner == 0)
-    return {"positions": positions, "mask": own & jnp.tril(jnp.ones_like(own))}

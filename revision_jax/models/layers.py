@@ -8,7 +8,7 @@ one `lax.scan`: compile time does not grow with the depth, and a step has no Pyt
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from revision_jax.models.names import REMAT_POLICIES
+from revision_jax.models.precision import product
 
+Module = TypeVar("Module", bound=nnx.Module)
 Initializer = Callable[[jax.Array, Sequence[int], Any], jax.Array]
 
 zeros = jax.nn.initializers.zeros
@@ -85,7 +87,20 @@ def parameter(
         shape, axes = (num_layers, *shape), ("layers", *axes)
     if len(shape) != len(axes):
         raise ValueError(f"shape {tuple(shape)} needs one axis name a dimension, got {tuple(axes)}")
-    return nnx.Param(init(rngs.params(), tuple(shape), dtype), axes=tuple(axes))
+    array = jnp.zeros(shape, dtype) if isinstance(rngs, _NoDraws) else init(rngs.params(), tuple(shape), dtype)
+    return nnx.Param(array, axes=tuple(axes))
+
+
+class _NoDraws:
+    """In place of `nnx.Rngs` where only shapes count."""
+
+
+def shapes_of(build: Callable[[Any], Module]) -> Module:
+    """The module that `build` makes of an `nnx.Rngs`, every parameter a `jax.ShapeDtypeStruct`.
+
+    Initializers are not traced: of a deep model that took most of a second.
+    """
+    return nnx.eval_shape(lambda: build(_NoDraws()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +145,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., i] -> [..., o] in `dtype`."""
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        y = product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 

@@ -30,8 +30,10 @@ from revision_jax.models.layers import (
     wide,
     wide_type,
 )
-from revision_jax.models.lora import Features, LoRAConfig, LoRALinear
+from revision_jax.models.lora import Features, LoRAConfig, LoRALinear, outputs_of
 from revision_jax.models.names import LORA_TARGETS
+from revision_jax.models.packing import Packing, packed_attention
+from revision_jax.models.precision import precision_of
 from revision_jax.models.rope import Rope, apply_rope, make_rope, rope_kind, rope_tables
 from revision_jax.parallel.rules import gathered
 
@@ -188,12 +190,13 @@ class SelfAttention(nnx.Module):
     def __call__(self, x, rope, attend, keys):
         split_heads = lambda y: y.reshape(*y.shape[:-1], -1, self.head_dim)
         turned = lambda y, norm: apply_rope(split_heads(y) if norm is None else norm(split_heads(y)), *rope)
-        q = save_name(turned(self.q_proj(x, keys[0]), self.q_norm), "query")  # [B, T, N, D]
-        k = save_name(turned(self.k_proj(x, keys[1]), self.k_norm), "key")  # [B, T, K, D]
-        v = save_name(split_heads(self.v_proj(x, keys[2])), "value")
+        q, k, v = outputs_of((self.q_proj, self.k_proj, self.v_proj), x, keys[0])
+        q = save_name(turned(q, self.q_norm), "query")  # [B, T, N, D]
+        k = save_name(turned(k, self.k_norm), "key")  # [B, T, K, D]
+        v = save_name(split_heads(v), "value")
         y, entry = attend(q, k, v)
         y = save_name(y, "attention").reshape(*x.shape[:-1], -1)  # [B, T, N * D]
-        return self.o_proj(y, keys[3]), entry
+        return self.o_proj(y, keys[1]), entry
 
 
 class MLP(nnx.Module):
@@ -206,8 +209,9 @@ class MLP(nnx.Module):
         self.down_proj = linear("down_proj", inner, width, ("mlp", "embed"))
 
     def __call__(self, x, keys):
-        gate, up = save_name(self.gate_proj(x, keys[0]), "gate"), save_name(self.up_proj(x, keys[1]), "up")
-        return self.down_proj(jax.nn.silu(gate) * up, keys[2])
+        gate, up = outputs_of((self.gate_proj, self.up_proj), x, keys[0])
+        gate, up = save_name(gate, "gate"), save_name(up, "up")
+        return self.down_proj(jax.nn.silu(gate) * up, keys[1])
 
 
 class LlamaLayers(nnx.Module):
@@ -222,10 +226,10 @@ class LlamaLayers(nnx.Module):
 
     def __call__(self, h: jax.Array, rope, attend: Callable, dropout_key: jax.Array | None):
         """`attend(q, k, v) -> (output, entry)`; returns (h [B, T, H], entry). A dropout key a layer."""
-        keys = [None] * 7 if dropout_key is None else jax.random.split(dropout_key, 7)
-        y, entry = self.self_attn(self.input_layernorm(h), rope, attend, keys[:4])
+        keys = [None] * 4 if dropout_key is None else jax.random.split(dropout_key, 4)  # one an input of linear layers
+        y, entry = self.self_attn(self.input_layernorm(h), rope, attend, keys[:2])
         h = h + y
-        return h + self.mlp(self.post_attention_layernorm(h), keys[4:]), entry
+        return h + self.mlp(self.post_attention_layernorm(h), keys[2:]), entry
 
 
 class Llama(nnx.Module):
@@ -270,23 +274,22 @@ class Llama(nnx.Module):
         kernel = self.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
         kernel = gathered(kernel, ("embed", "vocab"))
         hidden, kernel = hidden.astype(self.dtype), kernel.astype(self.dtype)
-        return jnp.matmul(hidden, kernel, preferred_element_type=wide_type(hidden))
+        precision = precision_of(hidden, kernel)
+        return jnp.matmul(hidden, kernel, precision=precision, preferred_element_type=wide_type(hidden))
 
     def __call__(
         self,
         embeddings: jax.Array,
         *,
-        positions: np.ndarray | None = None,
-        mask: jax.Array | None = None,
+        packing: Packing | None = None,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """[B, T, H] -> [B, T, H] after the final norm. Causal, positions 0..T-1: pad on the right.
 
-        `positions` [T] (known before tracing) and `mask` [T, T] bool (True where a query sees a key) replace these two
-        for packed texts.
+        `packing` replaces these two where T holds several texts behind one video.
         `dropout_key` turns LoRA dropout on; None is deterministic.
         """
-        h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, positions, mask)
+        h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, packing)
         return self.norm(h)
 
     def hidden_states(self, embeddings: jax.Array) -> jax.Array:
@@ -350,15 +353,17 @@ class Llama(nnx.Module):
     def _rope(self) -> Rope:
         return make_rope(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
-    def _run(self, embeddings, collect, dropout_key=None, positions=None, mask=None):
-        """Full pass, causal unless there is a mask; `collect(h, (k, v))` chooses what is kept of every layer."""
-        positions = np.arange(embeddings.shape[1]) if positions is None else positions
+    def _run(self, embeddings, collect, dropout_key=None, packing=None):
+        """Full pass, causal unless texts are packed; `collect(h, (k, v))` chooses what is kept of every layer."""
+        positions = np.arange(embeddings.shape[1]) if packing is None else packing.positions
         self.config.check_reach(int(positions.max()) + 1)
         rope = rope_tables(jnp.asarray(positions)[None], self._rope)
-        attend = lambda q, k, v: (
-            attention(q, k, v, causal=mask is None, mask=mask, backend=self.compute.attention),
-            (k, v),
-        )
+        backend = self.compute.attention
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+            if packing is None:
+                return attention(q, k, v, causal=True, backend=backend), (k, v)
+            return packed_attention(q, k, v, packing, backend=backend), (k, v)
 
         def step(layer: LlamaLayers, h: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Any]:
             h, entry = layer(h, rope, attend, key)

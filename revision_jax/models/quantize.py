@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from revision_jax.models.layers import shapes_of
 from revision_jax.models.llama import Llama
 
 LEVELS = 127
@@ -36,7 +37,7 @@ def with_scales(llm: Llama, scales: Mapping[str, jax.Array]) -> Llama:
       scales: path of a `kernel_scale` -> array, one for each layer kernel.
     """
     compute = dataclasses.replace(llm.compute, param_dtype=jnp.int8)
-    narrow = nnx.eval_shape(lambda: Llama(llm.config, lora=llm.lora, compute=compute, rngs=nnx.Rngs(0)))
+    narrow = shapes_of(lambda rngs: Llama(llm.config, lora=llm.lora, compute=compute, rngs=rngs))
     graphdef, state = nnx.split(narrow)
     name = lambda key: "/".join(map(str, key))
     known = {name(key): variable.get_value() for key, variable in nnx.to_flat_state(nnx.split(llm)[1])} | dict(scales)

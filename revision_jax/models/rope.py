@@ -56,7 +56,7 @@ def make_rope(head_dim: int, theta: float, scaling: Mapping[str, Any] | None) ->
     """
     frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     kind = rope_kind(scaling)
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise ValueError(f"rope_scaling type {kind!r} is not supported; expected one of {', '.join(_KEYS)}")
     _check_keys(kind, scaling or {})
     factor = 1.0
@@ -81,6 +81,18 @@ def _check_keys(kind: str, scaling: Mapping[str, Any]) -> None:
             f"rope_scaling {dict(scaling)} has {unknown}, which type {kind!r} does not know; expected "
             f"{list(needed + optional)}. Remove from config.json what does not change the arithmetic"
         )
+    numbers = {key: scaling[key] for key in scaling if key not in (*_NAMES, "truncate") and scaling[key] is not None}
+    wrong = {key: value for key, value in numbers.items() if not _is_number(value, 0 if "mscale" in key else 1e-9)}
+    if kind == "llama3" and not wrong and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
+        wrong = {key: scaling[key] for key in ("low_freq_factor", "high_freq_factor")}
+    if wrong:
+        raise ValueError(
+            f"rope_scaling has {wrong!r:.200}; expected numbers above 0, the low factor below the high one"
+        )
+
+
+def _is_number(value: Any, low: float) -> bool:
+    return type(value) in (int, float) and low <= value < math.inf
 
 
 def _llama3(frequencies: np.ndarray, factor: float, low: float, high: float, original: float) -> np.ndarray:

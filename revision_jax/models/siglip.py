@@ -16,6 +16,7 @@ from revision_jax.models.attention import attention as attend
 from revision_jax.models.attention import check_backend
 from revision_jax.models.encoder import unit
 from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, parameter
+from revision_jax.models.precision import product
 from revision_jax.models.towers import MLP, TextConfig, TowerLayers, VisionConfig, embed_patches, embed_tokens
 
 LOGIT_SCALE, LOGIT_BIAS = 2.3026, -10.0  # where the paper's training starts: ln 10, and almost every pair is none
@@ -70,7 +71,7 @@ class PoolingHead(nnx.Module):
         kernels, biases = (jnp.split(p[...].astype(x.dtype), 3, -1) for p in (self.in_proj.kernel, self.in_proj.bias))
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         q, k, v = (
-            (y @ kernel + bias).reshape(*y.shape[:-1], self.num_heads, -1)
+            (product(y, kernel) + bias).reshape(*y.shape[:-1], self.num_heads, -1)
             for y, kernel, bias in zip((probe, x, x), kernels, biases)
         )
         # One query a picture: there is nothing for a kernel to win.
@@ -178,4 +179,4 @@ class SigLIP(nnx.Module):
 
     def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:
         """Features [B, D] and [Q, D] -> logits [Q, B] float32: their sigmoid is how likely a pair belongs together."""
-        return unit(texts) @ unit(images).T * jnp.exp(self.logit_scale[...]) + self.logit_bias[...]
+        return product(unit(texts), unit(images).T) * jnp.exp(self.logit_scale[...]) + self.logit_bias[...]

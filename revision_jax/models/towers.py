@@ -14,6 +14,7 @@ from flax import nnx
 
 from revision_jax.models.attention import attention
 from revision_jax.models.layers import LayerNorm, Linear, Stack, normal, scan_layers
+from revision_jax.models.precision import product
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -77,7 +78,7 @@ def embed_patches(pixels: jax.Array, kernel: jax.Array, config: VisionConfig) ->
         raise ValueError(f"pixels have shape {pixels.shape}; expected [batch, {size}, {size}, 3]")
     pixels = pixels[:, : grid * patch, : grid * patch]
     x = pixels.astype(kernel.dtype).reshape(-1, grid, patch, grid, patch, 3).swapaxes(2, 3)
-    return x.reshape(-1, grid * grid, patch * patch * 3) @ kernel.reshape(patch * patch * 3, -1)
+    return product(x.reshape(-1, grid * grid, patch * patch * 3), kernel.reshape(patch * patch * 3, -1))
 
 
 def embed_tokens(tokens: jax.Array, table: jax.Array, positions: jax.Array) -> jax.Array:

@@ -71,11 +71,17 @@ def host_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     return parts.index(own), len(parts)
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
-    """A global batch from the parts that the hosts read; arrays `[rows of this host, ...]`."""
+def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this host reads, in the order of its part."""
+    return np.asarray(_row_parts(mesh, batch_size)[0])
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A global batch from the equal parts that the hosts read; arrays `[rows of this host, ...]`."""
     sharding = batch_sharding(mesh)
     if sharding.is_fully_addressable:
         return jax.device_put(dict(batch), sharding)
+    batch_size = len(next(iter(batch.values()))) * host_shard(mesh, round_up_rows(1, mesh))[1]
     rows, numbers = np.asarray(_row_parts(mesh, batch_size)[0]), np.arange(batch_size)
 
     def assemble(local: np.ndarray) -> jax.Array:
@@ -101,6 +107,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def round_up_rows(count: int, mesh: Mesh) -> int:
+    """The least number of rows, at least `count`, that a batch on this mesh can have."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    return -(-count // parts) * parts
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str = "the batch", accumulate: int = 1) -> None:

@@ -4,23 +4,27 @@ Messages go over JAX's coordination service, not over the devices: a host that i
 something else, is named before a collective can hang on it.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
 
+from revision_jax import files
 from revision_jax.parallel.clusters import TPU_VM, Cluster, find_cluster
 from revision_jax.parallel.rendezvous import missing_processes
 
 T = TypeVar("T")
+_entered = itertools.count()
 
 JOIN_SECONDS = 300  # REVISION_JAX_JOIN_SECONDS; schedulers start hosts minutes apart
 MEET_SECONDS = 1800  # REVISION_JAX_MEET_SECONDS; the first log line waits for every host to compile
@@ -228,6 +232,25 @@ def one_after_another(what: str, make: Callable[[], T]) -> T:
     made = make()
     meet(what)
     return made
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """`files.alone_in` of the first host, for all hosts of a run: where it is refused, each of them is.
+
+    Raises:
+      FolderInUse: names the host and the process that is there.
+    """
+    with contextlib.ExitStack() as held:
+        refused = ""
+        if is_first():
+            try:
+                held.enter_context(files.alone_in(folder))
+            except files.FolderInUse as error:
+                refused = str(error)
+        if refused := exchange(f"folder {next(_entered)}", refused)[0]:
+            raise files.FolderInUse(refused)
+        yield
 
 
 def source_sha256() -> str:

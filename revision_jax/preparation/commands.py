@@ -42,7 +42,7 @@ from revision_jax.tokenizer_files import load_tokenizer
 TOO_LONG = "too_long.jsonl"  # queries that `check --llm` found
 LONGEST = {"dense": span_answer(249, 249), "sparse": YES, "group": group_answer(99, 100), "retrieval": video_answer(99)}
 SHOWN = 30  # gaps in the table; all of them are in the file
-WIDTH = 160  # of a table that goes into a file or pipe
+WIDTH = 80  # of a table that goes into a file or pipe
 log = logging.getLogger(__name__)
 
 
@@ -184,7 +184,7 @@ def _tell(title: str, gaps: Mapping[str, Sequence[Gap]]) -> int:
         log.info("%s: no gaps", title)
         return 0
     note = summarise(total) + (f"; the first {SHOWN} are shown" if len(rows) > SHOWN else "")
-    table = rich.table.Table(title=title, caption=note)
+    table = rich.table.Table(title=title, caption=rich.text.Text(note))
     for heading in ("split", "gap", "video", "query"):
         table.add_column(heading, overflow="fold")
     table.add_column("found and expected", ratio=1, overflow="fold")
@@ -199,7 +199,8 @@ def _tell(title: str, gaps: Mapping[str, Sequence[Gap]]) -> int:
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, a line now and then elsewhere; gives `on_video(done, total)`."""
     console = rich.console.Console(stderr=True)
-    columns = [rich.progress.TextColumn(what), rich.progress.BarColumn(), "{task.completed}/{task.total}"]
+    named = rich.progress.TextColumn(what.replace("{", "{{").replace("}", "}}"), markup=False)
+    columns = [named, rich.progress.BarColumn(), "{task.completed}/{task.total}"]
     columns.append(rich.progress.TimeRemainingColumn())
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)

@@ -8,7 +8,7 @@ import jinja2
 from ml_collections import ConfigDict
 
 from revision_jax.quoting import escaped
-from revision_jax.report.table import QUESTION_NOTE, question_rows, retrieval_rows, table_rows
+from revision_jax.report.table import QUESTION_NOTE, hit_note, question_rows, retrieval_rows, table_rows
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
@@ -38,7 +38,7 @@ def score_tables(metrics: Mapping[str, Any] | None) -> list[Table]:
     if metrics is None:
         return []
     tables = [
-        (f"Split {metrics['split']}; percent, a hit is IoU > theta.", *table_rows(metrics)),
+        (f"Split {metrics['split']}; percent, {hit_note(metrics)}.", *table_rows(metrics)),
         (f"Split {metrics['split']}. {QUESTION_NOTE}", *question_rows(metrics)),
         ("Retrieval among short videos; percent, but for the rank.", *retrieval_rows(metrics)),
     ]

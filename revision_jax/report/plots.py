@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # no display is needed, and none may be there
 import matplotlib.pyplot as plt
@@ -18,7 +20,7 @@ from revision_jax.report.table import clock, method_name
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#e6e6e6", "axes.edgecolor": "#999999", "xtick.color": "#555555", "ytick.color": "#555555",
-    "figure.dpi": 150, "legend.frameon": False,
+    "figure.dpi": 150, "legend.frameon": False, "text.parse_math": False,  # a sentence may hold dollars
 }  # fmt: skip
 COLORS = {
     "clip": "#b8b8b8", "depth0": "#e9b872", "before": "#a9c4de", "depth1": "#1f5f99", "depth2": "#6a9f58",
@@ -40,6 +42,10 @@ class Timeline:
       truth: true moments; empty for an absent event.
       moments: ranked predictions (start, end, confidence).
       threshold: the least confidence that counts as present.
+      video_id: its video.
+      held: whether the event was among the windows that each upper level sent down.
+      levels: the answers of other methods, e.g. the search at lower depths: method -> moments as above.
+      error: why the query could not be asked; empty where it was.
     """
 
     sentence: str
@@ -47,6 +53,10 @@ class Timeline:
     truth: Sequence[Sequence[float]]
     moments: Sequence[Sequence[float]]
     threshold: float
+    video_id: str = ""
+    held: Sequence[bool] = ()
+    levels: Mapping[str, Sequence[Sequence[float]]] = dataclasses.field(default_factory=dict)
+    error: str = ""
 
 
 def loss_curve(
@@ -105,9 +115,14 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
 def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
     """Truth above, the first predictions below: the whole video on the left, a close-up on the right."""
     with plt.rc_context(STYLE):
+        # Places are given, in inches: a layout engine draws all rows once more to find them.
+        height = 0.95 * len(cases) + 0.6
         figure, grid = plt.subplots(
-            len(cases), 2, figsize=(10, 0.95 * len(cases) + 0.9), width_ratios=(3, 2), squeeze=False,
-            layout="constrained",
+            len(cases), 2, figsize=(10, height), squeeze=False,
+            gridspec_kw=dict(
+                left=0.05, right=0.98, top=1 - 0.25 / height, bottom=0.65 / height, hspace=0.9, wspace=0.12,
+                width_ratios=(3, 2),
+            ),
         )  # fmt: skip
         for (whole, close), case in zip(grid, cases):
             _strip(whole, case, top, (0.0, case.duration_s), marks=True)
@@ -120,9 +135,39 @@ def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
                 Patch(facecolor="white", edgecolor=PREDICTION, label="below the threshold"),
                 Line2D([], [], color=PREDICTION, marker="^", linestyle="", markersize=5, label="first prediction"),
             ],
-            loc="outside lower center", ncols=4,
+            loc="lower center", ncols=4,
         )  # fmt: skip
         _save(figure, path)
+
+
+class Bars(NamedTuple):
+    """Two answers about so many frames or windows, as intervals [start, end); None = it names none."""
+
+    name: str
+    parts: int
+    truth: tuple[int, int] | None
+    told: tuple[int, int] | None
+
+
+def bars_of_answers(answers: Sequence[Bars]) -> np.ndarray:
+    """Pixels `[H, W, 3]` uint8: for each the right answer above the model's, under its name."""
+    with plt.rc_context(STYLE | {"figure.dpi": 100}):
+        figure, rows = plt.subplots(
+            len(answers), 1, figsize=(7, 0.75 * len(answers) + 0.2), squeeze=False, layout="constrained"
+        )  # fmt: skip
+        for axes, one in zip(rows[:, 0], answers):
+            for height, span, color in ((1, one.truth, TRUTH), (0, one.told, PREDICTION)):
+                if span is not None:
+                    axes.barh(height, span[1] - span[0], left=span[0], height=0.7, color=color)
+            axes.set(xlim=(0, one.parts), ylim=(-0.5, 1.5))
+            axes.set_title(one.name, loc="left", fontsize=7)
+            axes.set_yticks([0, 1], ["model", "truth"], fontsize=6)
+            axes.tick_params(axis="x", labelsize=6)
+            axes.grid(axis="y", visible=False)
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+        plt.close(figure)
+    return pixels
 
 
 def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: bool) -> None:
@@ -166,5 +211,5 @@ def _caption(case: Timeline, width: int = 78) -> str:
 
 
 def _save(figure, path: Path) -> None:
-    figure.savefig(path)
+    figure.savefig(path, pil_kwargs={"compress_level": 2})  # a third larger, at half of the time
     plt.close(figure)

@@ -8,25 +8,30 @@ from ml_collections import ConfigDict
 
 from revision_jax.logs import read_metrics
 from revision_jax.report import plots
-from revision_jax.report.html import write_report
+from revision_jax.report.html import NO_PICTURES, write_report
 from revision_jax.report.table import named_methods
+from revision_jax.report.thumbnails import Thumbnails
 
 SHOWN = 8  # queries in the timelines
 
 
 def write_summary(
-    folder: Path, suffix: str, metrics: Mapping[str, Any], config: ConfigDict, cases: Sequence[plots.Timeline]
+    place: tuple[Path, str],
+    metrics: Mapping[str, Any],
+    config: ConfigDict,
+    cases: Sequence[plots.Timeline],
+    thumbnails: Thumbnails = NO_PICTURES,
 ) -> Path:
     """Writes `*.png` and `report.html` into the evaluation's folder; returns the page's path.
 
     Args:
-      folder: in the run's work folder.
-      suffix: of the file names, "" or "_val".
+      place: the folder, in the run's work folder, and the suffix of the file names, "" or "_val".
       metrics: what `metrics.json` will hold.
       config: the run's.
-      cases: queries to show, see `choose_cases`.
+      cases: every query; `choose_cases` takes those of the picture.
+      thumbnails: of answers and truths, for the list of queries.
     """
-    figures = []
+    (folder, suffix), figures = place, []
     folder.mkdir(parents=True, exist_ok=True)
     steps, losses, validations = read_losses(folder.parent)
     if len(steps) > 1:
@@ -37,11 +42,11 @@ def write_summary(
         plots.recall_bars(recalls, folder / f"recall{suffix}.png")
         figures.append(("Recall", folder / f"recall{suffix}.png", "Present queries with a hit among their first k."))
     if cases:
-        plots.timelines(cases, folder / f"timelines{suffix}.png")
+        plots.timelines(choose_cases(cases), folder / f"timelines{suffix}.png")
         caption = "Left the whole video, right a close-up. The queries are taken at even distances from the split."
         figures.append(("Timelines", folder / f"timelines{suffix}.png", caption))
     page = folder / f"report{suffix}.html"
-    write_report(page, metrics, config.to_dict(), figures, cases)
+    write_report(page, metrics, config.to_dict(), figures, cases, thumbnails)
     return page
 
 

@@ -15,7 +15,10 @@ NAMES = {
     "depth3": "two upper levels (depth 3)",
     "depth1_retrieve_then_ground": "similar windows only",
 }
-POLICIES = {"bottom_up": "bottom-up", "top_down_rescaled": "rescaled", "fused": "fused with similarity"}
+POLICIES = {
+    "bottom_up": "bottom-up", "top_down_rescaled": "rescaled", "fused": "fused with similarity",
+    "cascade": "shortlist by similarity",
+}  # fmt: skip
 FIRST = ("clip", "depth0", "depth1")  # rows that stand before the deeper searches
 # Column heading -> where its value stands in a method's scores.
 COLUMNS = {
@@ -23,6 +26,7 @@ COLUMNS = {
     "R1@.3": ("recall", "mad", "R1@0.3"),
     "R1@.5": ("recall", "mad", "R1@0.5"),
     "R1@.7": ("recall", "mad", "R1@0.7"),
+    "R1@.9": ("recall", "mad", "R1@0.9"),
     "R5@.3": ("recall", "mad", "R5@0.3"),
     "R10@.3": ("recall", "mad", "R10@0.3"),
     "R50@.3": ("recall", "mad", "R50@0.3"),
@@ -33,6 +37,13 @@ COLUMNS = {
     "frames": ("cost", "frame_share"),
     "s/query": ("measured", "seconds_per_query"),
 }
+# What decides, first: the terminal's table holds these alone unless `--wide` asks for all, and fits 80 columns.
+DECIDING = ("R1@.3", "R5@.3")
+BESIDE = ("false alarms", "frames", "s/query")
+NAME_WIDTH = 30  # of a table's first column; longer names, and longer words in other columns, are broken
+LEAST_WIDTH = 15  # of a column with such words
+# Columns of `--wide`, and of data whose papers report them.
+WIDE = {name: ("average_precision", name.replace("@.", "@0.")) for name in ("mAP@.5", "mAP@.75", "mAP")}
 # The same of the second table: sets of moments, calibration, cost.
 DETAILS = {
     "count": ("sets", "count_accuracy"),
@@ -77,12 +88,49 @@ def named_methods(metrics: Mapping) -> dict[str, Mapping]:
     return {name: scores for name, scores in rows.items() if scores}
 
 
+def shown(scores: Sequence[str], hit: str, wide: bool) -> dict[str, Any]:
+    """What the tables of an evaluation show: `table` of `metrics.json`.
+
+    Args:
+      scores: the columns that papers on the scored data report, instead of recall and mIoU; none = all columns.
+      hit: whether IoU = theta is a hit ("ge") or not ("mad"): a key of `recall`.
+      wide: also the columns of `WIDE`; the terminal shows all columns, not the deciding ones alone.
+    """
+    own = [name for name, path in COLUMNS.items() if path[0] not in ("recall", "mean_iou")] if scores else [*COLUMNS]
+    columns = list(dict.fromkeys([*scores, *own, *(WIDE if wide else ())]))
+    return {"hit": hit, "columns": columns, "first": [*(scores or DECIDING)[:2], *BESIDE], "wide": wide}
+
+
+def hit_note(metrics: Mapping) -> str:
+    """`a hit is IoU > theta`, as the scored data has it."""
+    return "a hit is IoU >= theta" if (metrics.get("table") or {}).get("hit") == "ge" else "a hit is IoU > theta"
+
+
+def _columns(metrics: Mapping) -> dict[str, tuple[str, ...]]:
+    """Column heading -> where its value stands in a method's scores."""
+    table = metrics.get("table") or {"hit": "mad", "columns": [*COLUMNS]}
+    places = {}
+    for name in table["columns"]:
+        recall = ("recall", table["hit"], name.replace("@.", "@0."))
+        known = {**COLUMNS, **WIDE}.get(name, recall)
+        places[name] = recall if known[0] == "recall" else known
+    return places
+
+
 def table_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of `metrics.json`: percentages but for the last column, seconds."""
-    rows = []
+    rows, columns = [], _columns(metrics)
     for name, scores in named_methods(metrics).items():
-        rows.append([method_name(name)] + [_cell(scores, path) for path in COLUMNS.values()])
-    return ["method", *COLUMNS], rows
+        rows.append([method_name(name)] + [_cell(scores, path) for path in columns.values()])
+    return ["method", *columns], rows
+
+
+def first_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the columns that decide; see `shown`."""
+    headings, rows = table_rows(metrics)
+    wanted = (metrics.get("table") or {}).get("first") or [*DECIDING, *BESIDE]
+    places = [0, *(headings.index(name) for name in wanted)]
+    return [headings[i] for i in places], [[row[i] for i in places] for row in rows]
 
 
 def detail_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
@@ -97,7 +145,7 @@ def detail_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
 
 def compared_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of differences between methods, with their intervals."""
-    rows, columns = [], ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
+    rows, columns = [], ["R1@0.3", "R5@0.3", "R1@0.5", "mean_iou"] + ["mAP"] * ("mAP" in _columns(metrics))
     for pair in metrics.get("compared", []):
         names = " minus ".join(method_name(name) for name in pair["methods"])
         cells = [(pair[column]["difference"], *pair[column]["interval"]) for column in columns]
@@ -164,41 +212,93 @@ def retrieval_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str
     return ["method", *RANKS], rows
 
 
+def _first_note(metrics: Mapping, headings: Sequence[str]) -> str:
+    """What the deciding columns are, in words."""
+    ranked = [name for name in headings if name.startswith("R") and "@" in name]
+    each = [f"{name}: one of the first {name[1 : name.index('@')]} answers is right" for name in ranked]
+    each = [text.replace("one of the first 1 answers", "the first answer") for text in each]
+    theta = hit_note(metrics).replace("a hit is ", "").replace("theta", "the number behind @")
+    return (
+        f"Percent of the events that happen; {'; '.join(each)} ({theta}). False alarms: percent of the events that do "
+        "not happen and are answered all the same. Frames: percent of the video that the language model saw. s/query: "
+        "seconds. All columns: --wide."
+    )
+
+
 def print_table(metrics: Mapping[str, Any]) -> None:
-    """Prints the tables to the terminal: only those that hold something."""
+    """Prints the tables to the terminal: only those that hold something, and what decides unless all is asked for."""
     main = method_name(metrics["served"] or "depth1")
     protocol, split = metrics["protocol"], metrics["split"]
     counts = f"{metrics['present']} present and {metrics['absent']} absent queries, {metrics['videos']} videos"
-    note = "Percent; a hit is IoU > theta. Absent queries count under rejection only."
     title = f"{split}: {counts}; protocol {protocol['name']} ({protocol['says']})"
     retrieval = metrics["retrieval"]
+    if (metrics.get("table") or {}).get("wide"):
+        note = f"Percent; {hit_note(metrics)}. Absent queries count under rejection only."
+        scored = [
+            (title, note, table_rows(metrics), main),
+            ("sets of moments, calibration, cost", DETAIL_NOTE, detail_rows(metrics), main),
+        ]
+        compared = compared_rows(metrics)
+    else:
+        first, (names, differences) = first_rows(metrics), compared_rows(metrics)
+        scored = [(title, _first_note(metrics, first[0]), first, main)]
+        compared = names[:2], [row[:2] for row in differences]
     for heading, caption, (headings, rows), marked in (
         (f"{split}: questions", QUESTION_NOTE, question_rows(metrics), ""),
         (f"{split}: {retrieval.get('queries')} queries, {retrieval.get('clips')} clips", "Percent, but for the rank.",
          retrieval_rows(metrics), ""),
-        (title, note, table_rows(metrics), main),
-        ("sets of moments, calibration, cost", DETAIL_NOTE, detail_rows(metrics), main),
+        *scored,
         ("where the search goes", LEVEL_NOTE, level_rows(metrics), ""),
-        ("differences, query by query, with 95 % intervals", "Percent.", compared_rows(metrics), ""),
+        ("differences, query by query, with 95 % intervals", "Percent.", compared, ""),
     ):  # fmt: skip
         if rows:
             print_rows(heading, caption, headings, rows, marked)
+    if metrics.get("diagnosis") is not None:
+        print_diagnosis(metrics["diagnosis"])
+
+
+def print_diagnosis(diagnosis: Mapping[str, Any]) -> None:
+    """Prints what fails, in 80 columns; see `evaluation.diagnosis`."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console() if Console().is_terminal else Console(width=80)
+    console.print(Text(f"diagnosis of {method_name(diagnosis['method'])}", style="bold"))
+    if not diagnosis["signs"]:
+        nothing = "Too few events to tell." if diagnosis["too_few"] else "No signature of failure."
+        console.print(Padding(Text(nothing), (0, 0, 0, 2)))
+    for sign in diagnosis["signs"]:
+        console.print(Padding(Text(sign["name"], style="bold"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{sign['evidence']}\n{sign['remedy']}"), (0, 0, 0, 4)))
 
 
 def print_rows(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], main: str = "") -> None:
-    """Prints one table; the row that begins with `main` is bold."""
+    """Prints one table, the row that begins with `main` in bold; all of it is text, never markup.
+
+    Names and whatever is longer than `NAME_WIDTH` are broken. In a pipe, which has no width, the table has 80 columns,
+    or as many as its numbers need.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, caption=note)
+    table = Table(title=Text(title), caption=Text(note))
+    longest = [max((len(row[i]) for row in rows), default=0) for i in range(len(headings))]
     for i, heading in enumerate(headings):
-        words = heading.replace(" ", "\n")  # a heading is never wider than its longest word
-        table.add_column(words, justify="right" if i else "left", no_wrap=True, vertical="bottom")
+        words = Text(heading.replace(" ", "\n"))  # a heading is never wider than its longest word
+        if not i:
+            table.add_column(words, max_width=NAME_WIDTH, overflow="fold", vertical="bottom")
+        elif longest[i] > NAME_WIDTH:
+            table.add_column(words, overflow="fold", vertical="bottom")
+        else:
+            table.add_column(words, justify="right", no_wrap=True, vertical="bottom")
     for row in rows:
-        table.add_row(*row, style="bold" if row[0] == main else None)
+        table.add_row(*map(Text, row), style="bold" if row[0] == main else None)
     console = Console()
-    if not console.is_terminal:  # a pipe has no width; the table keeps its own
-        console = Console(width=max(100, Console(width=1000).measure(table).maximum))
+    if not console.is_terminal:
+        broken = sum(length - LEAST_WIDTH for length in longest[1:] if length > NAME_WIDTH)
+        console = Console(width=max(80, Console(width=100_000).measure(table).maximum - broken))
     console.print(table)
 
 

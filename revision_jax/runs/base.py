@@ -4,6 +4,7 @@ Where a config names no file, the published sizes stand in, for compiling ahead:
 (arXiv 2411.14901).
 """
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,9 @@ def _check_special_tokens(prompts: PromptEncoder, embeddings: int, directory: Pa
         )
 
 
+_text_extractors: "weakref.WeakValueDictionary[tuple, Extractor]" = weakref.WeakValueDictionary()
+
+
 def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
     """`base.encoder` at the data's frame rate: what made the features also reads a user's own video.
 
@@ -124,3 +128,17 @@ def make_extractor(config: ConfigDict, mesh: Mesh | None = None) -> Extractor:
     """
     report_missing([line for line in missing_base(config) if line.startswith("base.encoder")])
     return Extractor(resolve_path(config.base.encoder), config.data.fps, mesh=mesh)
+
+
+def make_text_extractor(config: ConfigDict) -> Extractor:
+    """As `make_extractor`, for sentences alone; on one device, so that it may be used beside a training step.
+
+    Those who hold one of the same encoder share it.
+    """
+    key = str(config.base.encoder), config.data.fps
+    extractor = _text_extractors.get(key)
+    if extractor is None:
+        extractor = make_extractor(config)
+        extractor.forget_pictures()
+        _text_extractors[key] = extractor
+    return extractor

@@ -16,20 +16,21 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from revision_jax.data.annotations.queries import Query
+from revision_jax.data.annotations.table import QueryTable, SentencesById
 from revision_jax.data.batches.captions import Captions, caption_stream
 from revision_jax.data.batches.clips import ClipKind, clip_stream
 from revision_jax.data.batches.groups import GroupKind, group_streams
 from revision_jax.data.batches.load_group import LoadGroup
 from revision_jax.data.batches.presence import presence_stream
-from revision_jax.data.batches.query_tokens import QueryTokens, StoredQueryTokens
+from revision_jax.data.batches.query_tokens import QueryTokens, StoredQueryTokens, check_same_source
 from revision_jax.data.batches.streams import Batching, Stream
 from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.builders.annotated import QUERY_TOKENS
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import MANIFEST, FeatureStore
-from revision_jax.parallel.mesh import batch_sharding, host_shard, local_mesh
+from revision_jax.parallel.mesh import batch_sharding, host_shard
 from revision_jax.prompts import PromptEncoder
-from revision_jax.runs.base import make_extractor, make_hierarchy
+from revision_jax.runs.base import make_hierarchy, make_text_extractor
 from revision_jax.runs.splits import open_captions, open_split, open_train
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -56,7 +57,7 @@ class Source:
     def data(self) -> list[TrainSplit]:
         """The split, and for training those that are mixed with it."""
         if self.split == "train":
-            return open_train(self.config, self.directory, self.mesh, width=self.width)
+            return open_train(self.config, self.directory, self.width)
         drop = self.config.data.faults == "drop"
         return [TrainSplit(*open_split(self.config, self.directory, self.width), drop_long=drop)]
 
@@ -67,12 +68,11 @@ class Source:
     @functools.cached_property
     def loaders(self) -> list[tuple[LoadGroup, TrainSplit]]:
         """Each data set with what reads groups of its windows."""
-        load = functools.partial(make_loader, self.config, prompts=self.prompts, mesh=self.mesh)
+        load = functools.partial(make_loader, self.config, prompts=self.prompts)
         return [(load(own.store, own.queries), own) for own in self.data]
 
-    def batching(self, place: int, places: int) -> Batching:
-        """How the stream at a place among so many becomes batches, of which this host reads its part."""
-        size = self.config.train.batch_size
+    def batching(self, size: int, place: int, places: int) -> Batching:
+        """How the stream at a place among so many becomes batches of `size` rows, of which this host reads its part."""
         epochs = None if self.split == "train" else 1
         return Batching(size, self.config.seed, epochs, host_shard(self.mesh, size), place, places)
 
@@ -83,22 +83,35 @@ class Source:
         return [own.store.path / name for own in self.data for name in (MANIFEST, QUERIES)]
 
 
-def make_loader(
-    config: ConfigDict, store: FeatureStore, queries: Iterable[Query], prompts: PromptEncoder, mesh: Mesh
-) -> LoadGroup:
-    """Reads groups of a split's windows; the sentences' token features are the data set's own, or encoded now."""
-    sentences = {query.query_id: query.sentence for query in queries}
+def make_loader(config: ConfigDict, store: FeatureStore, queries: Iterable[Query], prompts: PromptEncoder) -> LoadGroup:
+    """Reads groups of a split's windows; the sentences' token features are the data set's own, or encoded as needed.
+
+    Raises:
+      ValueError: the data set's own are not those of all its sentences, or not what `base.encoder` makes of them.
+    """
+    table, extractor = QueryTable.of(queries), make_text_extractor(config)
     if (store.path / QUERY_TOKENS).exists():
-        ids = {sentence: query_id for query_id, sentence in sentences.items()}
-        tokens = StoredQueryTokens(FeatureStore(store.path / QUERY_TOKENS), ids, config.prompt.query_tokens)
+        stored = FeatureStore(store.path / QUERY_TOKENS)
+        tokens = StoredQueryTokens(stored, table.ids, config.prompt.query_tokens)
+        check_same_source(tokens, extractor, table)
     else:
-        tokens = QueryTokens(make_extractor(config, local_mesh(mesh)), sentences.values(), config.prompt.query_tokens)
-    return LoadGroup(store, make_hierarchy(config), prompts, sentences, tokens)
+        tokens = QueryTokens(extractor, table.sentences, config.prompt.query_tokens)
+    return LoadGroup(store, make_hierarchy(config), prompts, SentencesById(table), tokens)
+
+
+def frames_see_query(config: ConfigDict) -> bool:
+    """Whether the tokens of a dense window have seen the query: in one layout of variant U."""
+    return config.model.layout == "clip_adapter"
 
 
 def are_whole(config: ConfigDict) -> bool:
     """Whether the data set has short videos, each of them one window."""
     return config.data.groups == "videos"
+
+
+def group_rows(config: ConfigDict) -> int:
+    """Groups of a batch, over all devices."""
+    return config.train.group_batch_size or config.train.batch_size
 
 
 class BatchKind(Protocol):
@@ -110,6 +123,10 @@ class BatchKind(Protocol):
 
     def count(self, config: ConfigDict) -> int:
         """How many streams it has."""
+        ...
+
+    def rows(self, config: ConfigDict) -> int:
+        """Rows of a batch, over all devices."""
         ...
 
     def shapes(self, config: ConfigDict, mesh: Mesh, width: int) -> Mapping[str, Shapes]:
@@ -125,16 +142,32 @@ class CaptionBatches:
     """Single frames, each with its caption."""
 
     def streams(self, source: Source, place: int, places: int) -> list[Stream]:
-        return [caption_stream(source.captions, source.prompts, source.batching(place, places))]
+        return [
+            caption_stream(source.captions, source.prompts, source.batching(self.rows(source.config), place, places))
+        ]
 
     def count(self, config: ConfigDict) -> int:
         return 1
 
+    def rows(self, config: ConfigDict) -> int:
+        return config.train.batch_size
+
     def shapes(self, config: ConfigDict, mesh: Mesh, width: int) -> Mapping[str, Shapes]:
-        return {"frames": _text(config, mesh) | _array(mesh, video=((config.train.batch_size, 1, width), jnp.float16))}
+        return {
+            "frames": _text(config, mesh, self.rows(config))
+            | _array(mesh, video=((self.rows(config), 1, width), jnp.float16))
+        }
 
     def video_tokens(self, config: ConfigDict) -> int:
         return 1
+
+
+def clip_kind(config: ConfigDict, questions: int = 1) -> ClipKind:
+    """Which windows a config draws, with so many questions about each."""
+    data = config.data
+    return ClipKind(
+        data.neg_factor, data.near_miss_fraction, questions, are_whole(config), data.occurrences == "shared"
+    )
 
 
 class WindowBatches:
@@ -142,17 +175,24 @@ class WindowBatches:
 
     def streams(self, source: Source, place: int, places: int) -> list[Stream]:
         data = source.config.data
-        kind = ClipKind(data.neg_factor, data.near_miss_fraction, data.questions_per_window, are_whole(source.config))
-        batching = source.batching(place, places)
-        stream = clip_stream(source.data, make_hierarchy(source.config), source.prompts, kind, batching)
+        kind = clip_kind(source.config, data.questions_per_window)
+        batching = source.batching(self.rows(source.config), place, places)
+        seen = [load.query_tokens for load, _ in source.loaders] if frames_see_query(source.config) else ()
+        stream = clip_stream(source.data, make_hierarchy(source.config), source.prompts, kind, batching, seen)
         return [stream]
 
     def count(self, config: ConfigDict) -> int:
         return 1
 
+    def rows(self, config: ConfigDict) -> int:
+        return config.train.batch_size
+
     def shapes(self, config: ConfigDict, mesh: Mesh, width: int) -> Mapping[str, Shapes]:
-        video = (config.train.batch_size, config.hierarchy.num_frames, width)
-        return {"windows": _text(config, mesh) | _array(mesh, video=(video, jnp.float16))}
+        rows = self.rows(config)
+        video = (rows, config.hierarchy.num_frames, width)
+        seen = _query(config, mesh, width, rows) if frames_see_query(config) else {}
+        text = _text(config, mesh, rows, config.data.questions_per_window)
+        return {"windows": text | _array(mesh, video=(video, jnp.float16)) | seen}
 
     def video_tokens(self, config: ConfigDict) -> int:
         return config.hierarchy.num_frames
@@ -162,15 +202,17 @@ class PresenceBatches:
     """Single windows as one sparse token each, with the question whether the event happens there."""
 
     def streams(self, source: Source, place: int, places: int) -> list[Stream]:
-        data = source.config.data
-        kind = ClipKind(data.neg_factor, data.near_miss_fraction, whole=are_whole(source.config))
-        return [presence_stream(source.loaders, kind, source.batching(place, places))]
+        kind = clip_kind(source.config)
+        return [presence_stream(source.loaders, kind, source.batching(self.rows(source.config), place, places))]
 
     def count(self, config: ConfigDict) -> int:
         return 1
 
+    def rows(self, config: ConfigDict) -> int:
+        return config.train.batch_size
+
     def shapes(self, config: ConfigDict, mesh: Mesh, width: int) -> Mapping[str, Shapes]:
-        return {"windows": _group(config, mesh, width, 1)}
+        return {"windows": _group(config, mesh, width, (self.rows(config), 1))}
 
     def video_tokens(self, config: ConfigDict) -> int:
         return 1
@@ -182,13 +224,22 @@ class GroupBatches:
     def streams(self, source: Source, place: int, places: int) -> list[Stream]:
         data = source.config.data
         kind = GroupKind(data.groups, data.group_copies, data.group_near_misses)
-        return group_streams(source.loaders, source.config.hierarchy.levels, kind, source.batching(place, places))
+        return group_streams(
+            source.loaders,
+            source.config.hierarchy.levels,
+            kind,
+            source.batching(self.rows(source.config), place, places),
+        )
 
     def count(self, config: ConfigDict) -> int:
         return len(config.hierarchy.levels)
 
+    def rows(self, config: ConfigDict) -> int:
+        return group_rows(config)
+
     def shapes(self, config: ConfigDict, mesh: Mesh, width: int) -> Mapping[str, Shapes]:
-        return {f"groups of {size}": _group(config, mesh, width, size) for size in config.hierarchy.levels}
+        rows = self.rows(config)
+        return {f"groups of {size}": _group(config, mesh, width, (rows, size)) for size in config.hierarchy.levels}
 
     def video_tokens(self, config: ConfigDict) -> int:
         return max(config.hierarchy.levels)
@@ -208,18 +259,19 @@ def _array(mesh: Mesh, **arrays: tuple[tuple[int, ...], Any]) -> dict[str, jax.S
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=place) for name, (shape, dtype) in arrays.items()}
 
 
-def _text(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def _text(config: ConfigDict, mesh: Mesh, rows: int, questions: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
     """Tokens and loss mask `[B, (G,) T]`."""
-    questions = config.data.questions_per_window
-    shape = (config.train.batch_size, *((questions,) if questions > 1 else ()), config.prompt.max_text_tokens)
+    shape = (rows, *((questions,) if questions > 1 else ()), config.prompt.max_text_tokens)
     return _array(mesh, tokens=(shape, jnp.int32), loss_mask=(shape, jnp.bool_))
 
 
-def _group(config: ConfigDict, mesh: Mesh, width: int, windows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    rows, words = config.train.batch_size, config.prompt.query_tokens
-    return _text(config, mesh) | _array(
-        mesh,
-        video=((rows, windows, config.hierarchy.num_frames, width), jnp.float16),
-        query=((rows, words, width), jnp.float16),
-        query_mask=((rows, words), jnp.bool_),
-    )
+def _group(config: ConfigDict, mesh: Mesh, width: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of `size` = (rows, windows of each)."""
+    video = _array(mesh, video=((*size, config.hierarchy.num_frames, width), jnp.float16))
+    return _text(config, mesh, size[0]) | video | _query(config, mesh, width, size[0])
+
+
+def _query(config: ConfigDict, mesh: Mesh, width: int, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What has seen the query: its token features and their mask."""
+    shape = (rows, config.prompt.query_tokens)
+    return _array(mesh, query=((*shape, width), jnp.float16), query_mask=(shape, jnp.bool_))

@@ -21,7 +21,6 @@ from revision_jax.interop.check import CheckError
 from revision_jax.interop.lora import is_lora
 from revision_jax.runs.calibration import FILE as CALIBRATION
 from revision_jax.runs.grounder import fingerprints
-from revision_jax.runs.parts import UNIFIED
 from revision_jax.runs.predecessors import predecessors, served_step
 from revision_jax.runs.run import Run
 
@@ -60,9 +59,8 @@ class _Bundle:
             workdir / "checkpoints" / str(step), folder / "checkpoints" / str(step), dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("optimizer", "iterator"),
         )  # fmt: skip
-        for extra in (CALIBRATION, Path(UNIFIED)):
-            if (workdir / extra).is_file():
-                _copy(workdir / extra, folder / extra)
+        if (workdir / CALIBRATION).is_file():
+            _copy(workdir / CALIBRATION, folder / CALIBRATION)
 
     def _part(self, role: str, source: Path) -> Path:
         """A pretrained part; a file keeps its name, which its hash is made with."""

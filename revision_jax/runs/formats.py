@@ -15,71 +15,75 @@ from revision_jax.config import resolve_path
 from revision_jax.interop.adapter import (
     load_dense_adapter,
     load_sparse_adapter,
+    module_tensors,
+    norm_from,
     save_projector,
     save_sparse_adapter,
 )
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.families import read_family
+from revision_jax.interop.files import read_tensors
 from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits
 from revision_jax.interop.lora import LoRA, read_lora, write_lora
 from revision_jax.interop.merged import MergedLlama
 from revision_jax.interop.output import byte_progress, copy_tokenizer, write_json
 from revision_jax.interop.shards import write_shards
-from revision_jax.interop.stage import PROJECTOR, Adapter, Stage, read_stage, write_projector, write_stage
-from revision_jax.interop.unified import write_unified
+from revision_jax.interop.stage import PROJECTOR, Stage, read_stage, write_projector, write_stage
+from revision_jax.interop.unified import PARTS, joined
 from revision_jax.interop.weights import Weights
-from revision_jax.models.adapter import DenseAdapter, SparseAdapter
+from revision_jax.models.visual import Visual
 from revision_jax.runs.base import make_prompts
-from revision_jax.runs.parts import UNIFIED, RunParts
-from revision_jax.runs.stage import stage_of
+from revision_jax.runs.parts import RunParts
+from revision_jax.runs.predecessors import sparse_options
+from revision_jax.runs.stage import has_layouts, levels_of, stage_of
 from revision_jax.training.optimizer import trained_by
 
-ADAPTER_FILES = {"dense": "mm_projector.safetensors", "sparse": "sparse_adapter.safetensors", "unified": UNIFIED}
-SECOND_ADAPTER = "sparse_adapter.bin"  # of variant U here, whose one LoRA serves both levels
+ADAPTER_FILES = {
+    "adapter": "mm_projector.safetensors",
+    "sparse": "sparse_adapter.safetensors",
+    "norm": "visual_norm.safetensors",
+}
+SECOND_ADAPTER = "sparse_adapter.bin"  # of variant U, whose one LoRA serves both levels, where it was not trained
 
 
 class Held(NamedTuple):
-    """What a folder holds: a Llama's state dict, the LoRA to add to it, an adapter a level."""
+    """What a folder holds: a Llama's state dict, the LoRA to add to it, the adapters."""
 
     tensors: Any
     lora: LoRA | None
-    adapters: dict[str, Adapter]
-
-
-def sparse_options(config: ConfigDict) -> dict[str, float]:
-    """What a sparse adapter's files do not say."""
-    return {"num_heads": config.sparse.num_heads, "dropout": config.sparse.dropout}
+    visual: Visual
 
 
 # ------------------------------------------------------------------------------------------------- revisionllm
 def write_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, shard_bytes: int) -> None:
-    level = stage_of(config).adapters[0]
-    adapter = getattr(parts, level)
+    level, visual = stage_of(config).adapters[0], parts.visual
+    first = Visual(adapter=visual.adapter) if level == "dense" else Visual(sparse=visual.sparse)
     if parts.lora is None:  # the align stage: a projector is all there is
-        write_projector(adapter, folder / PROJECTOR, dtype=dtype)
+        write_projector(first, folder / PROJECTOR, dtype=dtype)
         return
-    trained = trained_by(config.trainable, ["adapter/kernel" if level == "dense" else "sparse/global_rep_token"])
-    stage = Stage(parts.lora, adapter if trained else parts.unified, None if trained else adapter)
+    trained = Visual(*(getattr(visual, name) if _trains(config, name) else None for name in PARTS))
+    beside = getattr(trained, "adapter" if level == "dense" else "sparse") is None
+    crossed = has_layouts(stage_of(config)) and level == "dense"
+    stage = Stage(parts.lora, trained if trained != Visual() else None, first if beside else None, crossed)
     write_stage(stage, folder, base=config.base.llm, dtype=dtype)
-    if len(stage_of(config).adapters) > 1:
-        write_projector(parts.sparse, folder / SECOND_ADAPTER, dtype=dtype)
+    if crossed and trained.sparse is None:
+        write_projector(Visual(sparse=visual.sparse), folder / SECOND_ADAPTER, dtype=dtype)
+
+
+def _trains(config: ConfigDict, part: str) -> bool:
+    """Whether a run's table trains a part of `Visual`."""
+    one = {"adapter": "adapter/kernel", "sparse": "sparse/global_rep_token", "norm": "norm/scale"}[part]
+    return bool(trained_by(config.trainable, [one]))
 
 
 def read_stage_directory(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    level = stage_of(config).adapters[0]
     if parts.lora is None:
-        return Held(base, None, {level: load_dense_adapter(folder / PROJECTOR)})
+        return Held(base, None, Visual(load_dense_adapter(folder / PROJECTOR)))
     stage = read_stage(folder, parts.llm, **sparse_options(config))
-    adapters = {level: adapter_of(stage, level)}
-    if len(stage_of(config).adapters) > 1:
-        adapters["sparse"] = load_sparse_adapter(folder / SECOND_ADAPTER, **sparse_options(config))
-    return Held(base, stage.lora, adapters)
-
-
-def adapter_of(stage: Stage, level: str) -> Adapter | None:
-    """A stage directory's own adapter of a level, None where it has none."""
-    kind = {"dense": DenseAdapter, "sparse": SparseAdapter}[level]
-    return next((adapter for adapter in (stage.trained, stage.frozen) if isinstance(adapter, kind)), None)
+    visual = stage.visual
+    if (folder / SECOND_ADAPTER).is_file():
+        visual = joined(visual, Visual(sparse=load_sparse_adapter(folder / SECOND_ADAPTER, **sparse_options(config))))
+    return Held(base, stage.lora, visual)
 
 
 # ------------------------------------------------------------------------------------------------- huggingface
@@ -93,18 +97,21 @@ def write_merged(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, 
     raw.pop("torch_dtype", None)
     write_json(folder / "config.json", raw | {"dtype": dtype.name})
     copy_tokenizer(source, folder)
-    save_projector(parts.dense, folder / ADAPTER_FILES["dense"])
-    if parts.sparse is not None:
-        save_sparse_adapter(parts.sparse, folder / ADAPTER_FILES["sparse"])
-    if parts.unified is not None:
-        save_file(write_unified(parts.unified), folder / ADAPTER_FILES["unified"])
+    visual = parts.visual
+    if visual.adapter is not None:
+        save_projector(visual.adapter, folder / ADAPTER_FILES["adapter"])
+    if visual.sparse is not None:
+        save_sparse_adapter(visual.sparse, folder / ADAPTER_FILES["sparse"])
+    if visual.norm is not None:
+        save_file(module_tensors(visual.norm), folder / ADAPTER_FILES["norm"])
 
 
 def read_merged(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    adapters = {"dense": load_dense_adapter(folder / ADAPTER_FILES["dense"])}
-    if parts.sparse is not None:
-        adapters["sparse"] = load_sparse_adapter(folder / ADAPTER_FILES["sparse"], **sparse_options(config))
-    return Held(Weights(folder), None, adapters)
+    have = lambda name: getattr(parts.visual, name) is not None
+    sparse = lambda path: load_sparse_adapter(path, **sparse_options(config))
+    loaders = {"adapter": load_dense_adapter, "sparse": sparse, "norm": lambda path: norm_from(read_tensors(path))}
+    modules = {name: load(folder / ADAPTER_FILES[name]) for name, load in loaders.items() if have(name)}
+    return Held(Weights(folder), None, Visual(**modules))
 
 
 # ------------------------------------------------------------------------------------------------- peft
@@ -113,8 +120,7 @@ def write_peft(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, sh
 
 
 def read_peft(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:
-    adapters = {level: getattr(parts, level) for level in stage_of(config).adapters}
-    return Held(base, read_lora(folder, parts.llm), adapters)
+    return Held(base, read_lora(folder, parts.llm), parts.visual)
 
 
 Writer = Callable[[ConfigDict, RunParts, Path, Any, int], None]
@@ -137,10 +143,9 @@ def check_folder(config: ConfigDict, parts: RunParts, folder: Path, form: str, d
     base, prompts = Weights(resolve_path(config.base.llm)), make_prompts(config)
     held = READERS[form](config, parts, folder, base)
     found = {}
-    for level in stage_of(config).adapters:
-        run = Parts(base, parts.lora, getattr(parts, level))
-        given = fixed_input(prompts, run.adapter)
-        written = Parts(held.tensors, held.lora, held.adapters[level])
+    for level in levels_of(config):
+        given = fixed_input(prompts, level)
+        run, written = Parts(base, parts.lora, parts.visual), Parts(held.tensors, held.lora, held.visual)
         logits = [grounder_logits(side, parts.llm, given) for side in (run, written)]
         found[level] = compare(*logits, dtype, given.answers)
     return found

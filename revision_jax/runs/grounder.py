@@ -21,9 +21,11 @@ from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.llama import check_llama, load_llama
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 from revision_jax.models.grounder import Grounder
+from revision_jax.models.layers import LayerNorm, shapes_of
 from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.models.quantize import quantize, with_scales
+from revision_jax.models.visual import Visual
 from revision_jax.parallel.mesh import put, replicated
 from revision_jax.parallel.rules import sharding_for
 from revision_jax.runs.base import (
@@ -34,6 +36,7 @@ from revision_jax.runs.base import (
     missing_base,
     report_missing,
 )
+from revision_jax.runs.batches import frames_see_query
 from revision_jax.runs.predecessors import missing_predecessors, predecessor_prints, predecessors, trained_before
 from revision_jax.runs.stage import stage_of
 from revision_jax.training.state import Arrays, place, take_apart
@@ -85,7 +88,8 @@ def _load_llm(config: ConfigDict, mesh: Mesh) -> Llama:
 
 def _join(config: ConfigDict, llm: Llama) -> Grounder:
     """The LLM and the stage's adapters."""
-    return Grounder(llm, *make_adapters(config, llm.config.hidden_size), window_chunk=config.model.window_chunk)
+    visual = make_visual(config, llm.config.hidden_size)
+    return Grounder(llm, visual.adapter, visual.sparse, norm=visual.norm, window_chunk=config.model.window_chunk)
 
 
 # ------------------------------------------------------------------------------------------------- trained
@@ -113,20 +117,25 @@ def abstract_grounder(config: ConfigDict, sizes: LlamaConfig | None = None) -> G
     model = config.model
     compute = Compute(jnp.dtype(model.dtype), jnp.dtype(model.param_dtype), model.remat, model.attention)
 
-    def build() -> Grounder:
-        return _join(config, Llama(sizes, lora=LoRAConfig(**config.lora), rngs=nnx.Rngs(0), compute=compute))
+    def build(rngs: nnx.Rngs) -> Grounder:
+        return _join(config, Llama(sizes, lora=LoRAConfig(**config.lora), rngs=rngs, compute=compute))
 
-    return nnx.eval_shape(build)
+    return shapes_of(build)
 
 
 # ------------------------------------------------------------------------------------------------- adapters
-def make_adapters(config: ConfigDict, hidden_size: int) -> tuple[DenseAdapter, SparseAdapter | None]:
-    """The dense adapter, and a fresh sparse one where the stage's model has it."""
-    adapter, sparse = make_dense_adapter(config, hidden_size), None
+def make_visual(config: ConfigDict, hidden_size: int) -> Visual:
+    """The dense adapter, and what else the stage's model has, fresh: a sparse one, a norm."""
+    adapter, sparse, norm = None, None, None
+    if not frames_see_query(config):
+        adapter = make_dense_adapter(config, hidden_size)
     if "sparse" in stage_of(config).adapters:
         _check_token_width(config)
-        sparse = SparseAdapter(*adapter.kernel.shape, rngs=_rngs(config, 1), **config.sparse)
-    return adapter, sparse
+        width, projected = encoder_of(config)[1].feature_width, config.model.layout == "llm_width"
+        sparse = SparseAdapter(width, hidden_size, rngs=_rngs(config, 1), projected=projected, **config.sparse)
+    if config.model.visual_norm:
+        norm = LayerNorm(hidden_size, axis="norm", rngs=_rngs(config, 3))
+    return Visual(adapter, sparse, norm)
 
 
 def make_dense_adapter(config: ConfigDict, hidden_size: int) -> DenseAdapter:

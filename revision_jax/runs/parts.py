@@ -1,6 +1,5 @@
 """What a run's model has beside its base LLM: LoRA and adapters, restored without reading the LLM's weights."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,25 +11,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError
-from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import is_lora_path
 from revision_jax.interop.lora import LoRA
 from revision_jax.interop.table import flat_params
-from revision_jax.interop.unified import read_unified
-from revision_jax.models.adapter import DenseAdapter, SparseAdapter
+from revision_jax.interop.unified import PARTS, visual_arrays
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.models.lora import LoRAConfig
+from revision_jax.models.visual import Visual
 from revision_jax.runs.base import llama_config
 from revision_jax.runs.grounder import (
     abstract_grounder,
     check_files,
-    make_adapters,
+    make_visual,
     restore_trained,
     trained_by_predecessors,
 )
 from revision_jax.training.state import Arrays, split_by_table, take_apart
-
-UNIFIED = "unified_adapter.safetensors"  # in the work folder of a run that was made of variant U's published layout
 
 
 class RunParts(NamedTuple):
@@ -39,17 +35,14 @@ class RunParts(NamedTuple):
     Attributes:
       llm: sizes of the base LLM.
       lora: the LoRA as the run's model has it, trained here or before; None in the align stage, which has none.
-      dense, sparse: the adapters; `sparse` is None where the stage has none.
+      visual: the adapters and the norm; None where the stage has none.
       step: steps it was trained.
-      unified: the adapter of variant U as it was published, path -> array; it is carried along, never run.
     """
 
     llm: LlamaConfig
     lora: LoRA | None
-    dense: DenseAdapter
-    sparse: SparseAdapter | None
+    visual: Visual
     step: int
-    unified: Mapping[str, np.ndarray] | None = None
 
 
 def shapes_and_fresh(config: ConfigDict, mesh: Mesh) -> tuple[Arrays, Arrays]:
@@ -64,11 +57,7 @@ def shapes_and_fresh(config: ConfigDict, mesh: Mesh) -> tuple[Arrays, Arrays]:
     shapes = {
         path: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where[path]) for path, array in arrays.items()
     }
-    fresh: Arrays = {}
-    for name, adapter in zip(("adapter", "sparse"), make_adapters(config, llama_config(config).hidden_size)):
-        if adapter is not None:
-            fresh |= {f"{name}/{path}": param.get_value() for path, param in flat_params(adapter).items()}
-    return shapes, fresh
+    return shapes, visual_arrays(make_visual(config, llama_config(config).hidden_size))
 
 
 def restore_parts(config: ConfigDict, workdir: Path, mesh: Mesh) -> RunParts:
@@ -88,13 +77,11 @@ def restore_parts(config: ConfigDict, workdir: Path, mesh: Mesh) -> RunParts:
     arrays |= trained
     sizes = llama_config(config)
     lora = {path.removeprefix("llm/"): np.asarray(array) for path, array in arrays.items() if is_lora_path(path)}
-    dense, sparse = make_adapters(config, sizes.hidden_size)
-    fill(dense, arrays, "adapter")
-    if sparse is not None:
-        fill(sparse, arrays, "sparse")
-    carried = workdir / UNIFIED
-    unified = read_unified(read_tensors(carried), str(carried)) if carried.is_file() else None
-    return RunParts(sizes, LoRA(LoRAConfig(**config.lora), lora) if lora else None, dense, sparse, step, unified)
+    visual = make_visual(config, sizes.hidden_size)
+    for name in PARTS:
+        if getattr(visual, name) is not None:
+            fill(getattr(visual, name), arrays, name)
+    return RunParts(sizes, LoRA(LoRAConfig(**config.lora), lora) if lora else None, visual, step)
 
 
 def fill(module: nnx.Module, arrays: Arrays, name: str) -> None:

@@ -6,8 +6,10 @@ paper starts on MAD) or a published stage.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
@@ -17,10 +19,12 @@ from revision_jax.config import ConfigError, differences, resolve_path
 from revision_jax.fingerprints import fingerprint, fingerprint_trained, finished_steps
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.lora import CONFIG, is_lora
-from revision_jax.interop.stage import NON_LORA, adapter_arrays, read_stage
-from revision_jax.models.adapter import SparseAdapter
+from revision_jax.interop.stage import NON_LORA, read_stage
+from revision_jax.interop.stage import Stage as PublishedStage
+from revision_jax.interop.unified import visual_arrays
 from revision_jax.models.lora import LoRAConfig
-from revision_jax.runs.stage import makers, stage_of
+from revision_jax.models.visual import Visual
+from revision_jax.runs.stage import has_layouts, makers, stage_of
 from revision_jax.training.optimizer import trained_by
 from revision_jax.training.state import Arrays
 from revision_jax.training.workdir import READ_FREE
@@ -34,7 +38,8 @@ SHARED = {
         "prompt.query_tokens",
     ),
 }
-FREE = ("lora.dropout", "sparse.dropout")
+OF_VARIANT_U = ("model.layout", "model.visual_norm")  # the tokens that its LoRA was trained behind
+FREE = ("lora.dropout", "sparse.dropout", "sparse.precision")
 
 
 def predecessors(config: ConfigDict) -> tuple[str, ...]:
@@ -113,13 +118,14 @@ def trained_before(
     if is_lora(workdir):
         return published_before(config, before, workdir, arrays)
     earlier = configs.load_json(workdir / "config.json")
-    if stage_of(earlier) not in makers(before):
+    if stage_of(earlier).name not in [stage.name for stage in makers(before)]:
         expected = " or ".join(stage.name for stage in makers(before))
         raise ConfigError(
             f"init.{before} is {workdir}, a run of stage {earlier.stage!r}; expected {expected}, "
             f"made with\n    {command(config, before)}"
         )
-    shared = lambda key: key.startswith(SHARED[before]) and key not in FREE
+    fields = SHARED[before] + (OF_VARIANT_U if has_layouts(stage_of(earlier)) else ())
+    shared = lambda key: key.startswith(fields) and key not in FREE
     changed = {key: values for key, values in differences(earlier, config).items() if shared(key)}
     if changed:
         listed = "\n".join(f"  {key}: {old!r} there, {new!r} here" for key, (old, new) in changed.items())
@@ -142,18 +148,48 @@ def published_before(config: ConfigDict, before: str, directory: Path, arrays: M
       ValueError: tensors that do not fit, listed.
     """
     sizes = read_llama_config(resolve_path(config.base.llm))
-    stage = read_stage(directory, sizes, num_heads=config.sparse.num_heads, dropout=config.sparse.dropout)
+    stage = read_stage(directory, sizes, **sparse_options(config))
     if before == "dense":
         check_lora(config, stage.lora.config, directory)
         found = {f"llm/{path}": array for path, array in stage.lora.arrays.items()}
-    elif isinstance(stage.trained, SparseAdapter):
-        found = adapter_arrays(stage.trained)
+        found |= _beside_lora(config, stage, directory, arrays)
+    elif stage.visual.sparse is not None:
+        found = visual_arrays(Visual(sparse=stage.visual.sparse))
     else:
         raise ConfigError(f"init.{before}: {directory}/{NON_LORA} holds no sparse adapter; expected a sparse stage's")
     wrong = [path for path in found if path not in arrays or found[path].shape != arrays[path].shape]
     if wrong:
         raise ConfigError(f"init.{before}: {directory} has {wrong} in other sizes than this config's model")
     return {path: jax.device_put(array, arrays[path].sharding) for path, array in found.items()}
+
+
+def _beside_lora(
+    config: ConfigDict, stage: PublishedStage, directory: Path, arrays: Mapping[str, jax.Array]
+) -> dict[str, np.ndarray]:
+    """The norm and the sparse adapter that a directory of variant U trained, path -> array; of other directories none.
+
+    Raises:
+      ConfigError: this stage's model does not have them, and its LoRA would see other tokens.
+    """
+    trained = stage.trained
+    if trained is None or (trained.norm is None and not stage.crossed):
+        return {}
+    found = visual_arrays(Visual(sparse=trained.sparse, norm=trained.norm))
+    lacking = sorted({path.split("/")[0] for path in found if path not in arrays})
+    if lacking:
+        names = {"norm": "alternate_layer_norm", "sparse": "sparse adapter"}
+        raise ConfigError(
+            f"init.dense: {directory} is of variant U: its LoRA was trained with its "
+            f"{' and '.join(names[name] for name in lacking)}, which the model of stage {config.stage!r} with "
+            f"model.layout {config.model.layout!r} does not have. Give a dense stage's directory; variant U goes on "
+            "from this one by configs/stage2.py:unified_LAYOUT."
+        )
+    return found
+
+
+def sparse_options(config: ConfigDict) -> dict[str, Any]:
+    """What a sparse adapter's files do not say."""
+    return {key: config.sparse[key] for key in ("num_heads", "dropout", "precision")}
 
 
 def check_lora(config: ConfigDict, lora: LoRAConfig, directory: Path) -> None:

@@ -19,6 +19,7 @@ from revision_jax import config as configs
 from revision_jax.config import ConfigError
 from revision_jax.data.batches.query_tokens import query_tokens
 from revision_jax.data.video.extraction import Extractor, VideoFeatures
+from revision_jax.data.video.feature_cache import FeatureCache
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.mesh import make_mesh
@@ -27,6 +28,7 @@ from revision_jax.quoting import quoted
 from revision_jax.rules import check_local
 from revision_jax.runs import calibration
 from revision_jax.runs.base import make_extractor, make_hierarchy, make_prompts
+from revision_jax.runs.batches import frames_see_query
 from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_grounder, restore_trained
 from revision_jax.runs.predecessors import is_run, missing_predecessors, predecessors, served_step
 from revision_jax.runs.splits import Split, open_split, prepare_data
@@ -177,7 +179,8 @@ class Run:
         self.check_answers()
         own = self.grounder(state)
         dense = own if "dense" in self.stage.answers else self._before_training(state)
-        dense = Grounder(dense.llm, dense.adapter, window_chunk=dense.window_chunk)
+        sparse = dense.sparse if dense.visual.frames_see_query else None
+        dense = Grounder(dense.llm, dense.adapter, sparse, norm=dense.norm, window_chunk=dense.window_chunk)
         question = "retrieval" if self.config.data.groups == "videos" else "group"
         return Models(dense, own if "upper" in self.stage.answers else None, question)
 
@@ -233,7 +236,7 @@ class Run:
           similar: the holistic features too, whatever the policy.
         """
         tokens, mask = None, None
-        if depth > 1:
+        if depth > 1 or frames_see_query(self.config):
             tokens, mask = query_tokens(self.extractor, texts, self.config.prompt.query_tokens)
         compared = similar or find_policy(policy).needs_similarity
         return Sentences(texts, tokens, mask, self.extractor.encode_queries(texts) if compared else None)
@@ -249,15 +252,21 @@ class Run:
         return self.searcher()
 
     def search(
-        self, video: VideoFeatures, texts: Sequence[str], *, depth: int | None = None, policy: str | None = None
-    ) -> Searched:
-        """Results and cost of a search for some sentences in a video; see `ground`."""
+        self, video: VideoFeatures, texts: Sequence[str], *, depth: int | None = None, policy: str | None = None,
+        threshold: float | None = None,
+    ) -> Searched:  # fmt: skip
+        """Results and cost of a search for some sentences in a video; see `ground`.
+
+        Args:
+          threshold: the least confidence of a moment that is there; default: what `evaluate` chose for this search.
+        """
         depth = self.config.search.depth if depth is None else depth
         policy = policy or self.config.search.policy
         searcher = self._served
         compares = searcher.settings.ranking == "cosine"
         sentences = self.sentences(texts, depth, policy, similar=compares)
-        threshold = calibration.threshold(self.workdir, searcher.settings, depth, policy)
+        if threshold is None:
+            threshold = calibration.threshold(self.workdir, searcher.settings, depth, policy)
         with jax.set_mesh(self.mesh):
             return searcher.search(video, sentences, depth=depth, policy=policy, threshold=threshold)
 
@@ -283,9 +292,9 @@ class Run:
         features = video if isinstance(video, VideoFeatures) else self.encode(video)
         return self.search(features, texts, depth=depth, policy=policy).results
 
-    def encode(self, video: str | Path) -> VideoFeatures:
-        """The features of a video file, to be searched several times."""
-        return self.extractor.encode_video(video)
+    def encode(self, video: str | Path, cache: FeatureCache | None = None) -> VideoFeatures:
+        """The features of a video file, to be searched several times; a `cache` keeps them for the next start."""
+        return self.extractor.encode_video(video) if cache is None else cache.encode(self.extractor, video)
 
     def check_sentences(self, sentences: Sequence[str]) -> None:
         """Raises ValueError for a sentence that cannot be asked; warns of words that the model does not know."""

@@ -1,6 +1,7 @@
 """From a config to its data: where the splits are, made when they can be, checked against the run."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from revision_jax.data.builders.shapes import prepare_shapes
 from revision_jax.data.check import known_gaps, sound_queries
 from revision_jax.data.store.features import MANIFEST, FeatureStore
 from revision_jax.data.video.extraction import Encoder, identify
-from revision_jax.runs.base import make_extractor, make_hierarchy, report_missing
+from revision_jax.runs.base import make_extractor, make_hierarchy, make_text_extractor, report_missing
 
 SPLITS = ("train", "val", "test")
 
@@ -155,7 +156,7 @@ def _encoder(config: ConfigDict) -> Encoder | None:
 
 def open_split(
     config: ConfigDict, directory: Path, width: int, *, any_fps: bool = False
-) -> tuple[FeatureStore, list[Query]]:
+) -> tuple[FeatureStore, Sequence[Query]]:
     """The features and queries of a split, checked against what the run expects.
 
     Args:
@@ -196,7 +197,7 @@ def _tell_edited_queries(path: Path, made: str) -> None:
         )  # fmt: skip
 
 
-def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: int) -> list[TrainSplit]:
+def open_train(config: ConfigDict, directory: Path, width: int) -> list[TrainSplit]:
     """The train split and those of `data.mixture`, with their sources of contrastive windows.
 
     Args:
@@ -206,19 +207,20 @@ def open_train(config: ConfigDict, directory: Path, mesh: Mesh | None, width: in
     for path, weight in [(directory, 1.0), *config.data.mixture]:
         path = path if isinstance(path, Path) else _train_split(path)
         store, queries = open_split(config, path, width, any_fps=bool(config.data.mixture))
-        data.append(TrainSplit(store, queries, _negatives(config, store, queries, mesh), float(weight), drop))
+        data.append(TrainSplit(store, queries, _negatives(config, store, queries), float(weight), drop))
     if len(data) > 1:
         log.info("mixes %s", ", ".join(f"{own.store.path} ({own.weight:g})" for own in data))
     return data
 
 
-def _negatives(config: ConfigDict, store: FeatureStore, queries: list[Query], mesh: Mesh | None) -> Negatives:
+def _negatives(config: ConfigDict, store: FeatureStore, queries: Sequence[Query]) -> Negatives:
     """Where contrastive windows come from."""
+    extractor = functools.cache(lambda: make_text_extractor(config))  # few strategies need one
     context = StrategyContext(
         store,
         queries,
         make_hierarchy(config),
-        encode=lambda sentences: make_extractor(config, mesh).encode_queries(sentences),
+        encode=lambda sentences: extractor().encode_queries(sentences),
         answers=Path(config.data.mined) if config.data.mined else None,
     )
     return make_strategy(config.data.negatives, context)

@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError
 from revision_jax.data.batches.negatives import find_strategy
-from revision_jax.runs.batches import CAPTIONS, GROUPS, PRESENCE, WINDOWS, BatchKind
+from revision_jax.runs.batches import CAPTIONS, GROUPS, PRESENCE, WINDOWS, BatchKind, frames_see_query
 from revision_jax.runs.splits import splits_of
+from revision_jax.training.optimizer import trained_by
 
+SPARSE = "sparse/global_rep_token"  # a parameter of the sparse adapter
 CAPTIONED = ("shapes", "lcs")  # data sets whose frames have captions
 
 
@@ -79,16 +81,35 @@ STAGES = {
     )
 }  # fmt: skip
 
+# What the layouts of variant U change in its row: at the LLM's width no stage before it trains the sparse adapter, and
+# where frames have the sparse adapter there is no projector.
+LAYOUTS = {
+    "visual_width": {},
+    "llm_width": {"needs": ("dense",), "may": ("sparse",)},
+    "clip_adapter": {"adapters": ("sparse",), "draws": ("projector",)},
+}
+
 
 def stage_of(config: ConfigDict) -> Stage:
-    """The row of a config's stage.
+    """The row of a config's stage, as its layout changes it.
 
     Raises:
       ConfigError: there is no such stage.
     """
     if config.stage not in STAGES:
         raise ConfigError(f"stage is {config.stage!r}; expected one of {', '.join(STAGES)}.")
-    return STAGES[config.stage]
+    stage = STAGES[config.stage]
+    return dataclasses.replace(stage, **LAYOUTS[config.model.layout]) if has_layouts(stage) else stage
+
+
+def has_layouts(stage: Stage) -> bool:
+    """Whether one grounder answers about frames and windows, so that its adapters may be laid out in several ways."""
+    return "dense" in stage.answers and "upper" in stage.answers
+
+
+def levels_of(config: ConfigDict) -> tuple[str, ...]:
+    """The levels that a stage's model has tokens for: "dense", "sparse" or both."""
+    return ("dense", "sparse") if frames_see_query(config) else stage_of(config).adapters
 
 
 def makers(init: str) -> tuple[Stage, ...]:
@@ -108,6 +129,12 @@ def check_stage(config: ConfigDict) -> None:
             f"data.questions_per_window is {data.questions_per_window}; expected 1: in stage {stage.name!r} a video "
             "belongs to one question."
         )
+    if config.train.group_batch_size and not {WINDOWS, GROUPS} <= set(stage.batches):
+        faults.append(
+            f"train.group_batch_size is {config.train.group_batch_size}; expected 0: stage {stage.name!r} has "
+            "batches of one kind, whose rows are train.batch_size."
+        )
+    faults += _layout_faults(config, stage)
     others = [name for name, _ in data.negatives if not find_strategy(name).for_groups]
     if GROUPS in stage.batches and others and data.groups == "windows":
         faults.append(f"data.negatives is {data.negatives}; expected no {', '.join(others)}: a group shows one video.")
@@ -119,3 +146,31 @@ def check_stage(config: ConfigDict) -> None:
         faults.append(f"train.eval_every is {config.train.eval_every}; expected 0: data.name {data.name!r} has no val.")
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _layout_faults(config: ConfigDict, stage: Stage) -> list[str]:
+    """The values of `model` and `data` that a stage cannot have with its layout."""
+    model, faults = config.model, []
+    for field, value, usual in (
+        ("layout", model.layout, "visual_width"), ("visual_norm", model.visual_norm, False),
+    ):  # fmt: skip
+        if value != usual and not has_layouts(stage):
+            faults.append(f"model.{field} is {value!r}; expected {usual!r}: stage {stage.name!r} is not variant U.")
+    if not has_layouts(stage):
+        return faults
+    if model.layout == "clip_adapter" and config.data.questions_per_window > 1:
+        faults.append(
+            f"data.questions_per_window is {config.data.questions_per_window}; expected 1: with model.layout "
+            "clip_adapter the frames of a window have seen one question."
+        )
+    if model.layout == "clip_adapter" and config.base.projector:
+        faults.append(
+            f"base.projector is {config.base.projector!r}; expected '': with model.layout clip_adapter frames go "
+            "through the sparse adapter, and nothing would read it."
+        )
+    if model.layout == "llm_width" and not config.init.sparse and not trained_by(config.trainable, [SPARSE]):
+        faults.append(
+            "init.sparse is ''; expected a directory of variant U with its sparse adapter: it starts fresh, and the "
+            "trainable table freezes it."
+        )
+    return faults

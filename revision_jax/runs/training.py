@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import grain
 import jax
 from ml_collections import ConfigDict
 
 from revision_jax.config import ConfigError, flatten
-from revision_jax.data.batches.streams import join
+from revision_jax.data.batches.streams import Stream, join
 from revision_jax.fingerprints import fingerprint
 from revision_jax.interop.adapter import save_projector
 from revision_jax.parallel import multihost
@@ -25,8 +24,10 @@ from revision_jax.runs.run import Run
 from revision_jax.runs.splits import missing_data, prepare_data, splits_of
 from revision_jax.runs.stage import stage_of
 from revision_jax.training import loop
+from revision_jax.training.examples import Readers
 from revision_jax.training.state import take_apart
 from revision_jax.training.task import Task
+from revision_jax.training.tracker import check_tracker
 from revision_jax.training.workdir import check_workdir
 
 PROJECTOR = "projector.safetensors"  # what a stage that trains the dense adapter leaves in its work folder
@@ -65,6 +66,7 @@ def check_equal_hosts(config: ConfigDict) -> None:
 def check_early(run: Run) -> None:
     """What can go wrong before data is made for hours: the work folder, missing and damaged files."""
     check_workdir(run.workdir, run.config)
+    check_tracker(run.config.track)
     check_files(run.config, wanted_splits(run))
     check_weights(run.config)
 
@@ -84,8 +86,11 @@ def check_room(run: Run) -> int:
       ValueError: they cannot; with a table of both.
     """
     config, abstract = run.config, run.grounder("abstract")
-    frames = config.train.batch_size // multihost.count() * config.hierarchy.num_frames
-    parts = {"batches": frames * abstract.visual_width * 4}
+    shapes = [kind.shapes(config, run.mesh, abstract.visual_width) for kind in run.stage.batches]
+    sizes = [
+        sum(array.size * array.dtype.itemsize for array in batch.values()) for kind in shapes for batch in kind.values()
+    ]
+    parts = {"batches": 2 * max(sizes) // multihost.count()}  # one is read while another is used
     if run.mesh.devices.flat[0].platform == "cpu":  # other devices have their own memory, `loop.build` looks at it
         _, arrays = take_apart(abstract)
         parts["weights"] = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
@@ -100,7 +105,7 @@ def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
     open_source = lambda split: Source(config, run.prompts, run.mesh, directories[split], width, split)
     source = open_source("train")
     pipeline = join(streams_of(kinds, source), read_threads=config.data.read_threads, prefetch=config.data.prefetch)
-    validation = _validation(config, kinds, open_source("val")) if config.train.eval_every else ()
+    held_out = _validation(config, kinds, open_source("val")) if config.train.eval_every else []
     data: dict[str, dict[str, str]] = {}
     for path in source.files(kinds):  # of a mixture, the first split goes by its files' names
         role = str(path) if path.name in data else path.name
@@ -112,18 +117,26 @@ def make_task(run: Run, directories: Mapping[str, Path]) -> Task:
         epoch_batches=pipeline.epoch_batches,
         describe_record=pipeline.describe_record,
         base=run.fingerprints | data,
-        validation=validation,
+        validation=[stream.batches for stream in held_out],
+        readers=_readers(run, held_out),
     )
 
 
-def _validation(config: ConfigDict, kinds: Sequence[BatchKind], val: Source) -> list[grain.MapDataset]:
-    """The held-out batches of each stream.
+def _readers(run: Run, held_out: Sequence[Stream]) -> Readers:
+    """How a held-out row is told: record ids count the rows of all streams in turn."""
+    places, tokenizer = len(held_out), run.prompts.tokenizer
+    describe = [lambda record, tell=stream.describe_record: tell(record // places) for stream in held_out]
+    return Readers(describe, tokenizer.decode, run.prompts.eos_id)
+
+
+def _validation(config: ConfigDict, kinds: Sequence[BatchKind], val: Source) -> list[Stream]:
+    """The held-out streams.
 
     Raises:
       ConfigError: the split cannot be used, or gives less than a batch.
     """
     try:
-        return [stream.batches for streams in streams_of(kinds, val) for stream in streams]
+        return [stream for streams in streams_of(kinds, val) for stream in streams]
     except ValueError as error:
         raise ConfigError(
             f"train.eval_every is {config.train.eval_every}, but val in {val.directory} cannot be used: {error}"
@@ -136,7 +149,7 @@ def train(run: Run, directories: Mapping[str, Path], *, profile: bool = False) -
     multihost.check_equal("files", {role: part["sha256"] for role, part in task.base.items()})
     multihost.check_shards(host_shard(run.mesh, run.config.train.batch_size))
     result = loop.run(run.config, run.workdir, task, profile=profile)
-    if "projector" in run.stage.draws and multihost.is_first():
+    if "projector" in run.stage.draws and result.model.adapter is not None and multihost.is_first():
         save_projector(result.model.adapter, run.workdir / PROJECTOR)
         log.info("give it to the next stage: --config.base.projector=%s", run.workdir / PROJECTOR)
     return result

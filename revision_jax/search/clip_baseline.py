@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
-from revision_jax.metrics.grounding import mean_iou, recall_at_k
+from revision_jax.metrics.grounding import best_iou, hits_at_k
+from revision_jax.models.precision import product
 from revision_jax.search.packing.packer import required
 from revision_jax.search.packing.padding import FRAME_STEP, QUERY_STEP, pack_rows, pad_frames, rounded
 from revision_jax.search.ranking import rank_moments
@@ -99,27 +100,30 @@ def table_bytes(frames: int, width: int) -> int:
 def choose_variant(cases: Iterable[Case], *, top_k: int = 50, nms_iou: float = 0.5) -> ClipRetrieval:
     """The variant and length with the best R@1 at IoU 0.3 over all present queries; mean IoU breaks ties.
 
+    Args:
+      cases: read once, one after the other, so that they need not lie in memory together.
+
     Raises:
       ValueError: no case has a present query.
     """
-    cases = list(cases)
-    if not any(len(truth) for case in cases for truth in case.truths):
+    grid = [ClipRetrieval(variant, length_s, 1, nms_iou) for variant in BEST_FRAMES for length_s in LENGTHS_S]
+    overlaps: list[list[np.ndarray]] = [[] for _ in grid]
+    for case in cases:
+        present = [i for i, truth in enumerate(case.truths) if len(truth)]
+        if not present:
+            continue
+        asked = Sentences([""] * len(present), similar=case.queries[present])
+        for choice, found in zip(grid, overlaps):
+            results = choice.search(case.video, asked)
+            found += [best_iou(result.moments, case.truths[i]) for result, i in zip(results, present, strict=True)]
+    if not overlaps[0]:
         raise ValueError("no validation query is present in its video; the CLIP baseline cannot be chosen on them.")
-
-    def score(variant: str, length_s: float) -> tuple[float, float]:
-        retrieval = ClipRetrieval(variant, length_s, top_k=1, nms_iou=nms_iou)
-        predictions, truths = [], []
-        for case in cases:
-            present = [i for i, truth in enumerate(case.truths) if len(truth)]
-            results = retrieval.search(case.video, Sentences([""] * len(case.queries), similar=case.queries))
-            predictions += [results[i].moments for i in present]
-            truths += [case.truths[i] for i in present]
-        recall = recall_at_k(predictions, truths, ranks=(1,), thetas=(0.3,))
-        return recall["R1@0.3"], mean_iou(predictions, truths)
-
-    grid = [(variant, length_s) for variant in BEST_FRAMES for length_s in LENGTHS_S]
-    variant, length_s = max(grid, key=lambda choice: score(*choice))
-    return ClipRetrieval(variant, length_s, top_k, nms_iou)
+    scores = [
+        (hits_at_k(found, (1,), (0.3,))["R1@0.3"].mean(), np.mean([max(own[:1], default=0.0) for own in found]))
+        for found in overlaps
+    ]
+    best = grid[scores.index(max(scores))]
+    return ClipRetrieval(best.variant, best.length_s, top_k, nms_iou)
 
 
 class _Timing(NamedTuple):
@@ -144,7 +148,7 @@ def _retrieve(kept: _Kept, features: jax.Array, queries: jax.Array, timing: _Tim
     """Features `[N, D]`, queries `[Q, D]` -> moments `[Q, K, 3]` float32."""
     num_frames, length, fps, duration_s = timing
     normalise = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    similarity = normalise(queries.astype(jnp.float32)) @ normalise(features.astype(jnp.float32)).T  # [Q, N]
+    similarity = product(normalise(queries.astype(jnp.float32)), normalise(features.astype(jnp.float32)).T)  # [Q, N]
     length = jnp.minimum(length, num_frames)
     score, centre = _score_stretches(similarity, length, kept.best)
     fits = jnp.arange(similarity.shape[1]) + length <= num_frames

@@ -27,13 +27,13 @@ class Flops:
 
     def __init__(self, grounder: Grounder):
         llm, config, dense = grounder.llm, grounder.llm.config, grounder.adapter
-        self.sparse = grounder.sparse
+        self.sparse, self.frames_see_query = grounder.sparse, grounder.visual.frames_see_query
         # Stacked kernels [L, in, out], LoRA's too: every one is one product a token.
         arrays = nnx.to_flat_state(nnx.state(llm.layers))
         self.layers = 2 * sum(math.prod(x.shape) for _, x in arrays if len(x.shape) == 3)
         self.head = 2 * config.hidden_size * config.vocab_size
         self.attended = 4 * config.num_layers * config.num_heads * config.head_dim
-        self.dense_frame = 0 if dense is None else 2 * math.prod(dense.kernel.shape)
+        self.projected = 0 if dense is None else 2 * math.prod(dense.kernel.shape)
 
     def tokens(self, count: float, seen: float) -> float:
         """Of `count` tokens through the layers, each of which sees `seen` others on average."""
@@ -43,18 +43,30 @@ class Flops:
         """Of so many rows of a causal prefix."""
         return rows * self.tokens(length, (length + 1) / 2)
 
+    def frame_tokens(self, frames: int, query_tokens: int) -> float:
+        """Of the tokens of a window's frames, for one query where they see it."""
+        if not self.frames_see_query:
+            return frames * self.projected
+        return self._encoded(frames, query_tokens, frames + 1)
+
     def sparse_vector(self, frames: int, query_tokens: int) -> float:
-        """Of one (query, window): the arithmetic of REFERENCE section 6, the last layer for the learned token only."""
-        if self.sparse is None:
-            return 0.0
+        """Of one (query, window): the last layer of the encoder for the learned token only."""
+        return 0.0 if self.sparse is None else self._encoded(frames, query_tokens, 1)
+
+    def _encoded(self, frames: int, query_tokens: int, wanted: int) -> float:
+        """Of the sparse adapter's encoder, for so many of its outputs, and its linear layer."""
         mlp = self.sparse.encoder.linear1.kernel.shape
         layers, width, inner = mlp
         both = frames + 1
         cross = 4 * frames * width**2 + 4 * query_tokens * width**2 + 4 * frames * query_tokens * width
         cross += 4 * frames * width * inner
         whole = 8 * both * width**2 + 4 * both**2 * width + 4 * both * width * inner
-        last = 4 * both * width**2 + 4 * width**2 + 4 * both * width + 4 * width * inner
-        projector = 2 * math.prod(self.sparse.mm_projector.kernel.shape)
+        last = 4 * both * width**2 + wanted * (4 * width**2 + 4 * both * width + 4 * width * inner)
+        if self.sparse.reads_projected:
+            text = 2 * math.prod(self.sparse.text_mm_projector.kernel.shape)
+            projector = frames * self.projected + query_tokens * text
+        else:
+            projector = max(wanted - 1, 1) * 2 * math.prod(self.sparse.mm_projector.kernel.shape)
         return self.sparse.t2v_encoder.num_layers * cross + (layers - 1) * whole + last + projector
 
 
@@ -74,14 +86,17 @@ def count_cost(
     chosen = found.chosen[:count]
     encoded, pairs, decoded = int(chosen.any(axis=0).sum()), chosen.sum(axis=1), found.decoded[:count]
     context = prefix + num_frames + head
-    needed = encoded * num_frames * dense.dense_frame + dense.prefill(encoded, context)
+    if video.seen is not None:
+        encoded = int(pairs.sum())  # nothing of a window is shared by its queries
+    needed = encoded * dense.frame_tokens(num_frames, 0 if video.seen is None else video.seen.query.shape[1])
+    needed += dense.prefill(encoded, context)
     needed += float(np.sum(pairs * dense.tokens(lengths, context + (lengths + 1) / 2)))
     # The first answer token is predicted by the question's last; the closing one is not fed back.
     needed += float(np.sum(dense.tokens(np.maximum(decoded - pairs, 0), context + lengths)))
     needed += float(decoded.sum()) * dense.head
     levels = []
     if plan.levels:
-        vectors = count * len(windows.upper)
+        vectors = count * int(video.counts[0])
         needed += vectors * upper.sparse_vector(num_frames, video.upper.query.shape[1])
         for place, level in enumerate(plan.levels):
             cost, used = _level(upper, level, video, found, place, prefix)

@@ -10,13 +10,17 @@ tokens, R pairs decoded together, K answers of a pair, A answer tokens, V vocabu
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
+from revision_jax.models.adapter import SparseAdapter
 from revision_jax.models.grounder import Grounder
 from revision_jax.models.llama import Llama
-from revision_jax.parallel.memory import host_limit
+from revision_jax.parallel.memory import held, host_limit
 from revision_jax.search.models import Models
 from revision_jax.search.packing.inputs import VideoInputs
 from revision_jax.search.packing.packer import Packed
@@ -26,7 +30,10 @@ from revision_jax.search.settings import SearchSettings
 from revision_jax.units import GIB
 
 _FLOAT = 4
-LOWER = "lower search.beam, hold 8-bit weights (model.param_dtype=int8) or divide the model (mesh.fsdp, mesh.tensor)"
+LOWER = (
+    "lower --search.beam, divide the model (--mesh.fsdp, --mesh.tensor) or use a run whose weights have 8 bits "
+    "(model.param_dtype=int8)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +65,9 @@ class LLMSize:
     heads: int
 
     @classmethod
-    def of(cls, llm: Llama) -> "LLMSize":
-        """The sizes of a language model."""
-        config, item = llm.config, jax.numpy.dtype(llm.dtype).itemsize
+    def of(cls, llm: Llama, least: int = 1) -> "LLMSize":
+        """The sizes of a language model, which computes with at least so many bytes a value."""
+        config, item = llm.config, max(jax.numpy.dtype(llm.dtype).itemsize, least)
         # Queries, keys and values: in some families wider than the residual stream.
         heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         narrow = max(3 * config.hidden_size, heads) + 3 * config.intermediate_size
@@ -93,10 +100,11 @@ class Sizes:
 
     Attributes:
       weights: bytes of all parameters, as they lie on a device; beside: of what else lies there.
+      copies: bytes of copies of parameters that the program makes.
       dense, upper: of the grounders' language models; None without upper levels.
       num_frames: F; context: tokens before a question's head.
       answer_tokens: A; shards: devices that share a block.
-      window_bytes: features of a window in float32 and as embeddings.
+      window_bytes: features of a window in float32 and as embeddings; where frames see the query, what makes them.
       vector_bytes: a sparse vector, in float32.
       sparse_bytes: the sparse adapter at work on its chunk of windows.
     """
@@ -111,22 +119,32 @@ class Sizes:
     window_bytes: int
     vector_bytes: int
     sparse_bytes: int
+    copies: int = 0
     beside: int = 0
 
     @classmethod
-    def of(cls, models: Models, weights: int, context: int, fixed: Fixed, answer_tokens: int) -> "Sizes":
-        """The sizes of a searcher's models; arguments as the attributes, F and shards of `fixed`."""
+    def of(cls, models: Models, weights: Any, context: int, fixed: Fixed, answer_tokens: int) -> "Sizes":
+        """The sizes of a searcher's models.
+
+        Args:
+          weights: the parameters in their places, or their shapes.
+          context, answer_tokens: as the attributes; F and shards are those of `fixed`.
+        """
+        cpu = on_cpu(fixed.mesh)
+        least = _FLOAT if cpu else 1
         dense, upper, num_frames = models.dense, models.upper, fixed.num_frames
-        hidden = dense.llm.config.hidden_size
+        hidden, sees = dense.llm.config.hidden_size, dense.visual.frames_see_query
+        seeing = _encoder_work(dense.sparse, num_frames) if sees else 0
         return cls(
-            weights=weights,
-            dense=LLMSize.of(dense.llm),
-            upper=None if upper is None else LLMSize.of(upper.llm),
+            weights=held(weights),
+            copies=float32_copies(weights, dense.llm) if cpu else 0,
+            dense=LLMSize.of(dense.llm, least),
+            upper=None if upper is None else LLMSize.of(upper.llm, least),
             num_frames=num_frames,
             context=context,
             answer_tokens=answer_tokens,
             shards=fixed.shards,
-            window_bytes=_FLOAT * num_frames * (dense.visual_width + hidden),
+            window_bytes=_FLOAT * num_frames * (dense.visual_width + hidden) + seeing,
             vector_bytes=_FLOAT * hidden,
             sparse_bytes=0 if upper is None else sparse_work(upper, num_frames),
         )
@@ -151,7 +169,20 @@ def needed(sizes: Sizes, packed: Packed) -> Need:
     work = rows + max(dense.prefill(block, context), asked) + 2 * block * sizes.window_bytes
     if plan.levels:
         work = max(work, _upper_work(sizes, plan, video))
-    return Need(sizes.weights, nbytes(video) + results, work, sizes.beside)
+    return Need(sizes.weights, nbytes(video) + results, work + sizes.copies, sizes.beside)
+
+
+def on_cpu(mesh: Mesh | None) -> bool:
+    """Whether a search on this mesh, or on the default device, runs on a CPU."""
+    return (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
+
+
+def float32_copies(weights: Any, llm: Llama) -> int:
+    """Bytes of the copies that XLA makes of weights on a CPU: bfloat16 ones in float32, a layer as it is read."""
+    floats = [x for x in jax.tree.leaves(weights) if jnp.issubdtype(x.dtype, jnp.floating)]
+    narrow = sum(held([x]) // x.dtype.itemsize for x in floats if x.dtype.itemsize < _FLOAT)
+    layer = sum(x.size for x in jax.tree.leaves(nnx.state(llm.layers))) // llm.config.num_layers
+    return (narrow + layer) * _FLOAT
 
 
 def _upper_work(sizes: Sizes, plan: Plan, video: VideoInputs) -> int:
@@ -174,11 +205,14 @@ def _upper_work(sizes: Sizes, plan: Plan, video: VideoInputs) -> int:
 
 def sparse_work(grounder: Grounder, num_frames: int) -> int:
     """Bytes of the sparse adapter at work on `window_chunk` windows."""
-    sparse = grounder.sparse
+    return grounder.window_chunk * _encoder_work(grounder.sparse, num_frames)
+
+
+def _encoder_work(sparse: SparseAdapter, num_frames: int) -> int:
+    """Bytes of the sparse adapter at work on one window."""
     _, width, inner = sparse.encoder.linear1.kernel.shape
     frames = num_frames + 1
-    one = frames * (10 * width + 2 * inner) + 3 * sparse.encoder.num_heads * frames * frames
-    return grounder.window_chunk * one * _FLOAT
+    return _FLOAT * (frames * (10 * width + 2 * inner) + 3 * sparse.encoder.num_heads * frames * frames)
 
 
 def smaller(settings: SearchSettings, shards: int) -> Iterator[SearchSettings]:
@@ -192,9 +226,12 @@ def smaller(settings: SearchSettings, shards: int) -> Iterator[SearchSettings]:
 
 
 def fit(
-    settings: SearchSettings, shards: int, budget: float, need_of: Callable[[SearchSettings], Need]
+    settings: SearchSettings, shards: int, budget: float, need_of: Callable[[SearchSettings], Need], raising: str = ""
 ) -> SearchSettings:
     """The first of `smaller(settings)` whose need is within `budget` bytes.
+
+    Args:
+      raising: `Memory.raising`.
 
     Raises:
       MemoryError: none is; the message says what the least one needs.
@@ -206,7 +243,7 @@ def fit(
             return some
     raise MemoryError(
         f"a search needs at least {need}, one window and one query at a time; the budget is {budget / GIB:.2f} GiB. "
-        f"Raise --memory_gib, {LOWER}."
+        f"To go on, {raising}{LOWER}."
     )
 
 
@@ -226,13 +263,18 @@ class Memory:
         """Bytes, those of `beside` among them."""
         return (self.gib or device_memory_gib(mesh)) * GIB
 
+    @property
+    def raising(self) -> str:
+        """What a message recommends first: nothing where the budget is the device's own."""
+        return "raise --memory_gib, " if self.gib else ""
+
     def check(self, mesh: Mesh | None, weights: int, work: int, what: str) -> None:
         """Raises MemoryError where `work` bytes of `what` do not fit beside the weights."""
         need, budget = weights + self.beside + work, self.budget(mesh)
         if need > budget:
             raise MemoryError(
                 f"{what} needs {work / GIB:.2f} GiB beside the models' {(weights + self.beside) / GIB:.2f}; the budget "
-                f"is {budget / GIB:.2f} GiB. Raise --memory_gib, leave it out of --methods, or {LOWER}."
+                f"is {budget / GIB:.2f} GiB. To go on, {self.raising}leave it out of --methods, or {LOWER}."
             )
 
 

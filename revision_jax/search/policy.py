@@ -1,8 +1,9 @@
 """What a policy is: it says which windows a search looks at, and how the upper levels' scores change a confidence.
 
 Each policy is one class in a file of its own in `policies/`, whose registry finds it by the name of the file. A search
-asks a policy four things, in this order: how many windows each level is shown (`counts`), which upper windows go down
-(`survivors`), by which scores dense windows are chosen (`dense_scores`), and the confidence of answers (`rescale`).
+asks a policy five things, in this order: how many windows each level is shown (`counts`), which ones the first level is
+shown (`first_shown`), which upper windows go down (`survivors`), by which scores dense windows are chosen
+(`dense_scores`), and the confidence of answers (`rescale`).
 
 Letters: Q queries, U upper windows, W dense windows, L upper levels, K answers of a pair.
 """
@@ -27,6 +28,7 @@ class Policy:
       name: as `search.policy` has it; the name of the file.
       least_depth, most_depth: the depths at which it can search; None: as deep as there are levels.
       needs_similarity: it compares CLIP's holistic features of sentences with those of frames.
+      shortlists: it chooses the windows that the first upper level is shown, by their similarity to the sentence.
       needs_upper: it uses the scores of upper levels, where a search has some.
       compared: at which depths within its bounds `evaluate` compares it by default.
     """
@@ -35,6 +37,7 @@ class Policy:
     least_depth: ClassVar[int] = 2
     most_depth: ClassVar[int | None] = None
     needs_similarity: ClassVar[bool] = False
+    shortlists: ClassVar[bool] = False
     needs_upper: ClassVar[bool] = True
     compared: ClassVar[Literal["every", "deepest", "never"]] = "never"
 
@@ -58,6 +61,16 @@ class Policy:
     def counts(self, upper: int, dense: int) -> np.ndarray:
         """Windows that each level is shown, and dense windows that are asked, of so many: `[L + 1]` int32."""
         raise NotImplementedError
+
+    def first_shown(self, windows: jax.Array, similarity: jax.Array | None, count: jax.Array) -> jax.Array:
+        """The upper windows `[Q, U]` bool that the first upper level is shown; only they get a sparse vector.
+
+        Args:
+          windows: `[Q, U]` bool, those that exist, for the queries that are asked.
+          similarity: `[Q, U]` float32 of CLIP; None unless the policy `shortlists`.
+          count: `[]` int32, windows that the first level is shown.
+        """
+        return windows
 
     def survivors(self, scores: jax.Array, shown: jax.Array, count: jax.Array) -> jax.Array:
         """The windows `[Q, U]` bool that the next level is shown.

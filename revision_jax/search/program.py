@@ -20,7 +20,7 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
-from revision_jax.search.levels.dense import Answers, DenseInputs, search_windows
+from revision_jax.search.levels.dense import Answers, DenseInputs, search_pairs, search_windows
 from revision_jax.search.levels.selection import keep_best, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
 from revision_jax.search.models import Weights
@@ -173,7 +173,8 @@ def vectors_program(fixed: Fixed, weights: Weights, features: jax.Array, inputs:
 
     def vectors(model: States, features: jax.Array, inputs: UpperInputs) -> jax.Array:
         queries = fixed.shard * share + jnp.arange(share)
-        return sparse_vectors(nnx.merge(fixed.upper, *model), features, inputs, queries)
+        shown = (queries < inputs.questions.count)[:, None] & inputs.table.valid.reshape(-1)
+        return sparse_vectors(nnx.merge(fixed.upper, *model), features, inputs, queries, shown)
 
     if fixed.mesh is not None:
         vectors = jax.shard_map(
@@ -196,7 +197,8 @@ def _dense_windows(
     asking = Asking(fixed.answer_tokens, plan.dense_batch, plan.settings.decode_block, plan.settings.strategy)
 
     def windows(model: States, inputs: DenseInputs, chosen: jax.Array) -> tuple[Answers, jax.Array]:
-        state = search_windows(nnx.merge(fixed.dense, *model), inputs, chosen, asking)
+        search = search_windows if inputs.seen is None else search_pairs
+        state = search(nnx.merge(fixed.dense, *model), inputs, chosen, asking)
         decoded = state.decoded if mesh is None else jax.lax.psum(state.decoded, "data")
         # In blocks again: the windows of a block are divided over devices.
         return jax.tree.map(lambda x: x.reshape(num_queries, blocks, -1, *x.shape[2:]), state.answers), decoded
@@ -204,12 +206,12 @@ def _dense_windows(
     if mesh is not None:
         # Each device searches its own windows from end to end: nothing is exchanged before the ranking.
         divided, of_queries = PartitionSpec(None, "data"), PartitionSpec(None, None, "data")
-        specs = DenseInputs(EVERYWHERE, EVERYWHERE, EVERYWHERE, divided, EVERYWHERE)
+        specs = DenseInputs(*(EVERYWHERE,) * 6)._replace(table=divided)
         windows = jax.shard_map(
             windows, mesh=mesh, axis_names={"data"}, check_vma=False, in_specs=(EVERYWHERE, specs, of_queries),
             out_specs=(of_queries, EVERYWHERE),
         )  # fmt: skip
-    inputs = DenseInputs(parts.prefix, parts.dense_grammar, video.features, video.table, video.questions)
+    inputs = DenseInputs(parts.prefix, parts.dense_grammar, video.features, video.table, video.questions, video.seen)
     answers, decoded = windows(
         (parts.weights.shared, parts.weights.dense), inputs, chosen.reshape(num_queries, blocks, block)
     )

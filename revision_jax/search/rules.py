@@ -3,37 +3,41 @@
 from collections.abc import Mapping
 from typing import Any
 
-from revision_jax.rules import ConfigError, Rule, anything, at_least, between, broken_rules, one_of
+from revision_jax.rules import ConfigError, Rule, anything, between, broken_rules, one_of
 from revision_jax.search.policies import policy_names  # the names of files
 
 CONFIDENCES = ("inverse_mean_entropy", "inverse_max_entropy", "sequence_likelihood")
 
 
+def _is_share(value: Any) -> bool:
+    """A share up to 1, or a whole number above it."""
+    return isinstance(value, float | int) and (0 < value <= 1 or (1 < value < 1e9 and value == int(value)))
+
+
 def _are_shares(values: Any) -> bool:
-    """Shares up to 1, or whole numbers above it."""
-    sound = lambda v: isinstance(v, float | int) and (0 < v <= 1 or v == int(v) > 1)
-    return bool(values) and all(map(sound, values))
+    return bool(values) and all(map(_is_share, values))
 
 
-# key -> (check, what is expected)
+# key -> (check, what is expected); upper limits of sizes as in `config_rules.RULES`
 RULES: dict[str, Rule] = {
-    "search.depth": at_least(0),
+    "search.depth": between(0, 100),
     "search.policy": (lambda v: v in policy_names(), "one of " + ", ".join(policy_names())),
     "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
-    "search.readings": at_least(1),
-    "search.rescale": at_least(0.0),
+    "search.shortlist": (_is_share, "a share of the windows, in (0, 1], or a number of windows"),
+    "search.readings": between(1, 1000),
+    "search.rescale": between(0.0, 1000.0),
     "search.confidence": one_of(*CONFIDENCES),
-    "search.beam": at_least(1),
-    "search.sampling": at_least(0.0),
+    "search.beam": between(1, 10**4),
+    "search.sampling": between(0.0, 1000.0),
     "search.drop_last_frame": anything,
     "search.windows": one_of("whole", "released"),
     "search.ranking": one_of("confidence", "cosine"),
-    "search.top_k": at_least(1),
+    "search.top_k": between(1, 10**6),
     "search.nms_iou": between(0.0, 1.0),
-    "search.query_batch": at_least(1),
-    "search.window_block": at_least(1),
-    "search.decode_block": at_least(1),
-    "search.question_tokens": at_least(0),
+    "search.query_batch": between(1, 10**6),
+    "search.window_block": between(1, 10**6),
+    "search.decode_block": between(1, 10**6),
+    "search.question_tokens": between(0, 10**6),
 }
 
 

@@ -15,7 +15,6 @@ from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
 from revision_jax.models.grounder import Grounder
-from revision_jax.parallel.memory import held
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.counting import Flops, count_cost
@@ -71,9 +70,9 @@ class Searcher:
         self._models = models
         self.prompts, self.hierarchy, self.settings, self.mesh = prompts, hierarchy, settings, mesh
         questions = QuestionEncoder(prompts, models.upper_question, answer_tokens, settings.question_tokens)
-        self._packer = Packer(questions, shards)
+        self._packer = Packer(questions, shards, models.dense.visual.frames_see_query)
         context = len(prompts.prefix) + hierarchy.num_frames
-        self._sizes = Sizes.of(models, held(weights), context, self._fixed, answer_tokens)
+        self._sizes = Sizes.of(models, weights, context, self._fixed, answer_tokens)
         self._sizes = dataclasses.replace(self._sizes, beside=memory.beside)
         self._memory, self._budget = memory, memory.budget(mesh)
         self._flops = Flops(models.dense), None if models.upper is None else Flops(models.upper)
@@ -228,7 +227,7 @@ class Searcher:
     def _pack(self, request: Request, plan: Plan) -> Packed:
         """The request in fixed shapes, the blocks made smaller until the search fits the memory."""
         need_of = lambda some: needed(self._sizes, self._packer.pack(request, plan, some))
-        settings = fit(self.settings, self._fixed.shards, self._budget, need_of)
+        settings = fit(self.settings, self._fixed.shards, self._budget, need_of, self._memory.raising)
         return self._packer.pack(request, plan, settings)
 
     def _parts_of(self, plan: Plan) -> Parts:

@@ -21,6 +21,8 @@ class SearchSettings:
       policy: what chooses windows, a name of `policies.policy_names`.
       keep: what each upper level sends down, coarse first: a share of the windows up to 1, above it a number of
         windows, whatever the video's length. A search of fewer levels takes the last ones.
+      shortlist: cascade: the upper windows most similar to the sentence that the first upper level is shown; a share of
+        them up to 1, above it their number.
       readings: groups of an upper level that show a window, in different company; their scores are averaged.
       rescale: bottom_up, top_down_rescaled: power of the upper levels' likelihood that rescales confidences.
       confidence: what the confidence of an answer is, see `answers/confidence.py`.
@@ -45,6 +47,7 @@ class SearchSettings:
     depth: int
     policy: str
     keep: tuple[float, ...]
+    shortlist: float
     readings: int
     rescale: float
     confidence: str

@@ -15,7 +15,8 @@ from revision_jax.checkpoint import Checkpoints
 from revision_jax.checkpoint_record import Meta
 from revision_jax.parallel import multihost
 from revision_jax.parallel.memory import check_memory, device_limit, held
-from revision_jax.parallel.mesh import check_batch, host_shard, make_mesh, put_batch
+from revision_jax.parallel.mesh import check_batch, host_rows, host_shard, make_mesh, put_batch
+from revision_jax.training.examples import Example, read_examples
 from revision_jax.training.flops import FlopCount, peak_flops
 from revision_jax.training.optimizer import describe_table
 from revision_jax.training.preemption import Preempted, Preemption
@@ -30,7 +31,7 @@ from revision_jax.training.state import (
     split_by_table,
     take_apart,
 )
-from revision_jax.training.step import compile_step, compile_validation, make_program
+from revision_jax.training.step import compile_answers, compile_step, compile_validation, make_program
 from revision_jax.training.task import Task
 from revision_jax.training.workdir import FREE, MetricsLog, open_workdir
 
@@ -47,7 +48,7 @@ class Setup:
 
     Attributes:
       module: the model's structure; frozen: its arrays that are not trained.
-      step_fn, validate_fn: the jitted steps.
+      step_fn, validate_fn, answer_fn: the jitted steps.
       mesh: the devices.
       flops: what a step costs.
     """
@@ -56,6 +57,7 @@ class Setup:
     frozen: Arrays
     step_fn: Callable
     validate_fn: Callable
+    answer_fn: Callable
     mesh: jax.sharding.Mesh
     flops: FlopCount
 
@@ -108,7 +110,7 @@ def run(config: ConfigDict, workdir: str | Path, task: Task, *, profile: bool = 
     # ------------------------------------------------------------------------- work folder, devices
     workdir = open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
-    check_batch(mesh, config.train.batch_size, "train.batch_size", config.train.accumulate)
+    check_batches(config, mesh)
 
     with jax.set_mesh(mesh):
         # --------------------------------------------------------------------- model, optimizer
@@ -132,6 +134,12 @@ def run(config: ConfigDict, workdir: str | Path, task: Task, *, profile: bool = 
                 log.info("the weights of step %d have the lowest validation loss", best)
         model = setup.module.merge(trained, setup.frozen)
     return Result(model, mesh, first, last, setup.step_fn._cache_size(), len(shapes))
+
+
+def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Raises ValueError, naming the field, unless batches of each kind split evenly over the mesh."""
+    for name in ("batch_size", "group_batch_size"):
+        check_batch(mesh, config.train[name], f"train.{name}", config.train.accumulate)
 
 
 def open_checkpoints(config: ConfigDict, workdir: Path, task: Task) -> Checkpoints:
@@ -160,7 +168,8 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Setu
     parts = {"frozen weights": held(frozen), "trained": held(state.trainable), "optimizer": held(state.opt_state)}
     memory = check_memory(parts, mesh.shape, device_limit())
     log.info("%s\nmesh %s\n%s", describe_table(arrays, config.trainable), dict(mesh.shape), memory)
-    return Setup(module, frozen, compile_step(program, where), compile_validation(program), mesh, flops), state
+    steps = compile_step(program, where), compile_validation(program), compile_answers(program, mesh)
+    return Setup(module, frozen, *steps, mesh, flops), state
 
 
 def resume(state: TrainState, iterator: Iterator, checkpoints: Checkpoints) -> TrainState:
@@ -183,8 +192,8 @@ def train(
     task, setup, every = session.task, session.setup, session.config.train
     first, last = int(state.step), total_steps(session.config, task)
     peak = peak_flops(jax.devices()[0].device_kind)
-    metrics_log = MetricsLog(session.workdir, first)
-    progress = Progress(first, last, peak=peak and peak * setup.mesh.size)
+    metrics_log = MetricsLog(session.workdir, first, session.config)
+    progress = Progress(first, last, peak=peak and peak * setup.mesh.size, stage=session.config.stage)
     shapes, hosts = set(), host_shard(setup.mesh, every.batch_size)[1]
     pending = []  # (step, record ids, metrics still on the device) since the last log
     try:
@@ -195,7 +204,7 @@ def train(
             shapes.add(tuple(sorted((name, array.shape) for name, array in batch.items())))
             progress.count(*batch_size(batch, len(task.prefix)), setup.flops.step(batch), times=hosts)
             with tracing.step(step):
-                batch = put_batch(batch, setup.mesh, every.batch_size)
+                batch = put_batch(batch, setup.mesh)
                 state, metrics = setup.step_fn(state, batch, setup.frozen)
             pending.append((step, records, metrics))
             taken, validation = preemption.reached(step), None
@@ -209,6 +218,7 @@ def train(
             if task.validation and (step % every.eval_every == 0 or step == last):
                 validation = validate(session, state.trainable)
                 metrics_log.write_validation(step, validation)
+                metrics_log.show(step, answer_examples(session, state.trainable))
                 progress.tell_validation(step, validation)
             if step % every.checkpoint_every == 0 or step == last or taken:
                 save(session, state, validation)
@@ -233,13 +243,27 @@ def save(session: Session, state: TrainState, validation: dict[str, float] | Non
 def validate(session: Session, trainable: Arrays) -> dict[str, float]:
     """`val_loss` (nats a token) and `val_accuracy` of the answers' tokens of at most `eval.max_rows` held-out rows."""
     config, setup = session.config, session.setup
-    size, sums = config.train.batch_size, []
+    hosts, sums = host_shard(setup.mesh, config.train.batch_size)[1], []
     for batches in session.task.validation:
-        for number in range(min(len(batches), max(config.eval.max_rows // size, 1))):
+        number, count = 0, len(batches)
+        while number < count:
             batch = {name: array for name, array in batches[number].items() if name != "record_id"}
-            sums.append(setup.validate_fn(trainable, put_batch(batch, setup.mesh, size), setup.frozen))
+            count = min(count, max(config.eval.max_rows // (len(batch["tokens"]) * hosts), 1))
+            sums.append(setup.validate_fn(trainable, put_batch(batch, setup.mesh), setup.frozen))
+            number += 1
     total = {name: sum(float(each[name]) for each in jax.device_get(sums)) for name in ("loss", "right", "tokens")}
     return {"val_loss": total["loss"] / total["tokens"], "val_accuracy": total["right"] / total["tokens"]}
+
+
+def answer_examples(session: Session, trainable: Arrays) -> list[Example]:
+    """What the model answers to the first held-out rows of each kind; empty where the task does not say how to tell."""
+    setup, readers, found = session.setup, session.task.readers, []
+    for number, batches in enumerate(session.task.validation if readers else ()):
+        batch = dict(batches[0])
+        seen = put_batch({name: array for name, array in batch.items() if name != "record_id"}, setup.mesh)
+        answers = np.asarray(setup.answer_fn(trainable, seen, setup.frozen))
+        found += read_examples(readers, number, batch, answers[host_rows(setup.mesh, len(answers))])
+    return found
 
 
 def batch_size(batch: dict[str, np.ndarray], prefix: int) -> tuple[int, int]:

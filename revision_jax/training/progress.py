@@ -10,7 +10,7 @@ import rich.progress
 
 from revision_jax.units import GIB
 
-COLUMNS = ("{task.completed}/{task.total} steps", "loss {task.fields[loss]}")
+COLUMNS = ("{task.completed}/{task.total} steps", "loss {task.fields[loss]}", "{task.fields[validation]}")
 
 
 class Progress:
@@ -19,18 +19,24 @@ class Progress:
     Args:
       first, last: steps done already, and in all.
       peak: FLOPs a second of all devices together; None where that is not known, then MFU is not told.
+      stage: what is trained, before the bar.
       console: where it goes; default is stderr, of the first host alone.
     """
 
-    def __init__(self, first: int, last: int, *, peak: float | None = None, console=None):
+    def __init__(self, first: int, last: int, *, peak: float | None = None, stage: str = "", console=None):
         self.console = console or rich.console.Console(stderr=True, quiet=jax.process_index() > 0)
         self.last, self._peak, self._shown = last, peak, first
         self._windows = self._tokens = self._flops = 0.0
-        columns = [rich.progress.BarColumn(), *COLUMNS, rich.progress.TimeRemainingColumn()]
+        columns = [
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            *COLUMNS,
+            rich.progress.TimeRemainingColumn(),
+        ]
         self._bar = rich.progress.Progress(
             *columns, console=self.console, disable=not self.console.is_terminal, transient=True
         )
-        self._task = self._bar.add_task("", total=last, completed=first, loss="")
+        self._task = self._bar.add_task(stage, total=last, completed=first, loss="", validation="")
         self._bar.start()
         self._since, self._waited = time.perf_counter(), 0.0
 
@@ -84,7 +90,8 @@ class Progress:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def tell_validation(self, step: int, values: dict[str, float]) -> None:
-        """A line of its own for a validation."""
+        """A line of its own for a validation; the live line keeps its loss."""
+        self._bar.update(self._task, validation=f"validation {values['val_loss']:.4f}")
         line = f"step {step:{len(str(self.last))}d}/{self.last}  validation loss {values['val_loss']:.4f}  "
         line += f"accuracy {values['val_accuracy']:.3f}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

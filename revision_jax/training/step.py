@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from revision_jax.parallel.mesh import replicated
 from revision_jax.training.optimizer import make_optimizer, make_schedule, updates_done
 from revision_jax.training.state import Arrays, Module, TrainState
 
@@ -177,6 +178,27 @@ def validation_step(
     return {"loss": loss * tokens, "right": accuracy * tokens, "tokens": tokens}
 
 
+def answer_step(trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program) -> jax.Array:
+    """The batch's tokens `[B, (G,) T]` int32 with the model's answers, likeliest tokens, in place of the right ones.
+
+    So many tokens are made as the longest right answer has; what lies behind the end of an answer means nothing.
+
+    Args:
+      batch, frozen: as in `train_step`; `tokens` and `loss_mask` say where an answer begins.
+    """
+    model = program.module.merge(trainable, frozen)
+    mask, others = batch["loss_mask"], {k: x for k, x in batch.items() if k not in ("loss_mask", "tokens")}
+    first = mask.argmax(-1, keepdims=True)  # [B, (G,) 1]
+
+    def add(number, tokens):
+        hidden = model.hidden(program.prefix, **others, tokens=tokens, dropout_key=None)  # [B, (G,) T, H]
+        place = jnp.minimum(first + number, tokens.shape[-1] - 1)
+        likeliest = model.logits(jnp.take_along_axis(hidden, place[..., None], axis=-2)).argmax(-1)
+        return jnp.where(jnp.arange(tokens.shape[-1]) == place, likeliest.astype(tokens.dtype), tokens)
+
+    return jax.lax.fori_loop(0, mask.sum(-1).max(), add, batch["tokens"])
+
+
 def _loss(program: Program, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array | None, count):
     model = program.module.merge(trainable, frozen)
     seen = {name: array for name, array in batch.items() if name != "loss_mask"}
@@ -193,3 +215,8 @@ def compile_step(program: Program, shardings: TrainState) -> Callable:
 def compile_validation(program: Program) -> Callable:
     """The jitted `validation_step(trainable, batch, frozen)`."""
     return jax.jit(functools.partial(validation_step, program=program))
+
+
+def compile_answers(program: Program, mesh: jax.sharding.Mesh) -> Callable:
+    """The jitted `answer_step(trainable, batch, frozen)`, whose result every host has."""
+    return jax.jit(functools.partial(answer_step, program=program), out_shardings=replicated(mesh))

@@ -7,6 +7,8 @@ import grain
 import numpy as np
 from flax import nnx
 
+from revision_jax.training.examples import Readers
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -21,6 +23,7 @@ class Task:
       describe_record: record id -> what it is (query, video, seconds), for errors.
       base: role ("llm") -> {"path", "sha256"} of each file the training stands on, for checkpoints.
       validation: data sets of held-out batches of the same form, one for each kind; none where nothing is validated.
+      readers: how rows of `validation` are shown; None = they are not.
     """
 
     model: nnx.Module
@@ -30,3 +33,4 @@ class Task:
     describe_record: Callable[[int], str]
     base: Mapping[str, Mapping[str, str]]
     validation: Sequence[grain.MapDataset] = ()
+    readers: Readers | None = None

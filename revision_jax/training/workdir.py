@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,13 +14,15 @@ from revision_jax.config import ConfigError, load_json, save_json
 from revision_jax.files import write_text
 from revision_jax.fingerprints import finished_steps
 from revision_jax.logs import read_metrics
+from revision_jax.training.examples import Example, as_picture, as_table
+from revision_jax.training.tracker import open_trackers
 
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
 # not what it learns. A name that ends with a dot stands for all fields that begin with it.
 FREE = (
     "mesh.", "search.", "eval.", "model.remat", "model.attention", "model.window_chunk", "data.read_threads",
     "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.eval_every", "train.keep_best", "train.skip_nonfinite",
+    "train.eval_every", "train.keep_best", "train.skip_nonfinite", "sparse.precision", "track",
 )  # fmt: skip
 # What else may differ where a trained run is read: where files lie (they are compared by content), and which data.
 READ_FREE = (*FREE, "base.", "init.", "data.dir", "data.mined", "data.mixture", "data.faults")
@@ -74,19 +77,18 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
 
 
 class MetricsLog:
-    """Metrics of every step, as JSON lines and TensorBoard events; of several hosts the first one writes.
+    """Metrics of every step, as JSON lines and where else the run is watched; of several hosts the first one writes.
 
     Only what the config determines goes into `metrics.jsonl`, so that an interrupted and resumed run leaves
-    the same file as an uninterrupted one, to the bit; timings go to TensorBoard.
+    the same file as an uninterrupted one, to the bit; timings go to the trackers.
 
     Args:
       workdir: the run's folder.
       step: the step the run continues from; lines and events after it are dropped.
+      config: says where else the run is watched (`track`); None = TensorBoard alone.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter  # it imports PyTorch where that is installed, which takes seconds
-
+    def __init__(self, workdir: Path, step: int, config: ConfigDict | None = None):
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
@@ -94,7 +96,7 @@ class MetricsLog:
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self._file = self.path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+        self._trackers = open_trackers(workdir, step, config)
 
     def write(self, rows: list[dict[str, float]], timings: dict[str, float]) -> None:
         """Appends one line a step (`{"step": 7, "loss": ...}`, exact float32); `timings` at the last one."""
@@ -102,25 +104,40 @@ class MetricsLog:
             return
         for row in rows:
             self._file.write(json.dumps(row) + "\n")
-            for key, value in row.items():
-                if key != "step":
-                    self._events.add_scalar(f"train/{key}", value, row["step"])
-        for key, value in timings.items() if rows else ():
-            self._events.add_scalar(f"time/{key}", value, rows[-1]["step"])
-        self._file.flush()
-        self._events.flush()
+            self._track(row["step"], {f"train/{key}": value for key, value in row.items() if key != "step"})
+        if rows:
+            self._track(rows[-1]["step"], {f"time/{key}": value for key, value in timings.items()})
+        self._flush()
 
     def write_validation(self, step: int, values: dict[str, float]) -> None:
         """Appends the line of a validation, `{"step": 100, "val_loss": ..., "val_accuracy": ...}`."""
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._track(step, {f"val/{key.removeprefix('val_')}": value for key, value in values.items()})
+        self._flush()
+
+    def show(self, step: int, examples: Sequence[Example]) -> None:
+        """Answers of held-out rows against the right ones, as text and as a picture, in the trackers alone."""
+        if not (self._writes and examples):
+            return
+        table, picture = as_table(examples), as_picture(examples)
+        for tracker in self._trackers:
+            tracker.write_text(step, "val/answers", table)
+            tracker.write_image(step, "val/timelines", picture)
+        self._flush()
+
+    def _track(self, step: int, values: dict[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.write(step, values)
+
+    def _flush(self) -> None:
         self._file.flush()
-        for key, value in values.items():
-            self._events.add_scalar(f"val/{key.removeprefix('val_')}", value, step)
-        self._events.flush()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def close(self) -> None:
         if self._writes:
             self._file.close()
-            self._events.close()
+            for tracker in self._trackers:
+                tracker.close()

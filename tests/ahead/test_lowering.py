@@ -23,7 +23,7 @@ sys.path.append(sys.argv[1])
 from tiny_base import chain_config, make_base
 from revision_jax.ahead.programs import PROGRAMS
 from revision_jax.interop.llama import save_llama
-from revision_jax.models import attention
+from revision_jax.models import attention, platform as platforms
 from revision_jax.models.llama import Llama, LlamaConfig
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.pretrain.tokenizer import make_tokenizer
@@ -34,7 +34,7 @@ make_base(folder / "base", width=16, hidden=32)
 # Heads as wide as the kernels ask for, and as many as the largest tensor axis divides.
 sizes = LlamaConfig(len(make_tokenizer()), 32, 48, 2, 4, 4, 128, max_position_embeddings=128)
 save_llama(Llama(sizes, rngs=nnx.Rngs(0)), folder / "base/llm")
-attention._platform = lambda: {"cuda": "gpu", "compile": "gpu"}.get(platform, platform)
+platforms.compiled_for = lambda: {"cuda": "gpu", "compile": "gpu"}.get(platform, platform)
 cudnn.check_cudnn_version = lambda: 91000
 if platform == "compile":
     attention._cudnn_kernel = lambda q, k, v, mask, causal: attention._xla(q, k, v, causal, mask)
@@ -53,11 +53,36 @@ for spec in specs:
                 else:
                     print(json.dumps([spec, mesh_sizes, what, trace().lower(lowering_platforms=(platform,)).as_text()]))
 """
+# Whether `compile --program search` and `evaluate` take a mesh: searches are traced, of shapes and of weights.
+SAME_MESHES = """
+def taken(run, build):
+    try:
+        with jax.set_mesh(run.mesh):
+            build(run)
+    except ValueError as error:
+        return str(error)
+    return "taken"
+
+def evaluate(run):
+    searcher = run.searcher(models=run.models("fresh"))
+    width = run.extractor.width
+    video = VideoFeatures(np.zeros((200, width), np.float16), 200.0, 1.0)
+    words = np.zeros((5, 16, width), np.float32)
+    searcher.trace(video, Sentences(["a dog"] * 5, words, words[..., 0] == 0, words[:, 0]), depth=1, policy="top_down")
+
+from revision_jax.data.video.extraction import VideoFeatures
+from revision_jax.search.sentences import Sentences
+for mesh_sizes in [(3, 1, 1), (1, 3, 1), (1, 1, 3), (1, 4, 2), (6, 1, 1), (3, 2, 1)]:
+    mesh = make_mesh(*mesh_sizes, devices=jax.devices()[: int(np.prod(mesh_sizes))])
+    run = Run(chain_config(specs[0], folder), mesh=mesh)
+    both = [taken(run, ahead) for ahead in (lambda run: next(PROGRAMS["search"](run, 4.0))[1](), evaluate)]
+    print(json.dumps(["same", mesh_sizes, *both]))
+"""
 
 
-def run(tmp_path, platform: str, meshes, specs) -> list:
+def run(tmp_path, platform: str, meshes, specs, script: str = SCRIPT) -> list:
     """What the script printed, a row a program: config, mesh, what it does and its text."""
-    printed = run_python(SCRIPT, 8, REPO / "tests/runs", tmp_path, platform, json.dumps(meshes), *specs)
+    printed = run_python(script, 8, REPO / "tests/runs", tmp_path, platform, json.dumps(meshes), *specs)
     return [json.loads(line) for line in printed.splitlines()]
 
 
@@ -76,5 +101,10 @@ def test_each_program_holds_its_platforms_kernel(platform, tmp_path):
             assert text.count(KERNELS[platform]) == 2, where
 
 
-def test_the_meshs_partitioner_takes_each_program(tmp_path):
-    assert len(run(tmp_path, "compile", [(4, 1, 1), (2, 2, 2)], SPECS[:1])) == 4
+def test_the_meshs_partitioner_takes_each_program_and_an_evaluation_takes_the_meshes_of_a_search(tmp_path):
+    rows = run(tmp_path, "compile", [(4, 1, 1), (2, 2, 2)], SPECS[:1], SCRIPT + SAME_MESHES)
+    compared = [row for row in rows if row[0] == "same"]
+    assert len(rows) - len(compared) == 4
+    for _, mesh, ahead, evaluated in compared:
+        assert (ahead == "taken") == (evaluated == "taken"), (mesh, ahead, evaluated)
+    assert 0 < sum(row[2] == "taken" for row in compared) < len(compared), compared

@@ -38,3 +38,11 @@ def test_every_figure_is_there(split, capsys):
     assert 1.0 < found["raw_records"]["warm"]["read_ratio"] <= 1.3
     for name in ("pipeline_1_threads", "pipeline_2_threads"):
         assert found[name]["warm"]["read_ratio"] <= 1.3 and found["share_of_raw"][name] > 0
+
+
+def test_batches_of_stage_2_are_measured(split, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "GROUP", 5)
+    assert next(benchmark.group_batches(split, 1, 1))["video"].shape == (8, 5, 250, 768)
+    benchmark.main(["--groups", "--data", str(split), "--windows", "80", "--threads", "2"])
+    found = json.loads(capsys.readouterr().out)["groups_2_threads"]
+    assert found["again"]["windows_per_s"] > 0 and found["least_cpu_us_per_window"] > 0

@@ -15,12 +15,13 @@ def test_a_line_of_json_with_every_variant(capsys):
     assert (narrow["dtype"], wide["dtype"]) == ("bfloat16", "float32")
     assert narrow["first_loss"] == pytest.approx(wide["first_loss"], rel=2e-2)
     assert wide["step_ms"] > 0 and wide["python_ms"] > 0 and wide["tokens_per_s"] > 0
+    assert report["torch"]["step_ms"] > 0 and report["torch"]["tokens_per_s"] > 0
     if jax.default_backend() == "cpu":
-        assert wide["mfu"].startswith("not measured") and report["torch"].startswith("not measured")
+        assert wide["mfu"].startswith("not measured")
 
 
 def test_a_second_compilation_is_an_error(monkeypatch):
-    config = train_step.make_config("toy", 2, 4, 12, dtype="float32", param_dtype="float32")
+    config = train_step.make_config(train_step.SHAPES["toy"], dtype="float32", param_dtype="float32")
     time = train_step._time
 
     def another_shape(step, state, batch, frozen, steps):

@@ -8,6 +8,8 @@ import pytest
 
 from revision_jax import evaluate
 from revision_jax.config import ConfigError
+from revision_jax.data.annotations.queries import Query
+from revision_jax.evaluation import methods
 from revision_jax.evaluation.options import Options
 
 RUNS = ("align", "dense", "sparse", "long", "unified", "retrieval")
@@ -21,6 +23,10 @@ OPTIONS = {
     "methods": (["--methods", "depth1,clip"], SEARCHED + CLIPS),
     "search": (["--search.top_k", "1"], SEARCHED),
     "search ": (["--search.confidence", "sequence_likelihood"], SEARCHED + CLIPS),
+    "wide": (["--wide"], SEARCHED),
+    "diagnose": (["--diagnose"], SEARCHED),
+    "submission": (["--submission", "moment_detr"], SEARCHED),
+    "score": (["--score", "eval-submission/submission_moment_detr_val.jsonl"], SEARCHED),
     "memory_gib": (["--memory_gib", "0.00001"], SEARCHED + CLIPS),
 }
 
@@ -56,37 +62,63 @@ def runs(chain, long_run, tmp_path_factory):
     return places
 
 
+# Options that a stage honours are given together: each must act, whatever is beside it.
+TOGETHER = (
+    ("out",),
+    ("split", "wide", "diagnose", "submission"),
+    ("data", "score"),
+    ("protocol",),
+    ("methods", "search", "search "),
+    ("memory_gib",),
+)
+
+
+def evaluate_with(options, name, runs, chain):
+    """The exit code and the folder of one evaluation of a run with some of the options."""
+    workdir = runs[name]
+    data = str(runs["data"].get(name, chain.directories["val"]))
+    folder = workdir / f"eval-{options[-1].strip()}"
+    flags = [flag for option in options for flag in OPTIONS[option][0]]
+    flags = [flag.replace("DATA", data).replace("eval-sub", f"{workdir}/eval-sub") for flag in flags]
+    # One method is enough to see an option act; tests/test_evaluate.py asks them all.
+    if "methods" not in options and name in OPTIONS["methods"][1]:
+        flags += ["--methods", "depth1"]
+    return evaluate.main(["--workdir", str(workdir), "--out", folder.name, *flags]), folder
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_every_option_acts_or_is_refused(name, runs, chain, capsys):
     """One stage, all options: a refusal is one line that names the flag, and computes nothing."""
-    workdir = runs[name]
-    data = str(runs["data"].get(name, chain.directories["val"]))
-    # One method is enough to see an option act; tests/test_evaluate.py asks them all.
-    one_method = ["--methods", "depth1"] if name in OPTIONS["methods"][1] else []
-    for option, (flags, honoured) in OPTIONS.items():
-        capsys.readouterr()
-        flags = [flag.replace("DATA", data) for flag in flags]
-        flags += [] if option == "methods" else one_method
-        code = evaluate.main(["--workdir", str(workdir), "--out", f"eval-{option.strip()}", *flags])
-        err = capsys.readouterr().err
-        if name not in honoured:
+    assert sorted(option for options in TOGETHER for option in options) == sorted(OPTIONS)
+    for options in TOGETHER:
+        honoured = [option for option in options if name in OPTIONS[option][1]]
+        for option in set(options) - set(honoured):
+            capsys.readouterr()
+            code, folder = evaluate_with([option], name, runs, chain)
+            err = capsys.readouterr().err
             assert code == 2 and f"--{option.strip()}" in err and "has no effect on" in err, (option, err)
-            assert not (workdir / f"eval-{option.strip()}").exists()
-        elif option == "memory_gib":  # too little for any block: nothing is searched that does not fit
-            assert code == 2 and "Raise --memory_gib" in err, err
-        else:
-            assert code == 0, (option, err)
-            effect(option, workdir / f"eval-{option.strip()}")
+            assert not folder.exists()
+        if honoured:
+            code, folder = evaluate_with(honoured, name, runs, chain)
+            err = capsys.readouterr().err
+            if "memory_gib" in honoured:  # too little for any block: nothing is searched that does not fit
+                assert code == 2 and "raise --memory_gib" in err, err
+                continue
+            assert code == 0, (honoured, err)
+            for option in honoured:
+                effect(option, folder, honoured)
 
 
-def effect(option, folder):
-    """What an option must have made of an evaluation."""
-    name = {"split": "metrics_val.json", "data": None}.get(option, "metrics.json")
-    path = next(folder.glob("metrics_*.json")) if name is None else folder / name
-    metrics = json.loads(path.read_text())
+def effect(option, folder, beside):
+    """What an option must have made of an evaluation, with the options beside it."""
+    other_split = {"split", "data"} & set(beside)
+    metrics = json.loads(next(folder.glob("metrics_*.json" if other_split else "metrics.json")).read_text())
     found = set(metrics["methods"] or metrics["retrieval"].get("methods", {}))
-    assert metrics["split"] == {"split": "val"}.get(option, metrics["split"] if option == "data" else "test")
-    if option == "data":
+    if option == "out":
+        assert metrics["split"] == "test"
+    elif option == "split":
+        assert metrics["split"] == "val"
+    elif option == "data":
         assert metrics["split"] not in ("val", "test")
     elif option == "protocol":
         assert metrics["protocol"]["name"] == "paper" and metrics["protocol"]["search"]["nms_iou"] == 1.0
@@ -96,6 +128,17 @@ def effect(option, folder):
             assert 0 <= scores["R@1"] <= scores["R@5"] <= scores["R@10"] <= 100.0 and scores["median_rank"] >= 1
     elif option == "search " and metrics["methods"]:
         assert metrics["protocol"]["search"]["confidence"] == "sequence_likelihood"
+    elif option == "submission":
+        rows = [json.loads(line) for line in (folder / "submission_moment_detr_val.jsonl").read_text().splitlines()]
+        assert len(rows) == metrics["queries"] and all(row["pred_relevant_windows"] for row in rows)
+    elif option == "score":
+        assert found == {"depth1", "file submission_moment_detr_val"} and metrics["others"]
+    elif option == "diagnose":
+        assert all(sign["evidence"] and sign["remedy"] for sign in metrics["diagnosis"]["signs"])
+        assert metrics["diagnosis"]["method"] in metrics["methods"]
+    elif option == "wide":
+        assert metrics["table"]["columns"][-3:] == ["mAP@.5", "mAP@.75", "mAP"]
+        assert "<th>mAP@.75</th>" in (folder / "report_val.html").read_text()
     elif option == "search":
         assert metrics["protocol"]["search"]["top_k"] == 1
         rows = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
@@ -126,3 +169,15 @@ def test_another_search_needs_another_folder():
         assert Options(out="other", **changes).out == "other"
     with pytest.raises(ConfigError, match="expected one of them"):
         Options(split="val", data="data/mine/test")
+
+
+def test_the_clip_method_is_chosen_on_a_bounded_sample(monkeypatch):
+    monkeypatch.setattr(methods, "SAMPLED_VIDEOS", 4)
+    monkeypatch.setattr(methods, "SAMPLED_QUERIES", 8)
+    query = lambda video, number, moments=((1.0, 2.0),): Query(f"{video}/{number}", video, "x", moments)
+    few = {f"v{n}": [query(f"v{n}", 0), query(f"v{n}", 1, ())] for n in range(4)}
+    assert methods.sample_present(few) == {video_id: own[:1] for video_id, own in few.items()}
+    many = {f"v{n}": [query(f"v{n}", k) for k in range(5 if n else 0)] for n in range(9)}
+    sample = methods.sample_present(many)
+    assert list(sample) == ["v1", "v3", "v5", "v7"] and all(len(own) == 2 for own in sample.values())
+    assert not methods.sample_present({"v": [query("v", 0, ())]})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_base import chain_config, make_base
 
 from revision_jax.data.batches.groups import GroupKind, make_group_drawer
@@ -95,22 +96,23 @@ def test_rows_are_drawn_by_seed():
 def test_greedy_answers_are_those_of_one_question_read_token_by_token(long_run):
     run = Run.load(long_run)
     grounder, split = run.grounder("trained"), run.split("val")
-    loader = make_loader(run.config, split.store, split.all_queries, run.prompts, run.mesh)
+    loader = make_loader(run.config, split.store, split.all_queries, run.prompts)
     drawer = make_group_drawer(loader, split.all_queries, 4, GroupKind(copies=(2,)))
     clips = questions._draw(drawer, run)[:3]
     grammar = AnswerGrammar.compile(loader.prompts, group_answers(4))
     answers = questions.Answerer(loader, grammar, run)(grounder, clips)  # a batch of 2, and one filled up
+    read = nnx.jit(lambda grounder, *inputs: grounder(loader.prompts.prefix, *inputs))
     for clip, answer in zip(clips, answers, strict=True):
         record = loader((0, clip))
+        length = len(record["tokens"])
         tokens = record["tokens"][: np.argmax(record["loss_mask"])].tolist()
         state = 0
         while not grammar.final[state]:
-            padded = np.array([tokens + [0]], np.int32)
-            logits = grounder(
-                loader.prompts.prefix, record["video"][None], padded, record["query"][None], record["query_mask"][None]
-            )
+            padded = np.array([tokens + [0] * (length - len(tokens))], np.int32)  # no token sees those behind it
+            logits = read(grounder, record["video"][None], padded, record["query"][None], record["query_mask"][None])
             allowed = grammar.tokens[state][grammar.tokens[state] >= 0]
-            choice = int(np.argmax(np.asarray(logits)[0, -1][allowed]))
+            place = len(tokens) - length + logits.shape[1]
+            choice = int(np.argmax(np.asarray(logits)[0, place][allowed]))
             tokens.append(int(allowed[choice]))
             state = grammar.next[state, choice]
         assert tuple(grammar.answer[state]) == tuple(answer)

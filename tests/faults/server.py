@@ -45,14 +45,20 @@ class Done:
 
 
 class Server:
-    """The process, from the side that asks; a context manager."""
+    """The process, from the side that asks; a context manager.
 
-    def __init__(self, environment: dict[str, str] | None = None):
+    Args:
+      environment: variables that it has beside this process's.
+      traced: file into which `strace` writes what it, its children and their threads open, start and connect to.
+    """
+
+    def __init__(self, environment: dict[str, str] | None = None, traced: Path | None = None):
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment, cwd=ROOT,
-        )  # fmt: skip
+        calls = "trace=open,openat,openat2,creat,execve,connect"
+        strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "9000", "-e", calls, "-e", "signal=none", "-o", traced]
+        command = [*(strace if traced else ()), sys.executable, "-W", "ignore", __file__]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
 
     def __call__(self, target: str, *argv: str, limit_s: float = 120) -> Done:
         """Calls `target`, "module:function", with a list of arguments, in a child.

@@ -18,6 +18,8 @@ from revision_jax.interop.files import read_tensors
 from revision_jax.interop.table import TableError, flat_params
 from revision_jax.models.adapter import DenseAdapter, SparseAdapter
 
+pytestmark = pytest.mark.parity
+
 
 def assert_same(a, b):
     a, b = flat_params(a), flat_params(b)

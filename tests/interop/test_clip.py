@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from revision_jax.interop.clip import load_clip, read_clip_config, save_clip
 from revision_jax.interop.table import TableError
 
+pytestmark = pytest.mark.parity
 TOLERANCE = 1e-4  # two float32 programs sum in different orders; relative to the largest value
 
 

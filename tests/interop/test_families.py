@@ -18,6 +18,7 @@ from revision_jax.interop.families import config_json_of, llama_config_of
 from revision_jax.interop.llama import load_llama, read_llama_config, save_llama
 from revision_jax.models.llama import LlamaConfig
 
+pytestmark = pytest.mark.parity
 # Hidden states are of order 10, and two float32 programs differ by the order of their sums: 1e-4 relative to the
 # largest value of a layer.
 TOLERANCE = 1e-4

@@ -5,14 +5,13 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import save_file
 
 from revision_jax.interop.files import read_config, read_tensors
 from revision_jax.interop.weights import Weights
 
 
-def test_torch_archives_are_read_as_tensors_with_bfloat16_to_the_bit(tmp_path):
+def test_torch_archives_are_read_as_tensors_with_bfloat16_to_the_bit(torch, tmp_path):
     tensor = torch.randn(3, 4).to(torch.bfloat16)
     torch.save({"a": tensor, "b": torch.arange(3.0)}, tmp_path / "x.bin")
     read = read_tensors(tmp_path / "x.bin")
@@ -21,7 +20,7 @@ def test_torch_archives_are_read_as_tensors_with_bfloat16_to_the_bit(tmp_path):
     np.testing.assert_array_equal(read["b"], [0, 1, 2])
 
 
-def test_code_in_an_archive_is_refused(tmp_path):
+def test_code_in_an_archive_is_refused(torch, tmp_path):
     class Stranger:
         def __reduce__(self):
             return (print, ("executed",))
@@ -31,7 +30,7 @@ def test_code_in_an_archive_is_refused(tmp_path):
         read_tensors(tmp_path / "x.pt")
 
 
-def test_wrong_files_raise(tmp_path):
+def test_wrong_files_raise(torch, tmp_path):
     torch.save({"a": {"nested": torch.ones(1)}}, tmp_path / "nested.pt")
     with pytest.raises(ValueError, match="flat mapping"):
         read_tensors(tmp_path / "nested.pt")

@@ -15,6 +15,7 @@ from revision_jax.interop.llama import load_llama, read_llama_config
 from revision_jax.interop.peft_config import CONFIG
 from revision_jax.interop.weights import Weights
 
+pytestmark = pytest.mark.parity
 KINDS = {
     "dora": {"use_dora": True},
     "dora with patterns": {"use_dora": True, "use_rslora": True, "target_modules": ["q_proj", "up_proj"],

@@ -16,6 +16,8 @@ from revision_jax.interop.gguf import NEW_TOKENS, PROMPTS, greedy
 from revision_jax.interop.llama import load_llama
 from revision_jax.runs.converting import convert
 
+pytestmark = pytest.mark.parity
+
 
 def test_greedy_tokens_are_those_of_transformers(tmp_path):
     hf = tiny_llama(num_key_value_heads=2)

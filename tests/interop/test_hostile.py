@@ -14,6 +14,7 @@ from revision_jax.config import resolve_path
 from revision_jax.data.video.extraction import identify
 from revision_jax.interop import families
 from revision_jax.interop.clip import PICTURES, read_clip_config
+from revision_jax.interop.encoders import read_encoder_config
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import read_llama_config
 from revision_jax.interop.peft_config import read_kind
@@ -93,11 +94,24 @@ def test_keys_of_a_tower_are_known_or_refused_too(folder):
         read_clip_config(place)
 
 
+_ORIGINAL = "original_max_position_embeddings"
+SAME_FACTORS = {"factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 2.0, _ORIGINAL: 64}
 WRONG = [
     ("llm", "config.json", {"hidden_size": "128"}, "hidden_size is '128'; expected a whole number"),
     ("llm", "config.json", {"rms_norm_eps": None}, "rms_norm_eps is 'None'; expected a number above 0"),
     ("llm", "config.json", {"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected an object"),
     ("llm", "config.json", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ("llm", "config.json", {"architectures": 5}, "architectures is '5'; expected text, or a list"),
+    ("llm", "config.json", {"model_type": ["llama"]}, "model_type is .*; expected text, or null"),
+    ("clip", "config.json", {"text_config": {"hidden_size": 3}}, "hidden_size 3 must be a multiple"),
+    ("llm", "config.json", {"rope_scaling": {"type": "magic"}}, "rope_scaling type 'magic' is not supported"),
+    ("llm", "config.json", {"rope_scaling": {"type": ["linear"]}}, "is not supported"),
+    ("llm", "config.json", {"rope_scaling": {"type": "linear", "factor": "8"}}, "rope_scaling has {'factor': '8'}"),
+    ("llm", "config.json", {"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling has {'factor': 0}"),
+    ("llm", "config.json", {"rope_scaling": {"type": "llama3", **SAME_FACTORS}}, "the low factor below the high one"),
+    ("llm", "config.json", {"rope_scaling": {"type": "yarn", _ORIGINAL: "4"}}, ": .*str"),
+    ("llm", "config.json", {"rope_parameters": {"rope_theta": [1]}}, ": .*list"),
+    ("llm", "config.json", {"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2}}, ": .*division by zero"),
     ("llm", "config.json", {"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'; expected true or false"),
     ("llm", "tokenizer_config.json", {"bos_token": 5}, "bos_token is '5'; expected a text or an object"),
     ("llm", "tokenizer_config.json", {"added_tokens_decoder": []}, "added_tokens_decoder"),
@@ -120,6 +134,13 @@ def test_values_of_another_kind_are_told(folder, part, name, change, told):
     (place / name).write_text(json.dumps(known | change))
     with pytest.raises(ValueError, match=rf"{name}(?s:.*){told}"):
         READERS[part, name](place)
+
+
+def test_an_encoder_of_no_kind_is_told(folder):
+    place = folder("clip")
+    (place / "config.json").write_text(json.dumps({"model_type": ["clip"]}))
+    with pytest.raises(ValueError, match=r"model_type is \['clip'\]; expected an encoder"):
+        read_encoder_config(place)
 
 
 def test_sizes_that_are_missing_are_listed(folder):

@@ -23,6 +23,7 @@ from revision_jax.interop.weights import Weights, weight_files
 from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 
+pytestmark = pytest.mark.parity
 # Weights are drawn wide (std 0.2), so that a wrong operation shows; hidden states are then of order 10, and
 # two float32 programs differ by the order of their sums: 1e-4 relative to the largest value.
 TOLERANCE = 1e-4

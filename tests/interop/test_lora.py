@@ -14,6 +14,8 @@ from revision_jax.interop.llama import load_llama, read_llama_config
 from revision_jax.interop.lora import CONFIG, read_lora, write_lora
 from revision_jax.interop.table import TableError, flat_params
 
+pytestmark = pytest.mark.parity
+
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):

@@ -12,6 +12,7 @@ from revision_jax.interop.openai_clip import openai_clip_config, openai_to_huggi
 from revision_jax.interop.torchscript import read_torchscript
 from revision_jax.runs.converting import convert
 
+pytestmark = pytest.mark.parity
 SIZE, PATCH, TEXT, VOCABULARY, LENGTH, COMMON = 24, 8, 64, 30, 10, 12
 
 

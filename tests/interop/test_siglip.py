@@ -13,6 +13,7 @@ from revision_jax.interop import siglip
 from revision_jax.interop.encoder import load, save
 from revision_jax.interop.encoders import encoder_kind, read_encoder_config
 
+pytestmark = pytest.mark.parity
 TOLERANCE = 1e-4  # two float32 programs sum in different orders; relative to the largest value
 # The second is SigLIP 2's giant: a text tower that is narrower than the pictures', and a projection between them.
 # Patches do not fill the picture, as in so400m-patch14-384.

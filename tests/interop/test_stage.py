@@ -7,8 +7,10 @@ from tiny_torch import lora_of, sparse_tensors, tiny_llama, unified_tensors
 
 from revision_jax.interop.files import read_tensors
 from revision_jax.interop.llama import read_llama_config
-from revision_jax.interop.stage import NON_LORA, PROJECTOR, adapter_arrays, read_stage, write_stage
+from revision_jax.interop.stage import NON_LORA, PROJECTOR, read_stage, write_stage
+from revision_jax.interop.unified import visual_arrays
 
+pytestmark = pytest.mark.parity
 TRAINED = "base_model.model.model."
 WIDTH, HIDDEN = 16, 32
 
@@ -25,6 +27,14 @@ def sparse():
 
 def unified():
     return unified_tensors(WIDTH, 24, HIDDEN)
+
+
+def norm():
+    return {key: value for key, value in unified().items() if key.startswith("alternate_layer_norm")}
+
+
+def crossed():
+    return {f"cross_attn.{key.removeprefix('mm_projector.')}": value for key, value in sparse().items()}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,11 @@ LAYOUTS = {
     "dense, projector trained": (dense, None),
     "sparse, adapter trained": (sparse, None),
     "long, adapter frozen": ({}, sparse),
-    "variant U": (unified, dense),
+    "variant U, llm_width": (unified, dense),
+    "variant U, llm_width, projector trained": (lambda: unified() | dense(), None),
+    "variant U, visual_width": (lambda: crossed() | norm(), dense),
+    "variant U, clip_adapter": (lambda: sparse() | norm(), None),
+    "variant U, its norm alone": (lambda: norm(), dense),
     "nothing beside the LoRA": ({}, None),
 }
 
@@ -80,18 +94,9 @@ def test_a_stage_directory_to_ours_and_back_is_exact(layout, publish, tmp_path):
 
 def test_arrays_have_the_grounders_paths(publish):
     stage = read_stage(publish(sparse(), dense()), publish.config, num_heads=4)
-    arrays = adapter_arrays(stage.trained) | adapter_arrays(stage.frozen)
+    arrays = visual_arrays(stage.visual)
     assert arrays["sparse/t2v_encoder/in_proj/kernel"].shape == (2, WIDTH, 3 * WIDTH)
     np.testing.assert_array_equal(arrays["adapter/kernel"], dense()["mm_projector.weight"].numpy().T)
-
-
-def test_variant_u_with_its_text_projection_beside(publish):
-    apart = {key.replace("cross_attn.text_mm", "text_mm"): value for key, value in unified().items()}
-    arrays = adapter_arrays(read_stage(publish(apart), publish.config).trained)
-    assert arrays["unified/cross_attn/encoder/linear1/kernel"].shape == (2, HIDDEN, 24)
-    np.testing.assert_array_equal(
-        arrays["unified/text_mm_projector/kernel"], apart["text_mm_projector.weight"].numpy().T
-    )
 
 
 def test_tensors_of_no_layout_are_named_with_their_file(publish):
@@ -109,5 +114,5 @@ def test_tensors_of_no_layout_are_named_with_their_file(publish):
         read_stage(folder, publish.config)
     wide = {"mm_projector.weight": torch.ones(HIDDEN + 1, WIDTH), "mm_projector.bias": torch.ones(HIDDEN + 1)}
     torch.save(wide, folder / NON_LORA)
-    with pytest.raises(ValueError, match=rf"{NON_LORA}: mm_projector.weight gives width 33; the LLM has 32"):
+    with pytest.raises(ValueError, match=rf"{NON_LORA}: its tensors give width 33; the LLM has 32"):
         read_stage(folder, publish.config)

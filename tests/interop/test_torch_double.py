@@ -15,6 +15,7 @@ from revision_jax.runs.run import Run
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.training.state import take_apart
 
+pytestmark = pytest.mark.parity
 TOLERANCE = 2e-4  # of float32 logits of order 10
 SENTENCES = ("a red circle moves to the left", "a blue star spins", "a star grows", "a green square")
 

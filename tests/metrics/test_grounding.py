@@ -48,7 +48,7 @@ def test_iou_equals_counting():
 def test_recall_and_mean_iou_equal_brute_force(inequality):
     predictions, truths = _random_case(1)
     scores = recall_at_k(predictions, truths, inequality=inequality)
-    assert set(scores) == {f"R{k}@{t}" for k in (1, 5, 10, 50) for t in (0.1, 0.3, 0.5, 0.7)}
+    assert set(scores) == {f"R{k}@{t}" for k in (1, 5, 10, 50) for t in (0.1, 0.3, 0.5, 0.7, 0.9)}
     for name, score in scores.items():
         k, theta = int(name[1:].split("@")[0]), float(name.split("@")[1])
         hits = 0
@@ -81,7 +81,7 @@ def test_every_query_stays_in_the_denominator():
 def test_absent_queries_are_scored_by_rejection_only():
     hit, nothing = np.array([[0.0, 10.0, 0.9]]), np.zeros((0, 3))
     scores = grounding_scores([hit, hit, nothing], [[(0.0, 10.0)], [], []], threshold=0.5)
-    assert scores["recall"]["mad"]["R1@0.7"] == 100
+    assert scores["recall"]["mad"]["R1@0.9"] == 100
     assert (scores["present"], scores["absent"]) == (1, 2)
     assert scores["rejection"]["false_alarm_rate"] == 50
     assert scores["rejection"]["precision"] == 100
@@ -144,11 +144,11 @@ def test_recall_invariants(queries, random, shift):
     move = lambda spans: [(s + shift, e + shift) for s, e in spans]
     assert again([(move(found), move(truth)) for found, truth in queries]) == pytest.approx(scores)
     assert again([(found, truth[::-1] * 2) for found, truth in queries]) == pytest.approx(scores)
-    for theta in (0.1, 0.3, 0.5, 0.7):
+    for theta in (0.1, 0.3, 0.5, 0.7, 0.9):
         in_rank = [scores[f"R{k}@{theta}"] for k in (1, 5, 10, 50)]
         assert in_rank == sorted(in_rank)
     for k in (1, 5, 10, 50):
-        in_theta = [scores[f"R{k}@{theta}"] for theta in (0.1, 0.3, 0.5, 0.7)]
+        in_theta = [scores[f"R{k}@{theta}"] for theta in (0.1, 0.3, 0.5, 0.7, 0.9)]
         assert in_theta == sorted(in_theta, reverse=True)
     greater_equal = recall_at_k(*_arrays(queries), inequality="ge")
     assert all(greater_equal[name] >= score for name, score in scores.items())

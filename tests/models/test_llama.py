@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from revision_jax.models.grounder import packed_layout
 from revision_jax.models.llama import Compute, KVCache, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig
 from revision_jax.models.names import LORA_TARGETS
+from revision_jax.models.packing import Packing
 
 # With what the families have beside Llama's blocks.
 CONFIG = LlamaConfig(
@@ -180,7 +180,7 @@ def test_sequences_beyond_a_sliding_window_are_refused():
     hidden = lambda length: jax.ShapeDtypeStruct((2, length, 16), jnp.float32)
     trace = lambda call, length: jax.eval_shape(call, model, hidden(length))
     whole = lambda model, x: model(x)
-    packed = lambda model, x: model(x, **packed_layout(3, 2, 3))  # 9 tokens at positions 0 to 5
+    packed = lambda model, x: model(x, packing=Packing(3, 2, 3))  # 9 tokens at positions 0 to 5
     suffix = KVCache.zeros(sizes, 2, 3, jnp.float32)
     extend = lambda prefix: (
         lambda model, x: model.extend(

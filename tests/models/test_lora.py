@@ -3,9 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peft
 import pytest
-import torch
 import transformers
 from flax import nnx
 
@@ -13,14 +11,14 @@ from revision_jax.interop.llama import load_llama, save_llama
 from revision_jax.interop.table import flat_params
 from revision_jax.models.layers import normal
 from revision_jax.models.llama import Llama, LlamaConfig
-from revision_jax.models.lora import Features, LoRAConfig, LoRALinear, dropout, thin_product
+from revision_jax.models.lora import Features, LoRAConfig, LoRALinear, dropout, outputs_of, thin_product
 from revision_jax.models.names import LORA_TARGETS
 
 LORA = LoRAConfig(rank=3, alpha=6, dropout=0.1, targets=LORA_TARGETS)
 
 
 @pytest.fixture(scope="module")
-def hf(tmp_path_factory):
+def hf(torch, tmp_path_factory):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=41,
@@ -36,7 +34,7 @@ def hf(tmp_path_factory):
     return directory
 
 
-def give_same_lora(model, adapted):
+def give_same_lora(torch, model, adapted):
     """Draws PEFT's A and B at random and copies them into ours."""
     theirs = dict(adapted.named_parameters())
     for path, param in flat_params(model).items():
@@ -53,13 +51,13 @@ def give_same_lora(model, adapted):
         param.set_value(jnp.asarray(np.stack(layers)))
 
 
-def test_all_seven_layers_equal_peft_and_merge_equals_forward(hf, tmp_path):
+def test_all_seven_layers_equal_peft_and_merge_equals_forward(torch, peft, hf, tmp_path):
     adapted = peft.get_peft_model(
         transformers.LlamaForCausalLM.from_pretrained(hf),
         peft.LoraConfig(r=3, lora_alpha=6, lora_dropout=0.1, target_modules=list(LORA_TARGETS)),
     ).eval()
     model = load_llama(hf, lora=LORA, rngs=nnx.Rngs(0))
-    give_same_lora(model, adapted)
+    give_same_lora(torch, model, adapted)
     tokens = np.random.default_rng(0).integers(0, 41, (2, 9))
     with torch.no_grad():
         wanted = adapted(torch.tensor(tokens)).logits.numpy()
@@ -145,3 +143,35 @@ def test_wrong_configs_raise(change, message):
     fields = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ("q_proj",)} | change
     with pytest.raises(ValueError, match=message):
         Llama(LlamaConfig(11, 8, 12, 2, 2, 2, 4), lora=LoRAConfig(**fields), rngs=nnx.Rngs(0))
+
+
+def test_a_lora_in_the_kernel_equals_one_beside_it():
+    """Many rows take the sum of kernel and LoRA, and layers of one input one product; few rows the thin products."""
+    make = lambda outputs, lora, bias, key: LoRALinear(
+        Features(6, outputs, bias), (None, None), init=normal(1.0), rngs=nnx.Rngs(key), lora=lora
+    )
+    layers = [make(5, LORA, True, 0), make(4, LORA, False, 1), make(3, None, False, 2)]
+    for layer in layers[:2]:
+        layer.lora_b[...] = jax.random.normal(jax.random.key(3), layer.lora_b.shape)
+    x = jax.random.normal(jax.random.key(4), (2, 10, 6))
+    few = lambda layer: jnp.concatenate([layer(x[:, at : at + 1]) for at in range(10)], axis=1)
+    assert layers[0].adds_to_kernel(x, None) and not layers[0].adds_to_kernel(x[:, :1], None)
+    assert not layers[0].adds_to_kernel(x, jax.random.key(0)), "dropout acts on the input of the LoRA alone"
+    for layer, joint in zip(layers, outputs_of(layers, x, None), strict=True):
+        np.testing.assert_allclose(layer(x), few(layer), atol=1e-5)
+        np.testing.assert_allclose(joint, few(layer), atol=1e-5)
+
+
+def test_layers_of_one_input_drop_the_same_of_it():
+    """Random bits are drawn once an input, not once a layer."""
+    make = lambda: LoRALinear(Features(6, 5, False), (None, None), init=normal(1.0), rngs=nnx.Rngs(0), lora=LORA)
+    twins = [make(), make()]
+    for layer in twins:
+        layer.lora_b[...] = jax.random.normal(jax.random.key(3), layer.lora_b.shape)
+    x, key = jax.random.normal(jax.random.key(4), (2, 50, 6)), jax.random.key(5)
+    one, other = outputs_of(twins, x, key)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(one, twins[0](x, key))
+    assert (one != twins[0](x, jax.random.key(6))).any()
+    drawn = str(jax.make_jaxpr(lambda x: outputs_of(twins, x, key))(x)).count("random_bits")
+    assert drawn == 1

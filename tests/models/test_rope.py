@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from transformers import LlamaConfig as HFConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from revision_jax.models.rope import apply_rope, make_rope, rope_tables
 
@@ -33,7 +32,9 @@ KINDS = [
 
 @pytest.mark.parametrize("theta", [1e4, 5e5])
 @pytest.mark.parametrize("scaling", KINDS)
-def test_frequencies_and_attention_factor_equal_transformers(theta, scaling):
+def test_frequencies_and_attention_factor_equal_transformers(torch, theta, scaling):
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # imports PyTorch
+
     hf = HFConfig(
         hidden_size=64,
         num_attention_heads=2,

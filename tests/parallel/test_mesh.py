@@ -1,5 +1,8 @@
 """Mesh shapes and their errors; several devices are forced in test_sharded_step."""
 
+import itertools
+import types
+
 import jax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
@@ -27,3 +30,12 @@ def test_batch_must_split_evenly():
     meshes.check_batch(Four, 8)
     with pytest.raises(ValueError, match=r"train.batch_size is 6; expected a multiple of 4"):
         meshes.check_batch(Four, 6, "train.batch_size")
+
+
+def test_a_batch_of_any_mesh_splits_evenly():
+    """So an evaluation's encoder takes whatever mesh `compile --program search` took, 3 devices too."""
+    for data, fsdp in itertools.product(range(1, 13), (1, 2, 3)):
+        shape = types.SimpleNamespace(shape={"data": data, "fsdp": fsdp, "tensor": 1})
+        rows = meshes.round_up_rows(128, shape)
+        meshes.check_batch(shape, rows)
+        assert 128 <= rows < 128 + data * fsdp

@@ -53,7 +53,7 @@ def train(sizes, dtype, steps):
             batch = dict(next(iterator))
             batch.pop("record_id")
             batch["video"] = batch["video"].astype(dtype)
-            batch = put_batch(batch, mesh, 8)
+            batch = put_batch(batch, mesh)
             state, metrics = parts.step_fn(state, batch, parts.frozen)
             losses.append(float(metrics["loss"]))
         if dtype == jnp.float32:

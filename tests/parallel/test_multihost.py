@@ -1,6 +1,7 @@
 """Several processes on one machine: joining, agreeing, training alike, being preempted together."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import fake_run
 import pytest
 
+from revision_jax.files import alone_in
 from revision_jax.parallel import multihost
 from tests.forced_devices import REPO, environment
 
@@ -21,6 +23,19 @@ try:
     multihost.initialize()
     multihost.check_equal("config", dict(text.split("=", 1) for text in sys.argv[2:]))
 except (multihost.JoinError, multihost.Disagreement) as error:
+    sys.exit(f"error: {error}")
+"""
+ALONE = """
+import pathlib, sys
+from revision_jax.files import FolderInUse
+from revision_jax.parallel import multihost
+multihost.initialize()
+try:
+    with multihost.alone_in(pathlib.Path(sys.argv[1]) / "free"):
+        print("entered", flush=True)
+    with multihost.alone_in(pathlib.Path(sys.argv[1]) / "run"):
+        sys.exit("two at once")
+except FolderInUse as error:
     sys.exit(f"error: {error}")
 """
 # The second process has more to do than a wait may last; then it hangs.
@@ -127,6 +142,13 @@ def test_another_config_is_refused_with_the_key(tmp_path):
         assert "the hosts would not run the same config" in output
         assert "train.learning_rate: '0.03' on process 0" in output and "'0.5' on process 1" in output
         assert "train.batch_size" not in output
+
+
+def test_a_folder_in_use_is_told_by_every_host_and_at_once(tmp_path):
+    with alone_in(tmp_path / "run"):
+        for code, output in finish(start(tmp_path, 2, script=("-c", ALONE), REVISION_JAX_MEET_SECONDS="100")):
+            assert code == 1 and output.startswith("entered"), output
+            assert f"error: {tmp_path}/run is in use by process {os.getpid()} on {socket.gethostname()}" in output
 
 
 def test_a_host_that_hangs_is_named(tmp_path):

@@ -12,7 +12,7 @@ from revision_jax.report import plots
 from revision_jax.report.html import write_report
 from revision_jax.report.model_card import model_card
 from revision_jax.report.summary import SHOWN, choose_cases, read_losses
-from revision_jax.report.table import clock, compared_rows, detail_rows, level_rows, print_table, table_rows
+from revision_jax.report.table import clock, compared_rows, detail_rows, level_rows, print_table, shown, table_rows
 
 RECALL = {f"R{k}@{theta}": 10.0 * k**0.5 - 10 * theta for k in (1, 5, 10, 50) for theta in (0.1, 0.3, 0.5, 0.7)}
 SCORES = {
@@ -20,6 +20,7 @@ SCORES = {
     "measured": {"seconds_per_query": 0.5}, "intervals": {"R1@0.3": [5.0, 9.25]}, "sets": {"count_accuracy": 40.0},
     "calibration": {"0.3": {"ece": 8.0, "auroc": None}},
     "rejection": {"false_alarm_rate": None, "f1": 66.7, "auroc": 80.0},
+    "average_precision": {"mAP@0.5": 55.5, "mAP@0.75": 44.4, "mAP": 33.3},
 }  # fmt: skip
 METRICS = {
     "split": "test", "videos": 3, "present": 5, "absent": 2,
@@ -29,7 +30,8 @@ METRICS = {
     "questions": {"groups of 4": {"trained": {"exact": 50.0, "groups": 3}, "before": {"exact": 25.0, "groups": 3}}},
     "levels": [48, 16], "protocol": {"name": "ours", "says": "all of it"},
     "compared": [{"methods": ["depth1", "clip"]} | {
-        column: {"difference": 1.0, "interval": [-2.0, 4.0]} for column in ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou")
+        column: {"difference": 1.0, "interval": [-2.0, 4.0]}
+        for column in ("R1@0.3", "R5@0.3", "R1@0.5", "mean_iou", "mAP")
     }],
 }  # fmt: skip
 CASES = [
@@ -52,13 +54,36 @@ def test_the_table_has_a_row_a_method_and_no_nan(capsys):
     print_table(METRICS)
     out = capsys.readouterr().out
     assert "5 present and 2 absent queries, 3 videos" in out and "all windows (depth 1)" in out
-    assert "protocol ours (all of it)" in out and "groups of 4: exact" in out and "25.00" in out
+    assert "protocol ours (all of it)" in " ".join(out.split()) and "groups of 4: exact" in out and "25.00" in out
+    assert max(map(len, out.splitlines())) <= 80 and "R10@.3" not in out and "+1.0 (-2.0 to +4.0)" in out
     details = dict(zip(*(lambda table: (table[0], table[1][-1]))(detail_rows(METRICS))))
     assert details["R1@.3, 95 %"] == "5.0 to 9.2" and details["LLM tokens/query"] == "812.0"
     assert details["ECE@.3"] == "8.0" and details["AUROC@.3"] == "–"
     assert compared_rows(METRICS)[1] == [
         ["all windows (depth 1) minus CLIP frame retrieval", *["+1.0 (-2.0 to +4.0)"] * 4]
     ]
+
+
+def test_a_wide_table_and_the_columns_of_a_benchmark(capsys):
+    """Without either the terminal shows what decides, in 80 columns."""
+    narrow = table_rows(METRICS)[0]
+    assert narrow == table_rows(METRICS | {"table": shown((), "mad", False)})[0] and "mAP" not in narrow
+    wide = METRICS | {"table": shown((), "mad", True)}
+    assert table_rows(wide)[0] == [*narrow, "mAP@.5", "mAP@.75", "mAP"]
+    assert table_rows(wide)[1][0][-3:] == ["55.5", "44.4", "33.3"]
+    assert compared_rows(wide)[0] == [*compared_rows(METRICS)[0], "mAP"] and len(compared_rows(wide)[1][0]) == 6
+    equal = SCORES | {"recall": {"mad": RECALL, "ge": {name: 99.0 for name in RECALL}}}
+    own = METRICS | {"methods": {"depth1": equal}, "table": shown(("R1@.5", "R5@.7", "mAP"), "ge", False)}
+    headings, rows = table_rows(own)
+    assert headings[:4] == ["method", "R1@.5", "R5@.7", "mAP"] and "R1@.1" not in headings and "frames" in headings
+    assert rows[-1][1:4] == ["99.0", "99.0", "33.3"]
+    print_table(own)
+    out = capsys.readouterr().out
+    assert "IoU >= the number" in " ".join(out.split()) and "R5@.7" in out and "R1@.3" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    print_table(wide)
+    out = capsys.readouterr().out
+    assert "R10@.3" in out and "mAP@.75" in out and "LLM" in out  # all tables
 
 
 def test_what_each_level_sent_down(capsys):
@@ -69,8 +94,11 @@ def test_what_each_level_sent_down(capsys):
     assert [row[1:] for row in level_rows(metrics)[1]] == [
         ["groups of 16", "55.0", "90.0"], ["groups of 48", "80.0", "95.0"], ["groups of 16", "55.0", "90.0"],
     ]  # fmt: skip
-    print_table(metrics)
-    assert "where the search goes" in capsys.readouterr().out
+    methods = metrics["methods"] | {"depth3_cascade": deeper["depth3"], "depth3_top_down_rescaled": deeper["depth3"]}
+    compared = [pair | {"methods": ["depth3_top_down_rescaled", "depth3_cascade"]} for pair in METRICS["compared"]]
+    print_table(metrics | {"methods": methods, "compared": compared})
+    out = capsys.readouterr().out
+    assert "where the search goes" in out and max(map(len, out.splitlines())) <= 80
 
 
 def test_pictures_show_something(tmp_path):
@@ -99,8 +127,11 @@ def test_the_page_needs_no_other_file_and_escapes_sentences(tmp_path):
     page = tmp_path / "report.html"
     write_report(page, METRICS, {"train": {"steps": 3}}, [("Training", picture, "Loss.")], CASES)
     text = page.read_text()
-    assert "a &lt;b&gt;red&lt;/b&gt; ball" in text and "<b>red" not in text
-    assert "0:01:39 – 0:01:51" in text and "not there" in text and "never" in text
+    assert "a \\u003cb\\u003ered\\u003c/b\\u003e ball" in text and "<b>red" not in text
+    assert (
+        "Finds 1 of 2 events with its first answer (50 of 100); half of these begin within 1.0 s of the event." in text
+    )
+    assert "Says “not there” rightly 1 of 1 times (100 of 100)." in text and "{&#34;" not in text
     assert text.count("data:image/png;base64,") == 1 and not re.search(r"(?:src|href)=\"(?!data:)", text)
     assert not list(tmp_path.glob("*.tmp"))
 

@@ -62,8 +62,9 @@ def test_a_long_run_in_a_bundle_answers_without_its_sources(chain, long_run, tmp
     assert moments(bundle, film, [1, 2, 3]) == before
     assert ground.main([str(film), *SENTENCES, "--workdir", str(bundle), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["search"]["depth"] == 3 and len(found["queries"][0]["levels"]) == 2
-    for query, (expected, threshold) in zip(found["queries"], before[2]):
+    queries = found["videos"][0]["queries"]
+    assert found["search"]["depth"] == 3 and len(queries[0]["levels"]) == 2
+    for query, (expected, threshold) in zip(queries, before[2], strict=True):
         sure = [moment for moment in expected if moment[2] >= threshold]
         told = [[moment["start_s"], moment["end_s"], moment["confidence"]] for moment in query["moments"]]
         np.testing.assert_allclose(told, sure[: len(told)])

@@ -23,6 +23,7 @@ from revision_jax.runs import grounder as parts
 from revision_jax.runs.run import Run
 from revision_jax.train import train
 
+pytestmark = pytest.mark.parity
 SPEC, TARGETS = "configs/stage1.py", ("q_proj", "v_proj", "down_proj")
 FORMATS = ("huggingface", "peft", "revisionllm")
 

@@ -14,7 +14,7 @@ from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.rows import Annotations, Row
 from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.query_tokens import StoredQueryTokens
-from revision_jax.data.builders.annotated import Imported, QueryFeatures
+from revision_jax.data.builders.annotated import QUERY_TOKENS, Imported, QueryFeatures
 from revision_jax.data.check import save_verdict
 from revision_jax.data.video.extraction import Encoder, identify
 from revision_jax.evaluation.evaluate import evaluate
@@ -73,7 +73,7 @@ def foreign(made, tmp_path):
 def test_sound_data_is_taken(foreign):
     make, folder = foreign
     assert prepare_data(make()) == {split: folder / split for split in ("train", "val", "test")}
-    data = open_train(make(), folder / "train", None, 12)
+    data = open_train(make(), folder / "train", 12)
     assert len(data) == 1 and isinstance(data[0].negatives, Random) and data[0].weight == 1
 
 
@@ -144,7 +144,7 @@ def test_mixtures_and_strategies_of_a_config(foreign, made):
     other = str(made[1] / "foreign")
     config = make(data__mixture=((other, 2.5),), data__negatives=(("random", 1.0), ("cross_video", 1.0)))
     check_files(config, splits.SPLITS)
-    data = open_train(config, folder / "train", None, 12)
+    data = open_train(config, folder / "train", 12)
     assert [(str(own.store.path), own.weight) for own in data] == [
         (str(folder / "train"), 1.0),
         (f"{other}/train", 2.5),
@@ -164,18 +164,28 @@ def test_stored_query_features_are_used(foreign):
     make, folder = foreign
     config = make(prompt__query_tokens=4)
     store, queries = open_split(config, folder / "train", 12)
-    arguments = config, store, queries, make_prompts(config), make_mesh()
-    source = Source({query.query_id: np.ones((3, 12), np.float32) for query in queries})
-    QueryFeatures(folder / "train", "train", Encoder("text", "0" * 64, 12, 1.0), source.keys(), source).prepare()
+    arguments = config, store, queries, make_prompts(config)
+    made = batches.make_loader(*arguments).query_tokens
+    asked = queries[0].query_id, queries[0].sentence
+    by_encoder = {query.query_id: made(query.query_id, query.sentence) for query in queries}
+    source = Source({name: own["query"][own["query_mask"]] for name, own in by_encoder.items()})
+    encoder = Encoder("text", "0" * 64, source.read(queries[0].query_id).shape[1], 1.0)
+    QueryFeatures(folder / "train", "train", encoder, source.keys(), source).prepare()
     tokens = batches.make_loader(*arguments).query_tokens
     assert isinstance(tokens, StoredQueryTokens)
-    found = tokens(queries[0].sentence)
-    assert found["query"].shape == (4, 12) and found["query_mask"].tolist() == [True] * 3 + [False]
+    for key, value in tokens(*asked).items():
+        np.testing.assert_array_equal(value, made(*asked)[key])
     assert prepare_data(config)  # its check looks at them too
-    with pytest.raises(ValueError, match=r"1 of .* sentences have no token features"):
+    with pytest.raises(ValueError, match=r"1 of .* queries have no token features"):
         batches.make_loader(
             config, store, [*queries, dataclasses.replace(queries[0], query_id="n", sentence="New.")], *arguments[3:]
         )
+    for other, how in ((-source.read(asked[0]), "cosine -1.00"), (source.read(asked[0])[:-1], r"\[\d, \d+\] against")):
+        shutil.rmtree(folder / "train" / QUERY_TOKENS)
+        changed = Source(source.arrays | {asked[0]: other})
+        QueryFeatures(folder / "train", "train", encoder, changed.keys(), changed).prepare()
+        with pytest.raises(ValueError, match=rf"of 6 sentences 1 have other token features than base\.encoder.*{how}"):
+            batches.make_loader(*arguments)
 
 
 def test_evaluate_scores_any_prepared_split(foreign, made, tmp_path, monkeypatch):

@@ -51,6 +51,12 @@ def test_an_unknown_stage_lists_the_known():
         ("stage1_sparse", "init.sparse=runs/x", "init.sparse is 'runs/x'; expected nothing"),
         ("stage2", "data.questions_per_window=4", "data.questions_per_window is 4; expected 1: in stage 'long'"),
         ("stage2", "data.negatives=(('cross_video', 1.0),)", "expected no cross_video: a group shows one video"),
+        (
+            "stage2",
+            "train.group_batch_size=4",
+            "train.group_batch_size is 4; expected 0: stage 'long' has batches of one",
+        ),
+        ("stage2:unified_clip_adapter", "base.projector=x", "base.projector is 'x'; expected '': with model.layout"),
         ("align", "data.name=mad", "data.name is 'mad'; expected one of shapes, lcs, which have captions"),
         ("align:paper", "train.eval_every=100", "train.eval_every is 100; expected 0: data.name 'lcs' has no val"),
         ("stage1", "data.name=lcs", "data.name is 'lcs'; expected videos with queries, in stage 'dense'"),

@@ -67,7 +67,11 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_trains_its_part_alone_and_resumes_to_the_bit(chain, mesh, tmp_path, stage, caplog):
+def test_a_stage_trains_its_part_alone_and_resumes_to_the_bit(chain, mesh, tmp_path, stage, caplog, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "revision_jax.training.workdir.MetricsLog.show", lambda _, step, rows: shown.append((step, rows))
+    )
     spec, trains, shapes = STAGES[stage]
     config = chain.config(spec, **VALIDATED)
     build = lambda: Run(config, tmp_path / "run", mesh)
@@ -89,6 +93,10 @@ def test_a_stage_trains_its_part_alone_and_resumes_to_the_bit(chain, mesh, tmp_p
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     held_out = [row for row in rows if "val_loss" in row]
     assert [row["step"] for row in held_out] == [2, 4] and all(np.isfinite(row["val_loss"]) for row in held_out)
+    # Each row's right answer is read back as its description has it.
+    assert [step for step, _ in shown] == [2, 4] and len(shown[0][1]) == 2 * len(set(shapes))
+    for one in (one for _, examples in shown for one in examples):
+        assert one.about.endswith(f": {one.target}"), one
     # Resumed in the middle: the same losses and weights to the bit.
     losses = (tmp_path / "run/metrics.jsonl").read_text()
     shutil.rmtree(tmp_path / "run/checkpoints/4")
@@ -101,7 +109,12 @@ def test_a_stage_trains_its_part_alone_and_resumes_to_the_bit(chain, mesh, tmp_p
     assert restored.steps == 4
     for path, array in take_apart(restored.grounder("trained"))[1].items():
         np.testing.assert_array_equal(array, after[path])
-    assert (tmp_path / "run" / PROJECTOR).exists() == (stage == "align")  # for the next stage
+    assert (tmp_path / "run" / PROJECTOR).exists() == (stage == "align")
+    if stage == "align":  # the next stage takes it as the message says
+        flag, path = re.search(r"to the next stage: --config\.(\S+)=(\S+)", caplog.text).groups()
+        following = Run(chain.config("configs/stage1.py", **{flag.replace(".", "__"): path}), mesh=mesh)
+        kernel = following.grounder("fresh").adapter.kernel[...]
+        np.testing.assert_array_equal(kernel, result.model.adapter.kernel[...])
 
 
 @pytest.mark.parametrize(("field", "acts_on"), [("near_miss_fraction", "clips"), ("group_near_misses", "groups")])

@@ -34,7 +34,7 @@ def test_prefill_and_head(grounder):
     # The hidden states too: of the cache alone the compiler leaves out what no later layer reads.
     prefill = lambda video: grounder.llm.prefill(grounder.embed_windows(jnp.arange(P), video))
     counted = _compiled(prefill, (2, F, D))
-    expected = 2 * F * flops.dense_frame + flops.prefill(2, P + F)
+    expected = 2 * flops.frame_tokens(F, 0) + flops.prefill(2, P + F)
     # The compiler also counts norms, rotations and the half of attention that is masked.
     assert expected <= counted <= 1.15 * expected
     assert _compiled(grounder.llm.logits, (7, H)) == pytest.approx(7 * flops.head, rel=0.01)
@@ -50,7 +50,7 @@ def test_an_adapter_that_is_not_there_has_no_flops(grounder):
     dense = Flops(Grounder(grounder.llm, grounder.adapter))
     upper = Flops(Grounder(grounder.llm, sparse=grounder.sparse))
     assert dense.sparse_vector(10, 3) == 0 < upper.sparse_vector(10, 3)
-    assert upper.dense_frame == 0 < dense.dense_frame
+    assert upper.projected == 0 < dense.projected
 
 
 def test_rates():

@@ -12,8 +12,8 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import token_entropy
 from revision_jax.search.answers.decoding import Grammar
-from revision_jax.search.levels.dense import DenseInputs, search_windows
-from revision_jax.search.packing.inputs import Questions, WindowTable
+from revision_jax.search.levels.dense import DenseInputs, search_pairs, search_windows
+from revision_jax.search.packing.inputs import Questions, Seen, WindowTable
 
 HIERARCHY = Hierarchy(window_s=16.0, num_frames=F)
 WIDTH, SENTENCES = 6, ["event 1", "quite a long event 2", "event 7"]
@@ -47,9 +47,11 @@ def _slow_answer(logits_of, video, sentence):
     return state, entropies, likelihood
 
 
-@pytest.mark.parametrize("head", [0, 1])
-def test_equals_decoding_without_a_cache(head):
-    grounder = tiny_grounder(WIDTH)
+@pytest.mark.parametrize("head, sees", [(0, False), (1, False), (1, True)])
+def test_equals_decoding_without_a_cache(head, sees):
+    """`sees`: frames that see the query, whose windows are encoded once a query."""
+    grounder = tiny_grounder(WIDTH, sparse=sees)
+    assert grounder.visual.frames_see_query == sees
     features = np.random.default_rng(0).normal(size=(96, WIDTH)).astype(np.float32)
     windows = HIERARCHY.windows(96.0)
     frames = HIERARCHY.frame_indices(windows[:, 0], windows[:, 1], 1.0, len(features)).astype(np.int32)
@@ -59,16 +61,22 @@ def test_equals_decoding_without_a_cache(head):
     table = WindowTable(jnp.asarray(padded.reshape(2, 8, F)), number < len(frames), number)
     chosen = np.zeros((4, 2, 8), bool)
     chosen[: len(SENTENCES)] = table.valid
+    rng = np.random.default_rng(1)
+    seen = Seen(3 * rng.normal(size=(4, 5, WIDTH)).astype(np.float32), np.arange(5) < [[3], [5], [2], [0]])
     inputs = DenseInputs(
-        jnp.asarray(PROMPTS.prefix), Grammar.of(GRAMMAR), jnp.asarray(features), table, _questions(4, 8, head)
-    )
+        jnp.asarray(PROMPTS.prefix), Grammar.of(GRAMMAR), jnp.asarray(features), table, _questions(4, 8, head),
+        jax.tree.map(jnp.asarray, seen) if sees else None,
+    )  # fmt: skip
     asking = Asking(GRAMMAR.max_length, query_batch=2, decode_block=4)
-    state = search_windows(grounder, inputs, jnp.asarray(chosen), asking)
+    search = search_pairs if sees else search_windows
+    state = search(grounder, inputs, jnp.asarray(chosen), asking)
     states, entropies, likelihoods, lengths = (np.asarray(x)[:, :, 0] for x in state.answers)
 
-    logits_of = jax.jit(functools.partial(grounder, jnp.asarray(PROMPTS.prefix)))
+    whole = jax.jit(functools.partial(grounder, jnp.asarray(PROMPTS.prefix)))
     present = absent = 0
     for q, sentence in enumerate(SENTENCES):
+        own = (seen.query[q : q + 1], seen.mask[q : q + 1]) if sees else ()
+        logits_of = lambda video, tokens, own=own: whole(video, tokens, *own)
         for w, rows in enumerate(frames):
             final, expected, likelihood = _slow_answer(logits_of, features[rows], sentence)
             length = lengths[q, w]
@@ -82,7 +90,7 @@ def test_equals_decoding_without_a_cache(head):
                 absent += 1
             np.testing.assert_allclose(entropies[q, w, :length], expected[:length], atol=1e-5)
             assert (entropies[q, w, length:] == 0).all()
-    assert present > 3 and absent > 3, "the model should answer both ways, or this test shows little"
+    assert present > 3 and absent > (0 if sees else 3), "the model should answer both ways, or this test shows little"
     # Padding answers nothing.
     assert (states[3] == 0).all() and (lengths[:, len(frames) :] == 0).all()
-    assert int(state.block) == 2
+    assert int(state.block) == -(-len(SENTENCES) * len(frames) // 8) if sees else 2

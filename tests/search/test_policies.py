@@ -11,6 +11,7 @@ from revision_jax.search.levels.upper import UpperLevel
 from revision_jax.search.plan import plan_search
 from revision_jax.search.policies import find_policy, policy_names
 from revision_jax.search.policies.bottom_up import BottomUp
+from revision_jax.search.policies.cascade import Cascade
 from revision_jax.search.policies.top_down import TopDown
 from revision_jax.search.policies.top_down_rescaled import TopDownRescaled
 
@@ -42,8 +43,19 @@ def test_bottom_up_asks_everything_and_rescales():
     np.testing.assert_allclose(rescaled, [[[6.0, 12.0], [2.0, 4.0], [0.0, 0.0], [7.0, 1.0]]], rtol=1e-6)
 
 
+def test_a_cascade_shows_the_most_similar_windows_and_no_level_more():
+    policy = Cascade(0.4, (0.8, 0.5))
+    assert policy.counts(11, 7).tolist() == [5, 5, 4] and Cascade(0.4, (0.2,)).counts(11, 7).tolist() == [5, 2]
+    assert Cascade(1.0, (0.8, 0.5)).counts(11, 7).tolist() == TopDown((0.8, 0.5)).counts(11, 7).tolist()
+    windows = jnp.array([[True, True, True, False]])
+    shown = policy.first_shown(windows, jnp.array([[0.1, 0.4, -0.2, 0.9]]), 2)
+    np.testing.assert_array_equal(shown, [[True, True, False, False]])
+
+
 def test_every_file_is_a_policy_that_can_be_planned():
-    assert set(policy_names()) >= {"top_down", "top_down_rescaled", "bottom_up", "fused", "retrieve_then_ground"}
+    assert set(policy_names()) >= {
+        "top_down", "top_down_rescaled", "bottom_up", "fused", "cascade", "retrieve_then_ground"
+    }  # fmt: skip
     for name in policy_names():
         kind = find_policy(name)
         deepest = HIERARCHY.max_depth if kind.most_depth is None else kind.most_depth

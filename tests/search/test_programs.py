@@ -89,6 +89,7 @@ def test_queries_asked_in_parts_are_answered_as_if_asked_together(depth, changes
             np.testing.assert_array_equal(a, b)
     for a, b in zip(together.answers, searched.answers, strict=True):
         windows = min(a.shape[1], b.shape[1])
-        np.testing.assert_array_equal(a[:70, :windows], b[:70, :windows])
+        # Programs of other sizes may round otherwise in the last place.
+        np.testing.assert_allclose(a[:70, :windows], b[:70, :windows], rtol=1e-6)
     assert searched.cost.pairs == together.cost.pairs and searched.cost.video_s == together.cost.video_s == 200.0
     assert any(len(result.moments) for result in together.results)

@@ -19,9 +19,14 @@ def test_the_fields_are_those_of_the_config():
 
 @pytest.mark.parametrize("field, value, expected", [
     ("confidence", "entropy", "one of inverse_mean_entropy"), ("windows", "half", "one of whole, released"),
-    ("ranking", "luck", "one of confidence, cosine"), ("beam", 0, "at least 1"), ("sampling", -0.1, "at least 0"),
-    ("sampling", float("nan"), "at least 0"), ("nms_iou", 1.5, "between 0.0 and 1.0"), ("depth", -1, "at least 0"),
-    ("question_tokens", -1, "at least 0"), ("keep", (), "shares of the windows"), ("readings", 0, "at least 1"),
+    ("ranking", "luck", "one of confidence, cosine"), ("beam", 0, "between 1 and"), ("sampling", -0.1, "between 0"),
+    ("sampling", float("nan"), "between 0"), ("nms_iou", 1.5, "between 0.0 and 1.0"), ("depth", -1, "between 0 and"),
+    ("question_tokens", -1, "between 0 and"), ("keep", (), "shares of the windows"), ("readings", 0, "between 1 and"),
+    ("keep", (float("inf"),), "shares of the windows"),
+    # What no machine can hold.
+    *((name, 10**9, "between [01] and") for name in ("depth", "beam", "top_k", "readings", "question_tokens")),
+    *((name, 10**9, "between 1 and 1000000") for name in ("query_batch", "window_block", "decode_block")),
+    *((name, 1e300, "between 0.0 and 1000") for name in ("sampling", "rescale")),
 ])  # fmt: skip
 def test_a_bad_value_is_refused_however_it_comes(field, value, expected):
     for make in (

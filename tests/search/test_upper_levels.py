@@ -209,6 +209,27 @@ def test_top_down_may_rank_as_bottom_up_does(searcher):
         np.testing.assert_array_equal(a.moments, b.moments)
 
 
+def test_a_cascade_reads_a_shortlist_alone(searcher):
+    """Its sparse vectors are those of the shortlist; of all windows it is `top_down`."""
+    for depth in (2, 3):
+        whole = _searched(_searcher(shortlist=1.0), depth=depth, policy="cascade")
+        expected = _searched(searcher, depth=depth)
+        assert whole.cost.levels == expected.cost.levels and whole.cost.flops == expected.cost.flops
+        for a, b in zip(expected.results, whole.results):
+            np.testing.assert_array_equal(a.moments, b.moments)
+    vectors = searcher.sparse_vectors(video := oracle_video(DURATION, 2.0, EVENTS), searcher.windows(video, 3),
+                                      oracle_sentences(SENTENCES))  # fmt: skip
+    short = _searcher(shortlist=0.25)
+    found = _searched(short, depth=3, policy="cascade")
+    assert [(level.windows, level.shown) for level in found.cost.levels] == [(4 * 10, 4 * 10)] * 2
+    assert found.cost.flops < 0.5 * expected.cost.flops
+    for result in found.results[:3]:  # the windows of the events are the most similar ones
+        assert result.found[0, 0] < result.found[0, 1]
+    shared = _searched(short, depth=3, policy="cascade", vectors=vectors)
+    for a, b in zip(found.results, shared.results):
+        np.testing.assert_array_equal(a.moments, b.moments)
+
+
 def test_blocks_and_batches_do_not_change_the_answers(searcher):
     expected = _search(searcher, depth=3)
     for changes in ({"window_block": 4, "query_batch": 1}, {"window_block": 64, "query_batch": 4, "decode_block": 1}):
@@ -220,16 +241,15 @@ def test_blocks_and_batches_do_not_change_the_answers(searcher):
 def test_searches_share_sparse_vectors():
     video, maker = oracle_video(DURATION, 2.0, EVENTS), _searcher()
     vectors = maker.sparse_vectors(video, maker.windows(video, 3), oracle_sentences(SENTENCES))
-    for changes in ({}, {"window_block": 64, "query_batch": 3}):  # these cut and fill the vectors up
-        searcher = _searcher(**changes)
-        for options in ({"depth": 2}, {"depth": 3}, {"depth": 3, "policy": "bottom_up"}):
-            expected = _searched(searcher, **options)
-            found = _searched(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
-            for a, b in zip(expected.results, found.results):
-                np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
-                for one, other in zip(a.sent, b.sent, strict=True):
-                    np.testing.assert_array_equal(one, other)
-            assert expected.cost.seconds < 1000 < found.cost.seconds  # what it took to make them is a search's own cost
+    searcher = _searcher(window_block=64, query_batch=3)  # it cuts and fills the vectors up
+    for options in ({"depth": 2}, {"depth": 3, "policy": "bottom_up"}):
+        expected = _searched(searcher, **options)
+        found = _searched(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
+        for a, b in zip(expected.results, found.results):
+            np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+            for one, other in zip(a.sent, b.sent, strict=True):
+                np.testing.assert_array_equal(one, other)
+        assert expected.cost.seconds < 1000 < found.cost.seconds  # what it took to make them is a search's own cost
     # Another sentence's vectors are used as they are: nothing is made anew.
     wrong = dataclasses.replace(vectors, arrays=tuple(array[::-1] for array in vectors.arrays))
     assert any(

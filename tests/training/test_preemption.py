@@ -40,7 +40,15 @@ def test_a_run_saves_leaves_and_goes_on_to_the_bit(tmp_path, monkeypatch, number
     assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
-def test_a_second_ctrl_c_leaves_at_once():
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal has it: a shell's background jobs ignore it, and so do the tests that run in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_leaves_at_once(ctrl_c):
     with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
         os.kill(os.getpid(), signal.SIGINT)
         assert preemption.reached(1) and preemption.interrupted

@@ -50,6 +50,8 @@ FREE_CHANGES = {
     "train.eval_every": {"train.eval_every": 4},
     "train.keep_best": {"train.keep_best": True, "train.eval_every": 4},
     "train.skip_nonfinite": {"train.skip_nonfinite": 3},
+    "sparse.precision": {"sparse.precision": "highest"},
+    "track": {"track": "wandb"},
 }
 
 

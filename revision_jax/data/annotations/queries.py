@@ -1,68 +1,28 @@
 """Annotations: sentences and the moments (seconds) at which they are true, as a jsonl file.
 
-A line is a query: `{"query_id", "video_id", "sentence", "moments": [[start_s, end_s]], "distractors": []}`.
+A line is a query: `{"query_id", "video_id", "sentence", "moments": [[start_s, end_s]], "distractors": []}`, and, where
+a benchmark's own ids differ from these, `"ids": {"qid": 2579}`.
 """
 
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from revision_jax.text import is_unicode, parse_json, read_lines
-
-Interval = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """A sentence about one video.
-
-    moments: every (start_s, end_s) at which the event happens; empty = it never happens.
-    distractors: near misses (start_s, end_s): events that resemble it, but are not it.
-    """
-
-    query_id: str
-    video_id: str
-    sentence: str
-    moments: tuple[Interval, ...]
-    distractors: tuple[Interval, ...] = ()
-
-    def __post_init__(self):
-        for field in ("query_id", "video_id", "sentence"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"query {self.query_id!r}: {field} is {value!r}; expected non-empty text")
-            if not is_unicode(value):
-                raise ValueError(f"query {self.query_id!r}: {field} is {value!r}, with half a character; expected text")
-        for field in ("moments", "distractors"):
-            intervals = tuple(_interval(self.query_id, field, value) for value in getattr(self, field))
-            object.__setattr__(self, field, intervals)
-
-    @property
-    def present(self) -> bool:
-        """Whether the event happens at all."""
-        return bool(self.moments)
+from revision_jax.data.annotations.query import Query
+from revision_jax.data.annotations.table import QueryTable, read_table
+from revision_jax.text import parse_json, read_lines
 
 
-def _interval(query_id: str, field: str, value) -> Interval:
-    """Checks one (start_s, end_s) of a query and returns it as two floats."""
-    try:
-        start, end = (float(t) for t in value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"query {query_id!r}: {field} holds {value!r:.80}; expected [start_s, end_s]") from None
-    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
-        raise ValueError(f"query {query_id!r}: {field} holds [{start}, {end}]; expected 0 <= start < end (seconds)")
-    return start, end
-
-
-def check_queries(queries: Iterable[Query], durations: Mapping[str, float] | None = None) -> list[Query]:
+def check_queries(queries: Iterable[Query], durations: Mapping[str, float] | None = None) -> Sequence[Query]:
     """Checks queries against each other and, given `durations` (seconds by video id), against the videos.
 
     Raises ValueError for a repeated query id, an unknown video, a moment or distractor past its video's end.
     """
+    if isinstance(queries, QueryTable) and (durations is None or queries.inside(durations)):
+        return queries  # its ids are unique
     queries = list(queries)
     seen = set()
     for query in queries:
@@ -92,21 +52,29 @@ def save_queries(path: str | os.PathLike, queries: Iterable[Query]) -> str:
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as file:
         for query in check_queries(queries):
-            line = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n").encode("utf-8")
+            row = dataclasses.asdict(query) | {"ids": dict(query.ids)}
+            if not query.ids:
+                del row["ids"]
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
             file.write(line)
             total.update(line)
     os.replace(partial, path)
     return total.hexdigest()
 
 
-def load_queries(path: str | os.PathLike, durations: Mapping[str, float] | None = None) -> list[Query]:
+def load_queries(path: str | os.PathLike, durations: Mapping[str, float] | None = None) -> QueryTable:
     """Reads and checks a jsonl file of queries; errors name the file and the line.
+
+    A file with nothing wrong is read at once into columns; any other line by line, so that errors can name it.
 
     durations: seconds by video id, to check that every moment lies inside its video.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a jsonl of queries (docs/data.md)")
+    table = read_table(path)
+    if table is not None and (durations is None or table.inside(durations)):
+        return table
     queries = []
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
@@ -116,7 +84,7 @@ def load_queries(path: str | os.PathLike, durations: Mapping[str, float] | None 
         except ValueError as error:  # json.JSONDecodeError is one
             raise ValueError(f"{path}:{number}: {error}") from error
     try:
-        return check_queries(queries, durations)
+        return QueryTable.of(check_queries(queries, durations))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -126,7 +94,7 @@ def _parse(row) -> Query:
     known = {field.name for field in dataclasses.fields(Query)}
     if not isinstance(row, dict):
         raise ValueError(f"found {type(row).__name__}; expected an object with the keys {sorted(known)}")
-    missing, unknown = known - {"distractors"} - set(row), set(row) - known
+    missing, unknown = known - {"distractors", "ids"} - set(row), set(row) - known
     if missing or unknown:
         raise ValueError(f"missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; known: {sorted(known)}")
     intervals = {field: tuple(row.get(field, ())) for field in ("moments", "distractors")}

@@ -7,13 +7,16 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.annotations.queries import Query
+from revision_jax.data.annotations.query import Ids
+from revision_jax.quoting import quoted
 from revision_jax.text import is_name, parse_json, read_text, split_lines
 
+Made = TypeVar("Made")  # rows, or what becomes rows
 END_SLACK_S = 1.0  # an event may end this much after its video, as players round up; it is cut at the end
 
 
@@ -23,6 +26,7 @@ class Row:
 
     moments: (start_s, end_s) of each occurrence; None = the whole video.
     duration_s: length of the video as annotated; None if the data set does not give it.
+    ids: as `Query.ids`.
     """
 
     query_id: str
@@ -31,6 +35,7 @@ class Row:
     moments: tuple[tuple[float, float], ...] | None
     distractors: tuple[tuple[float, float], ...] = ()
     duration_s: float | None = None
+    ids: Ids = dataclasses.field(default=(), repr=False)  # the fingerprint of annotations is their text
 
     def __post_init__(self):
         for field in ("query_id", "video_id"):
@@ -60,7 +65,7 @@ def duration_slack(duration_s: float) -> float:
     return max(2.0, 0.002 * duration_s)
 
 
-def read_rows(items: Iterable[tuple[str, Any]], parse: Callable[[Any], Iterable[Row]]) -> tuple[list[Row], list[Gap]]:
+def read_rows(items: Iterable[tuple[str, Any]], parse: Callable[[Any], Iterable[Made]]) -> tuple[list[Made], list[Gap]]:
     """(where, item) of a file -> the rows `parse` makes of them, and a gap for each item that it cannot read."""
     rows, gaps = [], []
     for where, item in items:
@@ -97,8 +102,24 @@ def read_json(path: str | os.PathLike) -> Any:
             raise ValueError(f"{path}: neither JSON ({whole}) nor jsonl ({error})") from error
 
 
-def numbered(path: str | os.PathLike, rows: Iterable) -> list[tuple[str, Any]]:
-    """Rows of a list, each with its place: `FILE row 3`."""
+def hidden_note(name: str) -> str:
+    """What to know of a file of annotations whose times the benchmark keeps to itself."""
+    return f"{name} hides its times: nothing can be scored on it here; `evaluate --submission` writes the answers"
+
+
+def known_id(keys: Collection[str], *names: str) -> str:
+    """The first of a video's possible ids that there are features or a file of; the first of all if there is none."""
+    return next((name for name in names if name in keys), names[0])
+
+
+def numbered(path: str | os.PathLike, rows: Any) -> list[tuple[str, Any]]:
+    """Rows of a list, each with its place: `FILE row 3`.
+
+    Raises:
+      ValueError: it is no list.
+    """
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: found {quoted(str(rows))}; expected a list of rows")
     name = pathlib.Path(path).name
     return [(f"{name} row {number}", row) for number, row in enumerate(rows, 1)]
 
@@ -127,7 +148,8 @@ def accept(rows: Iterable[Row], durations: Mapping[str, float]) -> tuple[list[Qu
         faults = [Gap(*fault, *about) for fault in (*moments, *distractors) if isinstance(fault[0], str)]
         if not faults:
             try:
-                queries.append(Query(row.query_id, row.video_id, row.sentence, tuple(moments), tuple(distractors)))
+                kept = tuple(moments), tuple(distractors), row.ids
+                queries.append(Query(row.query_id, row.video_id, row.sentence, *kept))
             except ValueError as error:
                 faults = [Gap("annotation", str(error), *about)]
         gaps += faults

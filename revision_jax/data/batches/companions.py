@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from revision_jax.data.annotations.queries import Interval, Query
+from revision_jax.data.annotations.query import Interval, Query
 from revision_jax.data.batches.sampling import Clip
 from revision_jax.hierarchy import Hierarchy
 

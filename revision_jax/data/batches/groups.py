@@ -6,7 +6,6 @@
 Letters: n windows a group, F frames a window, D feature width, Q query tokens, T text tokens.
 """
 
-import collections
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from revision_jax.data.annotations.queries import Query
+from revision_jax.data.annotations.table import QueryTable
 from revision_jax.data.batches import sampling
-from revision_jax.data.batches.clips import NO_ROOM, TOO_LONG, TOO_NEAR
+from revision_jax.data.batches.fitting import NO_ROOM, TOO_LONG, TOO_NEAR, counted, find_fitting
 from revision_jax.data.batches.load_group import LoadGroup
 from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.sampling import Group
@@ -24,7 +24,7 @@ from revision_jax.data.batches.strategy import Negatives, guarded
 from revision_jax.data.batches.streams import Batching, Rows, Stream, make_stream
 from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import group_answer, normalize_event, video_answer
+from revision_jax.prompts import group_answer, video_answer
 
 FEW_VIDEOS = "too few videos without the event"
 
@@ -68,31 +68,18 @@ class GroupDrawer:
     ):
         self.hierarchy, self.durations, self.negatives = hierarchy, durations, negatives
         self.size, self.kind, self.guarded = size, kind, guarded(queries)
-        self.rows: list[tuple[Query, int]] = []
-        skipped = collections.Counter()
-        for query in queries:
-            for moment in range(len(query.moments)):
-                reason = self._unfit(query, moment)
-                skipped.update([reason] if reason else [])
-                self.rows += [] if reason else [(query, moment)]
-        self.skipped = dict(skipped)
+        fitting = find_fitting(self.guarded, durations, hierarchy.window_s)
+        no_room = fitting.fits & ~fitting.room[fitting.moments[:, 0]]
+        self.rows = fitting.moments[fitting.fits & ~no_room]
+        self.skipped = counted({TOO_LONG: fitting.too_long, TOO_NEAR: fitting.too_near, NO_ROOM: no_room})
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _unfit(self, query: Query, moment: int) -> str | None:
-        """Why a moment has no group, or None."""
-        window_s, duration_s = self.hierarchy.window_s, self.durations[query.video_id]
-        start, end = query.moments[moment]
-        if end - start > window_s:
-            return TOO_LONG
-        if not len(sampling.positive_starts(query, moment, window_s, duration_s)):
-            return TOO_NEAR
-        return None if sampling.free_starts(self.guarded[query.query_id], window_s, duration_s) else NO_ROOM
-
     def draw(self, row: int, rng: np.random.Generator) -> Group:
-        query, moment = self.rows[row]
-        duration_s, without = self.durations[query.video_id], self.guarded[query.query_id]
+        number, moment = self.rows[row].tolist()
+        query, without = self.guarded.queries[number], self.guarded.of(number)
+        duration_s = self.durations[query.video_id]
         return sampling.group(
             lambda rng: sampling.positive(query, moment, rng, self.hierarchy, duration_s),
             lambda rng: self.negatives.draw(without, rng, self.kind.near_miss_fraction),
@@ -110,25 +97,40 @@ class VideoGroupDrawer:
     """
 
     def __init__(self, queries: Sequence[Query], durations: Mapping[str, float], *, size: int):
-        self.durations, self.size = durations, size
-        self.showing = collections.defaultdict(set)
-        for query in queries:
-            if query.present:
-                self.showing[normalize_event(query.sentence)].add(query.video_id)
-        present = [query for query in queries if query.present]
-        self.rows = [query for query in present if len(self._others(query)) >= size - 1]
-        self.skipped = {FEW_VIDEOS: len(present) - len(self.rows)} if len(self.rows) < len(present) else {}
+        self.durations, self.size, self.queries = durations, size, QueryTable.of(queries)
+        self.video_ids = list(durations)
+        self._places = {video_id: place for place, video_id in enumerate(self.video_ids)}
+        present = np.flatnonzero(self.queries.moments.counts > 0)
+        enough = len(self.video_ids) - self.queries.showing_counts[present] >= size - 1
+        self.rows = present[enough].astype(np.int32)
+        self.skipped = counted({FEW_VIDEOS: ~enough})
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _others(self, query: Query) -> list[str]:
-        showing = self.showing[normalize_event(query.sentence)]
-        return [video_id for video_id in self.durations if video_id not in showing]
-
     def draw(self, row: int, rng: np.random.Generator) -> Group:
-        query = self.rows[row]
-        return sampling.video_group(query, self._others(query), rng, self.durations, size=self.size)
+        query = self.queries[int(self.rows[row])]
+        showing = [self._places[video_id] for video_id in self.queries.videos_showing(query.sentence)]
+        others = Without(self.video_ids, sorted(showing))
+        return sampling.video_group(query, others, rng, self.durations, size=self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Without(Sequence[str]):
+    """A list without the items at some places, in ascending order; nothing is copied."""
+
+    items: Sequence[str]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.items) - len(self.places)
+
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(f"item {number} of {len(self)}")
+        for place in self.places:
+            number += place <= number
+        return self.items[number]
 
 
 def group_streams(

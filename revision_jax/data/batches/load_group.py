@@ -4,10 +4,12 @@ Letters: n windows a group, F frames a window, D feature width, Q query tokens, 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from revision_jax.data.annotations.table import SentencesById
 from revision_jax.data.batches.query_tokens import QueryTokens, StoredQueryTokens
 from revision_jax.data.batches.sampling import Group
 from revision_jax.data.store.features import FeatureStore
@@ -23,15 +25,19 @@ class LoadGroup:
     store: FeatureStore
     hierarchy: Hierarchy
     prompts: PromptEncoder
-    sentences: Mapping[str, str]
+    sentences: Mapping[str, str] | SentencesById
     query_tokens: QueryTokens | StoredQueryTokens
+
+    def prepare(self, groups: Sequence[Group]) -> None:
+        """Encodes the sentences of a batch together."""
+        self.query_tokens.prepare([self.sentences[group.query_id] for group in groups])
 
     def __call__(self, item: tuple[int, Group], video: np.ndarray | None = None) -> dict[str, np.ndarray]:
         record_id, group = item
         sentence = self.sentences[group.query_id]
         return {
             "video": self._read_all(group.windows, video),
-            **self.query_tokens(sentence),
+            **self.query_tokens(group.query_id, sentence),
             **self.prompts.encode_example(sentence, answer_text(group), group.level),
             "record_id": np.int32(record_id),
         }
@@ -40,10 +46,13 @@ class LoadGroup:
         manifest = self.store.manifest
         if video is None:
             video = np.empty((len(windows), self.hierarchy.num_frames, manifest.width), manifest.dtype)
-        for (video_id, start_s, end_s), out in zip(windows, video, strict=True):
+        first = 0
+        for video_id, own in itertools.groupby(windows, key=lambda window: window[0]):  # a video's are read at once
+            spans = np.array([(start_s, end_s) for _, start_s, end_s in own])
             total = manifest.videos[video_id].num_frames
-            frames = self.hierarchy.frame_indices(start_s, end_s, manifest.fps, total)
-            self.store.read(video_id, frames, out)
+            frames = self.hierarchy.frame_indices(spans[:, 0], spans[:, 1], manifest.fps, total)
+            self.store.read(video_id, frames, video[first : first + len(spans)])
+            first += len(spans)
         return video
 
     def describe(self, group: Group) -> str:

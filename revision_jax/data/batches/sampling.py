@@ -4,13 +4,15 @@ All times in seconds. Which windows are allowed is computed, never found by tria
 wherever `positive_starts` or `free_starts` is not empty. REFERENCE: the paper's section on training (arXiv 2411.14901).
 """
 
+import bisect
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from revision_jax.data.annotations.queries import Interval, Query
+from revision_jax.data.annotations.query import Interval, Query
 from revision_jax.hierarchy import Hierarchy
 
 
@@ -44,8 +46,12 @@ class Group:
     level: str
 
 
-def positive_starts(query: Query, moment: int, window_s: float, duration_s: float) -> np.ndarray:
+def positive_starts(
+    query: Query, moment: int, window_s: float, duration_s: float, *, shared: bool = False
+) -> np.ndarray:
     """Window starts [n] float64 (seconds) that hold moment number `moment` whole, and no other of the query.
+
+    shared: where each of them shows another one, too, all of them will do.
 
     The published draw: `randrange(window - ceil(event))` seconds before the event, clipped to the video; a
     start that clipping makes several times is listed as often. Empty if the event is longer than the window,
@@ -57,15 +63,24 @@ def positive_starts(query: Query, moment: int, window_s: float, duration_s: floa
     room = max(1, math.floor(window_s) - math.ceil(end - start))  # an event as long as the window: 1
     starts = np.clip(start - np.arange(room), 0.0, max(0.0, duration_s - window_s))
     starts = starts[starts + window_s >= end - 1e-6]
+    alone = starts
     for number, (other_start, other_end) in enumerate(query.moments):
         if number != moment:
-            starts = starts[(starts >= other_end) | (starts + window_s <= other_start)]
-    return starts
+            alone = alone[(alone >= other_end) | (alone + window_s <= other_start)]
+    return starts if shared and not len(alone) else alone
 
 
-def positive(query: Query, moment: int, rng: np.random.Generator, hierarchy: Hierarchy, duration_s: float) -> Clip:
+def positive(
+    query: Query,
+    moment: int,
+    rng: np.random.Generator,
+    hierarchy: Hierarchy,
+    duration_s: float,
+    *,
+    shared: bool = False,
+) -> Clip:
     """A random window around moment number `moment`; ValueError if there is none (see `positive_starts`)."""
-    starts = positive_starts(query, moment, hierarchy.window_s, duration_s)
+    starts = positive_starts(query, moment, hierarchy.window_s, duration_s, shared=shared)
     if not len(starts):
         raise ValueError(
             f"query {query.query_id!r}: no {hierarchy.window_s}-s window holds {query.moments[moment]} whole "
@@ -126,10 +141,12 @@ def holding(free: list[Interval], event: Interval, window_s: float) -> list[Inte
 
 def uniform(intervals: list[Interval], rng: np.random.Generator) -> float:
     """A point drawn uniformly from a union of disjoint intervals (single points if they have no length)."""
-    lengths = np.array([high - low for low, high in intervals])
-    total = lengths.sum()
-    weights = lengths / total if total > 0 else np.full(len(intervals), 1 / len(intervals))
-    low, high = intervals[rng.choice(len(intervals), p=weights)]
+    lengths = [high - low for low, high in intervals]
+    total = float(np.add.reduce(lengths))
+    shares = [length / total if total > 0 else 1 / len(lengths) for length in lengths]
+    ends = list(itertools.accumulate(shares))
+    # As `rng.choice` with these probabilities, number for number, without the checks that take most of its time.
+    low, high = intervals[bisect.bisect_right([end / ends[-1] for end in ends], rng.random())]
     return float(rng.uniform(low, high))
 
 

@@ -4,7 +4,6 @@ Letters: n frames of a video's grid, k chosen times, D feature width.
 """
 
 import abc
-from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from revision_jax.data.annotations.queries import Query
 from revision_jax.data.batches.frame_grid import FrameGrid, unit_rows
 from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.sampling import Clip
+from revision_jax.data.batches.sentence_features import SentenceFeatures
 from revision_jax.data.batches.strategy import Strategy, StrategyContext
 
 
@@ -27,7 +27,7 @@ class SimilarityStrategy(Strategy):
 
     needs_encoder = True
 
-    def __init__(self, grid: FrameGrid, holistic: Mapping[str, np.ndarray], otherwise: Random):
+    def __init__(self, grid: FrameGrid, holistic: SentenceFeatures, otherwise: Random):
         self.grid, self.holistic, self.otherwise = grid, holistic, otherwise
         self._times: dict[str, np.ndarray] = {}
 

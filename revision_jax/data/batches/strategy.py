@@ -7,23 +7,23 @@ since they may be an occurrence that nobody annotated. A strategy that finds no 
 """
 
 import abc
-import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 
 from revision_jax.data.annotations.queries import Query
+from revision_jax.data.annotations.table import QueryTable
 from revision_jax.data.batches import sampling
 from revision_jax.data.batches.frame_grid import FrameGrid
 from revision_jax.data.batches.negatives import find_strategy
 from revision_jax.data.batches.sampling import Clip
+from revision_jax.data.batches.sentence_features import SentenceFeatures
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.hierarchy import Hierarchy
-from revision_jax.prompts import normalize_event
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 
@@ -48,10 +48,9 @@ class StrategyContext:
         return FrameGrid(self.store, self.hierarchy)
 
     @functools.cached_property
-    def holistic(self) -> Mapping[str, np.ndarray]:
-        """Sentence -> its holistic feature `[D]`; all sentences of the split are encoded at the first use."""
-        sentences = list(dict.fromkeys(query.sentence for query in self.queries))
-        return dict(zip(sentences, self.encode(sentences), strict=True))
+    def holistic(self) -> SentenceFeatures:
+        """Sentence -> its holistic feature `[D]`."""
+        return SentenceFeatures(self.encode, (query.sentence for query in self.queries))
 
 
 class Strategy(abc.ABC):
@@ -139,16 +138,28 @@ def make_strategy(names: Sequence[tuple[str, float]], context: StrategyContext) 
     )
 
 
-def guarded(queries: Sequence[Query]) -> dict[str, Query]:
+class Guarded:
     """Query id -> the query with the moments of all queries about its video that say the same."""
-    spans = collections.defaultdict(set)
-    key = lambda query: (query.video_id, normalize_event(query.sentence))
-    for query in queries:
-        spans[key(query)].update(query.moments)
-    occurrences = {key: tuple(sorted(found)) for key, found in spans.items()}
-    return {
-        query.query_id: query
-        if len(occurrences[key(query)]) == len(set(query.moments))
-        else dataclasses.replace(query, moments=occurrences[key(query)])
-        for query in queries
-    }
+
+    def __init__(self, queries: QueryTable):
+        self.queries = queries
+
+    def __getitem__(self, query_id: str) -> Query:
+        return self.of(self.queries.number(query_id))
+
+    def of(self, number: int) -> Query:
+        """As by its id, of the query at a place of the table."""
+        queries, query = self.queries, self.queries[number]
+        if not queries.repeated[number]:
+            return query
+        same = queries.saying(query.sentence)
+        same = same[queries.video[same] == queries.video[number]].tolist()
+        occurrences = tuple(sorted({moment for other in same for moment in queries.moments[other]}))
+        if len(occurrences) == len(set(query.moments)):
+            return query
+        return dataclasses.replace(query, moments=occurrences)
+
+
+def guarded(queries: Iterable[Query]) -> Guarded:
+    """See `Guarded`."""
+    return Guarded(QueryTable.of(queries))

@@ -38,7 +38,8 @@ class Drawer(Protocol):
 class Load(Protocol):
     """(record id, drawn) -> dict of arrays.
 
-    If an array `video` of the right shape is given, the features are read into it, and the dict holds it.
+    If an array `video` of the right shape is given, the features are read into it, and the dict holds it. One that has
+    a method `prepare(drawn)` is first told what all rows of a batch are.
     """
 
     def __call__(self, item: tuple[int, Any], video: np.ndarray | None = None) -> dict[str, np.ndarray]: ...
@@ -172,6 +173,11 @@ class LoadMixed:
         record_id, (number, drawn) = item
         return self.loads[number]((record_id, drawn), video)
 
+    def prepare(self, tagged: Sequence[tuple[int, Any]]) -> None:
+        """Tells each split's own `Load` its rows."""
+        for number, load in enumerate(self.loads):
+            _prepare(load, [drawn for of, drawn in tagged if of == number])
+
     def describe(self, tagged: tuple[int, Any]) -> str:
         """As the split's own `Load`."""
         number, drawn = tagged
@@ -187,12 +193,19 @@ class LoadBatch:
 
     def __call__(self, items: Sequence[tuple[int, Any]]) -> dict[str, np.ndarray]:
         items = items[self.mine]
+        _prepare(self.load, [drawn for _, drawn in items])
         first = self.load(items[0])
         video = np.empty((len(items), *first["video"].shape), first["video"].dtype)
         video[0] = first["video"]
         records = [first, *(self.load(item, row) for item, row in zip(items[1:], video[1:], strict=True))]
         stacked = {key: np.stack([record[key] for record in records]) for key in first if key != "video"}
         return {"video": video, **stacked}
+
+
+def _prepare(load: Load, drawn: Sequence[Any]) -> None:
+    """See `Load`."""
+    if hasattr(load, "prepare"):
+        load.prepare(drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +222,8 @@ class Describe:
 def join(kinds: Sequence[Sequence[Stream]], *, read_threads: int, prefetch: int) -> Pipeline:
     """A batch of each kind in turn, and within a kind of each of its streams in turn.
 
-    An epoch is one of every kind; the streams of a kind share its epoch.
+    An epoch has as many batches as one of every kind together; the streams of a kind share its epoch. A kind with fewer
+    batches than another, because its data is less or its batches are larger, is seen more often in that time.
 
     Args:
       kinds: of each kind its streams, all in the order of their places: [[dense], [groups of 48, groups of 16]].

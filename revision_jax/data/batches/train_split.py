@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from revision_jax.data.annotations.queries import Query, check_queries
+from revision_jax.data.annotations.table import QueryTable
 from revision_jax.data.batches.strategy import Negatives
 from revision_jax.data.store.features import FeatureStore
 from revision_jax.prompts import PromptEncoder
@@ -35,7 +36,8 @@ class TrainSplit:
         Raises ValueError if a query does not fit its video, or, listed, some do not fit the prompt and are not to be
         left out.
         """
-        long = too_long(check_queries(self.queries, self.store.durations), prompts, longest, level)
+        queries = check_queries(self.queries, self.store.durations)
+        long = too_long(queries, prompts, longest, level)
         if long and not self.drop_long:
             listed = "\n  ".join(list(long.values())[:10] + ([f"and {len(long) - 10} more"] if len(long) > 10 else []))
             raise ValueError(
@@ -45,13 +47,15 @@ class TrainSplit:
             )
         if long:
             log.warning("%s: leaves out %d queries that are too long for the prompt", self.store.path, len(long))
-        return dataclasses.replace(self, queries=[query for query in self.queries if query.query_id not in long])
+        return dataclasses.replace(self, queries=QueryTable.of(queries).without(long))
 
 
 def too_long(queries: Iterable[Query], prompts: PromptEncoder, longest: str, level: str) -> dict[str, str]:
     """Query id -> what is wrong with it, for those that the prompt has no room for; see `TrainSplit.fitting`."""
+    queries = queries if isinstance(queries, Sequence) else list(queries)
     found = {}
-    for query in queries:
+    for number in prompts.unsure((query.sentence for query in queries), longest, level):
+        query = queries[number]
         try:
             prompts.encode_example(query.sentence, longest, level)
         except ValueError as error:

@@ -140,6 +140,9 @@ class VideoFolder(Annotated):
         files = [(video_id, self.files[video_id]) for video_id in video_ids if video_id in self.files]
         yield from encode_videos(self.encoder, files, decoders=self.decoders)
 
+    def video_files(self) -> Mapping[str, pathlib.Path]:
+        return {video_id: self.files[video_id] for video_id in self._own_ids() if video_id in self.files}
+
 
 class QueryFeatures(FeatureBuilder, skip_registration=True):
     """CLIP's token features of sentences, made by somebody else: `[Lq, D]` a query id, stored as videos are."""

@@ -13,6 +13,7 @@ import fcntl
 import functools
 import io
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -23,11 +24,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import writer as tfds_writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from revision_jax.data.annotations.gaps import GAPS, Gap, in_order, save_gaps, summarise
 from revision_jax.data.annotations.queries import Query, save_queries
 from revision_jax.data.builders.parts import Parts, explained
 from revision_jax.data.store.features import features_sha256
+from revision_jax.data.store.locations import save_locations
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard, VideoInfo
 from revision_jax.data.video.extraction import Encoder, VideoFeatures
 from revision_jax.disk import room_in
@@ -38,16 +41,18 @@ SHARDS = "shards"
 CHUNK_FRAMES = 64
 SHARD_BYTES = 256 << 20
 MAX_FILES = 256  # of a data set as a whole: a reader holds all of them open
+log = logging.getLogger(__name__)
 
 
 class _UncompressedWriter(tfds_writer.ExampleWriter):
-    """TFDS's writer compresses each record, which halves the speed of random reads and saves nothing here."""
+    """TFDS's writer compresses each record, which halves the speed of random reads and saves nothing here. It also
+    leaves the order of a record's fields to chance; here equal features give equal files."""
 
     def write(self, path: os.PathLike, examples: Iterable[tuple[Any, bytes]]) -> None:
         writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
         count = 0
         for _, example in examples:
-            writer.write(example)
+            writer.write(tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True))
             count += 1
         writer.close()
         reader = array_record_module.ArrayRecordReader(os.fspath(path))  # a full disk may go unnoticed until here
@@ -98,6 +103,10 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def source(self) -> dict:
         """All that decides the content, for the manifest; a directory that was made from anything else is refused."""
 
+    def video_files(self) -> Mapping[str, os.PathLike]:
+        """Video files by id, for pictures in reports; none where they lie in the data set itself or are not known."""
+        return {}
+
     def token(self, video_id: str) -> str:
         """A text that changes when a video that could not be used should be tried again."""
         del video_id
@@ -117,7 +126,11 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _make_alone(self, on_video: Callable[[int, int], None]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("%s is being made by another process; waits for it", self.directory)
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_complete():  # another run may have made it meanwhile
                 self._make(on_video)
 
@@ -160,6 +173,8 @@ class FeatureBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             queries, faults = self.annotate(durations)
             written = save_queries(self.directory / QUERIES, by_video(queries, durations))
             save_gaps(self.directory / GAPS, in_order([*gaps, *faults]))
+            if files := self.video_files():
+                save_locations(self.directory, files)
             dataclasses.replace(manifest, queries_sha256=written).save(self.directory)
         shutil.rmtree(self._parts.directory)
 

@@ -9,9 +9,14 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
 from revision_jax.data.annotations.rows import Annotations
-from revision_jax.data.builders.folder import read_queries
+from revision_jax.data.builders.activitynet import read_activitynet, read_tacos
+from revision_jax.data.builders.charades import read_charades
+from revision_jax.data.builders.ego4d import read_ego4d
+from revision_jax.data.builders.extremewhen import read_extremewhen
+from revision_jax.data.builders.folder import read_own
 from revision_jax.data.builders.mad import read_cone, read_mad
 from revision_jax.data.builders.msrvtt import read_msrvtt
+from revision_jax.data.builders.qvhighlights import read_qvhighlights
 from revision_jax.data.builders.vidchapters import read_ids, read_vidchapters
 
 
@@ -46,14 +51,19 @@ class DataSet:
     read: the rows of a split; None for data that `prepare` does not make.
     needs_annotations: whether `--annotations` must be given.
     flags: those beside the flags that all data sets have.
+    scores: what papers report on it, columns of `report.table`; empty = what is shown of any data.
+    hit: whether an IoU of exactly theta is a hit in those papers ("ge") or not ("mad"): `metrics.grounding`.
     """
 
     help: str
     read: Callable[[Given], Annotations] | None = None
     needs_annotations: bool = True
     flags: tuple[Flag, ...] = ()
+    scores: tuple[str, ...] = ()
+    hit: str = "mad"
 
 
+SHORT = ("R1@.3", "R1@.5", "R1@.7", "R5@.5", "R5@.7", "mIoU")  # of papers on videos of minutes
 DATA_SETS = {
     "shapes": DataSet("the embedded world; made when it is missing"),
     "mad": DataSet("MAD: MAD_{train,val,test}.json and its features", lambda given: read_mad(given.path)),
@@ -71,9 +81,44 @@ DATA_SETS = {
         needs_annotations=False,
         flags=(Flag("csv", "the videos of the split", required=True),),
     ),
+    "charades": DataSet(
+        "Charades-STA: charades_sta_{train,test}.txt",
+        lambda given: read_charades(given.path),
+        scores=SHORT,
+        hit="ge",
+    ),
+    "activitynet": DataSet(
+        "ActivityNet Captions: train.json, val_1.json, val_2.json",
+        lambda given: read_activitynet(given.path, given.keys),
+        scores=SHORT,
+        hit="ge",
+    ),
+    "tacos": DataSet(
+        "TACoS: {train,val,test}.json, times in frames",
+        lambda given: read_tacos(given.path, given.keys),
+        scores=("R1@.1", "R1@.3", "R1@.5", "R5@.1", "R5@.3", "R5@.5", "mIoU"),
+        hit="ge",
+    ),
+    "qvhighlights": DataSet(
+        "QVHighlights: highlight_{train,val,test}_release.jsonl",
+        lambda given: read_qvhighlights(given.path),
+        scores=("R1@.5", "R1@.7", "mAP@.5", "mAP@.75", "mAP"),
+        hit="ge",
+    ),
+    "extremewhen": DataSet(
+        "ExtremeWhenBench: its questions as json or jsonl",
+        lambda given: read_extremewhen(given.path),
+        scores=("mIoU", "R1@.3", "R1@.5", "R1@.7"),
+        hit="ge",
+    ),
+    "ego4d": DataSet(
+        "Ego4D natural language queries: nlq_{train,val}.json, by clip",
+        lambda given: read_ego4d(given.path),
+        scores=("R1@.3", "R1@.5", "R5@.3", "R5@.5"),  # its own mIoU is another one, of three moments
+    ),
     "folder": DataSet(
-        "your own videos or features, and a jsonl of queries",
-        lambda given: read_queries(given.path) if given.path else Annotations([]),
+        "your own videos or features, and queries: a jsonl, a CSV, ELAN's files, subtitles",
+        lambda given: read_own(given.path, given.keys) if given.path else Annotations([]),
         needs_annotations=False,
     ),
     "lcs": DataSet("LCS-558K's image captions; read as they are downloaded"),

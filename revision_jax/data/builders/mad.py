@@ -6,10 +6,14 @@ CONE: a line {"query_id", "query", "duration", "clip_id", "video_id", "timestamp
 
 import os
 import pathlib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from revision_jax.data.annotations.rows import Annotations, Row, intervals, numbered, read_json, read_rows
+from revision_jax.data.builders.ego4d import ids_of
+
+EGO4D = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_(\d+)")  # annotation, number of its query
 
 
 def read_mad(path: str | os.PathLike) -> Annotations:
@@ -41,13 +45,16 @@ def read_cone(path: str | os.PathLike, keys: Collection[str]) -> Annotations:
     known = set(keys)
 
     def parse(fields: Mapping[str, Any]) -> Iterator[Row]:
-        clip = str(fields["clip_id"])
+        clip, query_id, video = str(fields["clip_id"]), str(fields["query_id"]), str(fields["video_id"])
+        ego4d = EGO4D.fullmatch(query_id)
+        number = () if fields["query_id"] == query_id else (("query_id", fields["query_id"]),)
         yield Row(
-            query_id=str(fields["query_id"]),
-            video_id=clip if clip in known else str(fields["video_id"]),
+            query_id=query_id,
+            video_id=clip if clip in known else video,
             sentence=fields["query"],
             moments=intervals([fields["timestamps"]]),
             duration_s=float(fields["duration"]),
+            ids=ids_of(clip, ego4d[1], int(ego4d[2])) if ego4d else number,
         )
 
     content = read_json(path)

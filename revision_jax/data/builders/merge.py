@@ -12,6 +12,7 @@ from revision_jax.data.annotations.queries import check_queries, load_queries, s
 from revision_jax.data.builders.base import QUERIES, SHARDS, by_video, shard_name
 from revision_jax.data.builders.parts import explained
 from revision_jax.data.store.features import FeatureStore
+from revision_jax.data.store.locations import LOCATIONS, save_locations
 from revision_jax.data.store.manifest import MANIFEST, Manifest, Shard
 from revision_jax.text import read_object
 
@@ -41,6 +42,7 @@ def merge_shards(
             durations = {name: info.duration_s for name, info in manifest.videos.items()}
             written = save_queries(directory / QUERIES, by_video(check_queries(queries, durations), durations))
             save_gaps(directory / GAPS, in_order(gap for folder in folders for gap in load_gaps(folder / GAPS)))
+            _join_locations(directory, folders)
             dataclasses.replace(manifest, queries_sha256=written).save(directory)
     shutil.rmtree(directory / SHARDS, ignore_errors=True)
     return directory
@@ -97,6 +99,12 @@ def _verify(stores: Sequence[FeatureStore], on_video: Callable[[int, int], None]
             store.read_all(video_id)
             done += 1
             on_video(done, total)
+
+
+def _join_locations(directory: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
+    known = [read_object(folder / LOCATIONS) for folder in folders if (folder / LOCATIONS).is_file()]
+    if known:
+        save_locations(directory, {video_id: path for one in known for video_id, path in one.items()})
 
 
 def _link(directory: pathlib.Path, folders: Sequence[pathlib.Path], manifest: Manifest) -> None:

@@ -47,7 +47,10 @@ def read_msrvtt(path: str | os.PathLike | None, table: str | os.PathLike) -> Ann
             query_id = f"{sentence['video_id']}/{sentence['sen_id']}"
             yield Row(query_id, sentence["video_id"], _plain(sentence["caption"]), None)
 
-    return Annotations(*read_rows(numbered(path, read_json(path)["sentences"]), parse), notes=[note])
+    content = read_json(path)
+    if not isinstance(content, dict) or "sentences" not in content:
+        raise ValueError(f"{path}: found no object with the key sentences; expected MSRVTT_data.json")
+    return Annotations(*read_rows(numbered(path, content["sentences"]), parse), notes=[note])
 
 
 def _read_table(path: pathlib.Path) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ touches: through ArrayRecord's reader the first time, which verifies them, and f
 """
 
 import bisect
+import functools
 import hashlib
 import os
 import pathlib
@@ -70,7 +71,7 @@ class FeatureStore:
     def video_ids(self) -> list[str]:
         return list(self.manifest.videos)
 
-    @property
+    @functools.cached_property
     def durations(self) -> dict[str, float]:
         """Seconds by video id."""
         return {name: info.duration_s for name, info in self.manifest.videos.items()}
@@ -90,7 +91,7 @@ class FeatureStore:
 
         Args:
           frames: [...] integers in 0..N-1.
-          out: contiguous [..., D] to be filled, of the stored dtype: a row of a batch, copied once.
+          out: contiguous [..., D] to be filled, of the stored dtype: rows of a batch.
 
         Returns:
           [..., D]: `out`, or a new array.
@@ -110,6 +111,12 @@ class FeatureStore:
                 f"out is {out.dtype} {list(out.shape)}; expected contiguous {self.manifest.dtype} {list(shape)}"
             )
         rows = out.reshape(-1, self.manifest.width)
+        if self._copy_found(video_id, flat, rows):
+            return out
+        if frames.ndim > 1:
+            for some, own in zip(frames, out, strict=True):
+                self.read(video_id, some, own)
+            return out
         if (flat[1:] >= flat[:-1]).all():
             self._read_sorted(video_id, flat, rows)
         else:
@@ -119,16 +126,27 @@ class FeatureStore:
             rows[order] = ordered
         return out
 
+    def _copy_found(self, video_id: str, frames: np.ndarray, rows: np.ndarray) -> bool:
+        """Copies frames from the mapped file, if all their chunks were found there."""
+        mapped, offset = self._place(video_id)
+        records, inside = np.divmod(frames, self.manifest.chunk_frames)
+        records += offset
+        if not mapped.found(records).all():
+            return False
+        mapped.copy(records, inside, rows)
+        return True
+
+    def _place(self, video_id: str) -> tuple[MappedShard, int]:
+        """A video's shard, and the number of its first record in it."""
+        first = self.manifest.videos[video_id].first_record
+        shard = self._shard(first)  # a video never spans two shards
+        return self._mapped[shard], first - self._begins[shard]
+
     def _read_sorted(self, video_id: str, frames: np.ndarray, rows: np.ndarray) -> None:
         """Frames in ascending order -> rows of the same number."""
-        size, first = self.manifest.chunk_frames, self.manifest.videos[video_id].first_record
-        shard = self._shard(first)  # a video never spans two shards
-        offset, mapped = first - self._begins[shard], self._mapped[shard]
-        chunk_of, inside = np.divmod(frames, size)
+        mapped, offset = self._place(video_id)
+        chunk_of, inside = np.divmod(frames, self.manifest.chunk_frames)
         found = mapped.found(offset + chunk_of)
-        if found.all():
-            mapped.copy(offset + chunk_of, inside, rows)
-            return
         missing = set(chunk_of[~found].tolist())
         for chunk in np.unique(chunk_of).tolist():
             part = slice(*np.searchsorted(chunk_of, (chunk, chunk + 1)))

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from revision_jax.text import parse_json, read_text
 
@@ -94,6 +96,26 @@ class Manifest:
                 raise ValueError(f"format is {found!r}, this program reads {FORMAT}; prepare the data set again")
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
             fields["videos"] = {name: VideoInfo(**info) for name, info in fields["videos"].items()}
+            _check_kinds(cls, fields)
+            for part in (*fields["shards"], *fields["videos"].values()):
+                _check_kinds(type(part), vars(part))
+            if not fields["shards"]:
+                raise ValueError("manifest: shards are none; expected at least one")
             return cls(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _check_kinds(kind: type, fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a value that JSON has of another kind than the field's."""
+    for name, (kinds, words) in _KINDS[kind].items():
+        value = fields.get(name, "")
+        if type(value) not in kinds or (int in kinds and not 0 <= value < 2**48):
+            raise ValueError(f"{kind.__name__}: {name} is {value!r:.80}; expected {words}")
+
+
+_WORDS = {int: ((int,), "a whole number"), float: ((int, float), "a number"), str: ((str,), "text")}
+_KINDS = {
+    kind: {field.name: _WORDS[field.type] for field in dataclasses.fields(kind) if field.type in _WORDS}
+    for kind in (Manifest, Shard, VideoInfo)
+}

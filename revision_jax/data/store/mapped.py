@@ -17,6 +17,7 @@ import numpy as np
 
 BLOCK, HEADER = 1 << 16, 24
 ROOM = BLOCK - HEADER  # bytes of content in a block
+PART = 256  # frames copied at a time: they pass through a buffer that the processor's cache holds
 UNKNOWN, ABSENT = -1, -2
 
 
@@ -93,14 +94,23 @@ class MappedShard:
           inside: `[n]` number of the frame within its record.
           out: `[n, D]` of the stored dtype, contiguous.
         """
-        rows = out.view(np.uint8)
-        logical = self._logical[records] + inside * self.row_bytes
-        first, last = physical(logical), physical(logical + self.row_bytes - 1)
-        np.copyto(rows, self._rows[first])
-        for number in np.flatnonzero(last - first != self.row_bytes - 1):  # a block's header stands amid the frame
-            head = BLOCK - int(first[number]) % BLOCK
-            rows[number, :head] = self._bytes[first[number] : first[number] + head]
-            rows[number, head:] = self._bytes[first[number] + head + HEADER : last[number] + 1]
+        rows, size = out.view(np.uint8), self.row_bytes
+        first = physical(self._logical[records] + inside * size)
+        for start in range(0, len(first), PART):
+            part = slice(start, start + PART)
+            np.copyto(rows[part], self._rows[first[part]])
+        heads = BLOCK - first % BLOCK
+        split = np.flatnonzero(heads < size)  # a block's header stands amid the frame
+        into, whole = memoryview(rows.reshape(-1)), memoryview(self._map)
+        for row, place, head in zip((split * size).tolist(), first[split].tolist(), heads[split].tolist()):
+            into[row : row + head] = whole[place : place + head]
+            rest = size - head
+            place += head + HEADER
+            while rest > 0:  # a frame may be longer than a block
+                piece = min(rest, ROOM)
+                done = size - rest
+                into[row + done : row + done + piece] = whole[place : place + piece]
+                rest, place = rest - piece, place + BLOCK
 
 
 def physical(logical: np.ndarray | int) -> np.ndarray | int:

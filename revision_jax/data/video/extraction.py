@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +29,23 @@ from revision_jax.interop.pictures import Pictures, read_pictures
 from revision_jax.interop.texts import Texts, Tokens
 from revision_jax.interop.weights import weight_files
 from revision_jax.parallel.memory import held
-from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated
+from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated, round_up_rows
 
-TEXT_BATCH = 64
+
+class Rows(NamedTuple):
+    """Rows of a call of the encoder: frames, sentences."""
+
+    frames: int
+    sentences: int
+
+
+# A last batch is filled up, and what fills it is computed, too. A CPU is as fast with few rows, an accelerator is not.
+ON_CPU, ON_ACCELERATOR = Rows(16, 8), Rows(128, 64)
+
+
+def rows_on(device: jax.Device) -> Rows:
+    """Rows of a call of the encoder on such a device."""
+    return ON_CPU if device.platform == "cpu" else ON_ACCELERATOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,22 +97,26 @@ class Extractor:
       directory: Hugging Face directory: config.json, safetensors, tokenizer, preprocessor_config.json. Its config.json
         says which encoder it is.
       fps: frames a second to sample.
-      batch: frames a call of the encoder.
+      batch: frames a call of the encoder; by default what the device takes well, or a few more where a mesh does not
+        divide them.
     """
 
     def __init__(
         self,
         directory: str | os.PathLike,
         fps: float,
-        batch: int = 128,
+        batch: int | None = None,
         *,
         mesh: jax.sharding.Mesh | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
     ):
         directory = pathlib.Path(directory)
-        self.fps, self.batch = fps, batch
+        usual = rows_on(jax.devices()[0] if mesh is None else mesh.devices.flat[0])
+        if batch is None:
+            batch = usual.frames if mesh is None else round_up_rows(usual.frames, mesh)
         if mesh is not None:
             check_batch(mesh, batch)
+        self.fps, self.batch, self.text_batch = fps, batch, usual.sentences
         kind = encoder_kind(directory)
         encoder = load(kind, directory, dtype)
         self.width = encoder.config.feature_width
@@ -104,19 +124,21 @@ class Extractor:
         self.square = Square(pictures.size, pictures.crop, pictures.filter)
         self.name, self.fingerprint = encoder_name(directory), encoder_sha256(directory, pictures)
         self._texts = Texts(directory, kind.text, encoder.config.text.max_position_embeddings)
-        graphdef, self._weights = nnx.split(encoder)
+        self._tokenizing = threading.Lock()
+        self._graphdef, self._weights = nnx.split(encoder)
         self._rows = None
         if mesh is not None:
             self._weights = jax.device_put(self._weights, replicated(mesh))
             self._rows = batch_sharding(mesh)
+        self._encode_image = jax.jit(functools.partial(encode_images, self._graphdef, pictures.mean, pictures.std))
+        self._encode_text = jax.jit(functools.partial(encode_texts, self._graphdef))
 
-        @jax.jit
-        def encode_text(weights: nnx.State, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-            features, holistic = nnx.merge(graphdef, weights).encode_text(tokens)
-            return features.astype(jnp.float32), holistic.astype(jnp.float32)
-
-        self._encode_image = jax.jit(functools.partial(encode_images, graphdef, pictures.mean, pictures.std))
-        self._encode_text = encode_text
+    def forget_pictures(self) -> None:
+        """Frees the tower of pictures, the larger one, where only sentences will be encoded."""
+        encoder = nnx.merge(self._graphdef, self._weights)
+        encoder.vision = None
+        self._graphdef, self._weights = nnx.split(encoder)
+        self._encode_text = jax.jit(functools.partial(encode_texts, self._graphdef))
 
     @property
     def held_bytes(self) -> int:
@@ -157,23 +179,27 @@ class Extractor:
 
     def encode_queries(self, sentences: Sequence[str]) -> np.ndarray:
         """Holistic features [Q, D] float32 of sentences, to be compared with those of frames."""
-        return self._encode_tokens(self._texts(sentences))[1]
+        return self._encode_tokens(self._tokens(sentences))[1]
 
     def encode_query_tokens(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token features [Q, T, W] float32 and their mask [Q, T] bool, without start and end tokens.
 
         Not projected, after the text tower's last norm: input of the sparse adapter. T is the longest sentence's.
         """
-        tokens = self._texts(sentences)
+        tokens = self._tokens(sentences)
         places, mask = self._texts.inside(tokens)
         features, _ = self._encode_tokens(tokens)
         return features[:, places] * mask[..., None], mask
 
+    def _tokens(self, sentences: Sequence[str]) -> Tokens:
+        with self._tokenizing:  # a tokenizer is not safe for threads
+            return self._texts(sentences)
+
     def _encode_tokens(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
         features, holistic = [], []
-        for start in range(0, len(tokens.ids), TEXT_BATCH):
-            batch = tokens.ids[start : start + TEXT_BATCH]
-            padded = np.concatenate([batch, np.repeat(batch[:1], TEXT_BATCH - len(batch), axis=0)])
+        for start in range(0, len(tokens.ids), self.text_batch):
+            batch = tokens.ids[start : start + self.text_batch]
+            padded = np.concatenate([batch, np.repeat(batch[:1], self.text_batch - len(batch), axis=0)])
             outputs = jax.device_get(self._encode_text(self._weights, padded))
             features.append(outputs[0][: len(batch)])
             holistic.append(outputs[1][: len(batch)])
@@ -211,6 +237,12 @@ def encode_images(
     """uint8 [B, S, S, 3] -> [B, D] float16; mean and standard deviation of RGB in 0..1."""
     pixels = (frames.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
     return nnx.merge(graphdef, weights).encode_image(pixels).astype(jnp.float16)
+
+
+def encode_texts(graphdef: nnx.GraphDef, weights: nnx.State, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """int32 [B, T] -> token features [B, T, W] and holistic features [B, D], float32."""
+    features, holistic = nnx.merge(graphdef, weights).encode_text(tokens)
+    return features.astype(jnp.float32), holistic.astype(jnp.float32)
 
 
 def encoder_sha256(directory: pathlib.Path, pictures: Pictures) -> str:

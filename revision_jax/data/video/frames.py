@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 CLOCK_SLACK_S = 1e-3  # containers such as Matroska round times to milliseconds
 MAX_RATIO = 100  # of a picture's sides
 STILL = ("gif", "apng")  # moving pictures, or one that stands still
+WHOLE_LENGTH = {"matroska", "flv"}  # these declare one length; FFmpeg may give it to a stream that starts late
 SMALL = 320 * 240  # pixels; below, handing frames to threads costs more than decoding them
 
 
@@ -202,7 +203,10 @@ class FrameReader(Iterator[np.ndarray]):
         if self._allow_truncated or declared is None or self._clock.seams:
             return
         reached_s, slack = self.duration_s, 1.0
-        if not self._stream.duration:  # declared is the length of the longest stream, or guessed from the bit rate
+        names = self._container.format.name.split(",")
+        if not self._stream.duration or WHOLE_LENGTH & set(
+            names
+        ):  # of the longest stream, or guessed from the bit rate
             reached_s, slack = max(reached_s, self._clock.reached_s), max(1.0, 0.01 * declared)
         if reached_s >= declared - slack:
             return
@@ -210,7 +214,7 @@ class FrameReader(Iterator[np.ndarray]):
             self.path,
             f"{self.duration_s:.1f} s of video",
             f"the {declared:.1f} s that the file declares",
-            "It was cut short: copy it again, or pass allow_truncated=True to use what is there",
+            "It was cut short: copy it again (Python: allow_truncated=True uses what is there)",
         )
 
     def _picture(self, frame, time_s: float) -> np.ndarray:

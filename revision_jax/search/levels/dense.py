@@ -10,6 +10,8 @@ window are asked, `query_batch` at a time, and read its cache in place. Pairs (q
 cost nothing: windows are sorted by the number of queries that ask them, so that the windows of a block need equally
 many turns. Only pairs whose answer may still become a span are decoded further (`Grammar.open`): most windows answer
 `Not Present`, which the first token settles. Loops have dynamic bounds: padding costs memory, but no time.
+
+Where frames see the query (`search_pairs`) nothing is shared: each pair is encoded by itself, B at a time.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from revision_jax.models.grounder import Grounder
 from revision_jax.parallel.rules import agreed
 from revision_jax.search.answers.asking import Answerer, Asking, Pairs, answer_pairs, encode_context
 from revision_jax.search.answers.decoding import DecodeState, Grammar
-from revision_jax.search.packing.inputs import Questions, WindowTable
+from revision_jax.search.packing.inputs import Questions, Seen, WindowTable
 
 MOST_QUERIES = 1 << 16  # of a video, so that every (query, window) has a number of its own (which may wrap)
 
@@ -36,6 +38,7 @@ class DenseInputs(NamedTuple):
       features: `[frames, D]`, the whole video.
       table: its windows; on a mesh, this device's share of every block.
       questions: as the dense level asks them.
+      seen: what the frames see of the sentences; None where they see nothing.
     """
 
     prefix: jax.Array
@@ -43,6 +46,7 @@ class DenseInputs(NamedTuple):
     features: jax.Array
     table: WindowTable
     questions: Questions
+    seen: Seen | None = None
 
 
 class Answers(NamedTuple):
@@ -128,6 +132,33 @@ def search_windows(grounder: Grounder, inputs: DenseInputs, chosen: jax.Array, a
 
         turns = agreed(-(-counts[windows[0]] // asking.query_batch))
         state = jax.lax.fori_loop(0, turns, ask, state)
+        return dataclasses.replace(state, block=state.block + 1)
+
+    start = SearchState.start(num_queries, len(chosen), asking.beams, asking.answer_tokens)
+    return jax.lax.while_loop(lambda state: state.block < num_blocks, step, start)
+
+
+def search_pairs(grounder: Grounder, inputs: DenseInputs, chosen: jax.Array, asking: Asking) -> SearchState:
+    """`search_windows` where the frames of a window see the query: a cache for each chosen pair, B at a time."""
+    num_queries, _, block = chosen.shape
+    answerer, questions, seen = Answerer(grounder.llm, inputs.grammar, asking), inputs.questions, inputs.seen
+    chosen = chosen.reshape(num_queries, -1).T  # [W, Q]
+    frames, number = inputs.table.frames.reshape(len(chosen), -1), inputs.table.number.reshape(-1)
+    order = jnp.argsort(~chosen.reshape(-1), stable=True)  # chosen pairs first
+    count = jnp.sum(chosen)
+    num_blocks = agreed(-(-count // block))
+
+    def step(state: SearchState) -> SearchState:
+        place = state.block * block + jnp.arange(block)
+        windows, queries = jnp.divmod(order[place], num_queries)
+        embeddings = grounder.embed_windows(
+            inputs.prefix, inputs.features[frames[windows]], seen.query[queries], seen.mask[queries]
+        )
+        cache = encode_context(grounder.llm, embeddings, questions.head)
+        windows, queries, asked = windows[:, None], queries[:, None], (place < count)[:, None]  # [B, 1]
+        pair = number[windows] * MOST_QUERIES + questions.first + queries
+        found = answer_pairs(answerer, cache, Pairs(questions.tokens[queries], questions.lengths[queries], asked, pair))
+        state = state.with_answers(queries, windows, asked, found)
         return dataclasses.replace(state, block=state.block + 1)
 
     start = SearchState.start(num_queries, len(chosen), asking.beams, asking.answer_tokens)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from revision_jax.models.precision import einsum
 from revision_jax.parallel.rules import unsplit
 from revision_jax.prompts import AnswerGrammar
 
@@ -157,7 +158,7 @@ def window_similarity(features: jax.Array, frames: jax.Array, queries: jax.Array
     queries = unit(queries.astype(jnp.float32))
 
     def compare(rows: jax.Array) -> jax.Array:
-        cosine = jnp.einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
+        cosine = einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
         return jnp.mean(jax.lax.top_k(cosine, min(best, rows.shape[-1]))[0], axis=-1)
 
     return jnp.moveaxis(jax.lax.map(compare, frames), 0, 1).reshape(len(queries), -1)

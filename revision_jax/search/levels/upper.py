@@ -30,7 +30,13 @@ from revision_jax.search.answers.asking import (
 )
 from revision_jax.search.answers.confidence import INVERSE_MEAN_ENTROPY, confidence
 from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
-from revision_jax.search.levels.selection import NumberTree, first_numbers, pass_down, window_scores
+from revision_jax.search.levels.selection import (
+    NumberTree,
+    first_numbers,
+    pass_down,
+    window_scores,
+    window_similarity,
+)
 from revision_jax.search.packing.inputs import UpperInputs
 from revision_jax.search.policy import Policy
 
@@ -153,8 +159,12 @@ def search_levels(
         queries = (i * parts + number) * query_batch + jnp.arange(query_batch)
         asked = queries < questions.count
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
+        similarity = None
+        if asking.policy.shortlists:
+            similarity = window_similarity(data.features, inputs.table.frames, inputs.similar[queries])
+        shown = asking.policy.first_shown(shown, similarity, data.counts[0])
         made = inputs.vectors is None
-        sparse = sparse_vectors(upper, data.features, inputs, queries) if made else inputs.vectors[queries]
+        sparse = sparse_vectors(upper, data.features, inputs, queries, shown) if made else inputs.vectors[queries]
         chunk = Chunk(
             data.prefix, questions.head, questions.tokens[queries], questions.lengths[queries], unsplit(sparse, 0, 1, 2)
         )
@@ -174,21 +184,25 @@ def search_levels(
     return jax.lax.fori_loop(0, -(-chunks // parts), search_chunk, start)  # as often on every part
 
 
-def sparse_vectors(upper: Grounder, features: jax.Array, inputs: UpperInputs, queries: jax.Array) -> jax.Array:
-    """One vector for each of q queries and U windows: `[q, U, H]` in the LLM's dtype, 0 for padding.
+def sparse_vectors(
+    upper: Grounder, features: jax.Array, inputs: UpperInputs, queries: jax.Array, shown: jax.Array
+) -> jax.Array:
+    """One vector for each pair of q queries and U windows that is shown: `[q, U, H]` in the LLM's dtype, 0 elsewhere.
 
     A block of pairs (query, window) is encoded at a time, padding in the last block alone: it costs no time.
+
+    Args:
+      queries: `[q]` int32, their numbers; shown: `[q, U]` bool.
     """
-    table, batch, slots = inputs.table, len(queries), inputs.table.valid.size
+    table, (batch, slots) = inputs.table, shown.shape
     frames, block = table.frames.reshape(slots, -1), table.valid.shape[1]
-    used = jnp.sum(table.valid)  # windows come before padding
-    pairs = jnp.clip(inputs.questions.count - queries[0], 0, batch) * used
+    order, pairs = jnp.argsort(~shown.reshape(-1), stable=True), jnp.sum(shown)  # pairs shown come first
     width = upper.llm.embed(jnp.zeros((1, 1), jnp.int32))
     vectors = jnp.zeros((batch, slots, width.shape[-1]), width.dtype)
 
     def encode(i: jax.Array, vectors: jax.Array) -> jax.Array:
         pair = i * block + jnp.arange(block)
-        query, window = jnp.divmod(jnp.minimum(pair, pairs - 1), used)
+        query, window = jnp.divmod(order[jnp.clip(pair, 0, pairs - 1)], slots)
         row = queries[query]
         new = upper.sparse_tokens(features[frames[window]], inputs.query[row], inputs.query_mask[row])
         return vectors.at[jnp.where(pair < pairs, query, batch), window].set(new.astype(vectors.dtype), mode="drop")

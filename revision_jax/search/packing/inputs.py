@@ -43,6 +43,13 @@ class Questions(NamedTuple):
     first: jax.Array | np.int32 = np.int32(0)
 
 
+class Seen(NamedTuple):
+    """CLIP's token features of the sentences: query `[Q, Tq, D]`, mask `[Q, Tq]` bool."""
+
+    query: jax.Array
+    mask: jax.Array
+
+
 class UpperInputs(NamedTuple):
     """What the upper levels get beside the features.
 
@@ -51,6 +58,7 @@ class UpperInputs(NamedTuple):
       questions: as the upper levels ask them.
       query: `[Q, Tq, D]`, CLIP's token features of the sentences.
       query_mask: `[Q, Tq]` bool.
+      similar: `[Q, D]`, holistic features of the sentences; None where no shortlist is made.
       parents: `[W, P]` int32, for every dense window the numbers of the upper windows that send it down.
       vectors: `[Q, U, H]`, sparse vectors that an earlier search of the same video made; None makes them.
     """
@@ -59,6 +67,7 @@ class UpperInputs(NamedTuple):
     questions: Questions
     query: jax.Array
     query_mask: jax.Array
+    similar: jax.Array | None = None
     parents: jax.Array | None = None
     vectors: jax.Array | None = None
 
@@ -76,6 +85,7 @@ class VideoInputs(NamedTuple):
         every window.
       similar: `[Q, D]`, holistic features of the sentences; None where no policy compares them.
       upper: what the upper levels get; None without upper levels.
+      seen: what the frames of dense windows see of the sentences; None where they see nothing.
     """
 
     features: jax.Array
@@ -87,3 +97,4 @@ class VideoInputs(NamedTuple):
     counts: jax.Array | None
     similar: jax.Array | None
     upper: UpperInputs | None
+    seen: Seen | None = None

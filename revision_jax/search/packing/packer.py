@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
-from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
+from revision_jax.search.packing.inputs import Seen, UpperInputs, VideoInputs
 from revision_jax.search.packing.padding import asked_shape, pack_rows, pack_windows, pad_frames, query_chunks
 from revision_jax.search.packing.questions import QuestionEncoder
 from revision_jax.search.packing.windows import VideoWindows
@@ -83,10 +83,12 @@ class Packer:
     Attributes:
       questions: tokenises sentences.
       shards: devices on the mesh's data axis.
+      frames_see_query: whether the dense level, too, gets CLIP's token features of the sentences.
     """
 
     questions: QuestionEncoder
     shards: int
+    frames_see_query: bool = False
 
     def pack(self, request: Request, plan: Plan, settings: SearchSettings) -> Packed:
         """A part of a request in fixed shapes; `settings` are the plan's, perhaps with smaller blocks.
@@ -119,7 +121,8 @@ class Packer:
             questions=questions,
             counts=counts,
             similar=similar,
-            upper=self._upper(request, settings, batch, table.valid.size) if plan.levels else None,
+            upper=self._upper(request, plan, batch, table.valid.size) if plan.levels else None,
+            seen=_seen(request.sentences, len(questions.tokens), "windows") if self.frames_see_query else None,
         )
         return Packed(plan, video)
 
@@ -131,24 +134,32 @@ class Packer:
         """
         return pad_frames(request.video.features), self._upper_inputs(request, settings, batch=1)
 
-    def _upper(self, request: Request, settings: SearchSettings, batch: int, dense: int) -> UpperInputs:
+    def _upper(self, request: Request, plan: Plan, batch: int, dense: int) -> UpperInputs:
         """What upper levels get; `dense` slots of dense windows."""
-        inputs, vectors = self._upper_inputs(request, settings, batch), None
+        inputs, vectors = self._upper_inputs(request, plan.settings, batch), None
+        if plan.policy.shortlists:
+            similar = pack_rows(np.asarray(request.sentences.similar, np.float32), len(inputs.questions.tokens))
+            inputs = inputs._replace(similar=similar)
         if request.vectors is not None:
             vectors = _slots(request.vectors.arrays[0], len(inputs.questions.tokens), inputs.table.valid.size)
         return inputs._replace(parents=pack_rows(request.windows.parents, dense), vectors=vectors)
 
     def _upper_inputs(self, request: Request, settings: SearchSettings, batch: int) -> UpperInputs:
         sentences = request.sentences
-        query = required(sentences.tokens, "upper levels need CLIP's token features of the sentences (tokens and mask)")
         questions = self.questions.pack(sentences.texts, self.questions.upper_question, batch)
-        rows = len(questions.tokens)
+        seen = _seen(sentences, len(questions.tokens), "upper levels")
         return UpperInputs(
             table=pack_windows(request.windows.upper_frames, settings.window_block),
             questions=questions,
-            query=pack_rows(np.asarray(query), rows),
-            query_mask=pack_rows(np.asarray(sentences.mask, bool), rows),
+            query=seen.query,
+            query_mask=seen.mask,
         )
+
+
+def _seen(sentences: Sentences, rows: int, by: str) -> Seen:
+    """The token features of the sentences, filled up to so many rows; ValueError, naming `by`, where there are none."""
+    query = required(sentences.tokens, f"{by} need CLIP's token features of the sentences (tokens and mask)")
+    return Seen(pack_rows(np.asarray(query), rows), pack_rows(np.asarray(sentences.mask, bool), rows))
 
 
 def required(value: Any, message: str) -> Any:

@@ -52,8 +52,12 @@ class QuestionEncoder:
         Raises:
           ValueError: a sentence that cannot be asked, see `encode`, or a question longer than `length`.
         """
-        head = common_start([self.prompts.encode_question(probe, level) for probe in _PROBES])
-        return pack_questions([self.encode(sentence, level) for sentence in sentences], head, self.length, batch)
+        sentences = [self.encode(sentence, level) for sentence in sentences]
+        return pack_questions(sentences, self.head(level), self.length, batch)
+
+    def head(self, level: str) -> np.ndarray:
+        """Tokens `[h]` int32 that all questions of a level begin with."""
+        return common_start([self.prompts.encode_question(probe, level) for probe in _PROBES])
 
     def fitted_to(self, sentences: Sequence[str]) -> "QuestionEncoder":
         """With the length that all these sentences need, so that they meet one program; a length that is set stays."""

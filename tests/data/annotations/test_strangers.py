@@ -12,6 +12,7 @@ from revision_jax.data.builders.folder import find_videos, read_queries
 from revision_jax.data.builders.mad import read_mad
 from revision_jax.data.builders.msrvtt import read_msrvtt
 from revision_jax.data.builders.parts import Parts
+from revision_jax.data.builders.vidchapters import read_vidchapters
 from revision_jax.data.store.manifest import Manifest, Shard, VideoInfo
 from tests.test_text import INSIDE
 
@@ -32,7 +33,8 @@ def test_what_is_written_is_read_again(tmp_path):
     assert load_gaps(tmp_path / "gaps.jsonl") == gaps
     answers = json.dumps({"query_id": f"q{INSIDE}", "moments": [[1, 2, 0.5]]}, ensure_ascii=False)
     (tmp_path / "mined.jsonl").write_text("\ufeff" + answers + "\n", encoding="utf-8")
-    assert read_answers(tmp_path / "mined.jsonl") == {f"q{INSIDE}": [[1, 2, 0.5]]}
+    asked = [Query(f"q{INSIDE}", "v", "c", ())]
+    assert read_answers(tmp_path / "mined.jsonl", asked, {"v": 9.0}) == {f"q{INSIDE}": [[1, 2, 0.5]]}
 
 
 def test_a_byte_order_mark_in_json_and_jsonl(tmp_path):
@@ -45,7 +47,7 @@ def test_a_byte_order_mark_in_json_and_jsonl(tmp_path):
 def test_another_encoding_is_refused_by_name(tmp_path):
     path = tmp_path / "queries.jsonl"
     path.write_bytes(line(sentence="ein grüner Kreis").encode("latin1"))
-    for read in (read_queries, load_queries, read_json, read_answers):
+    for read in (read_queries, load_queries, read_json, lambda path: read_answers(path, (), {})):
         with pytest.raises(ValueError, match=rf"{path}: found byte 0xfc at \d+ \(line 1\); expected UTF-8"):
             read(path)
 
@@ -126,6 +128,36 @@ def test_deep_json_is_refused_by_name(tmp_path):
     (tmp_path / "manifest.json").write_text('{"a":' * 100_000)
     with pytest.raises(ValueError, match=r"manifest.json.*nested too deep"):
         Manifest.load(tmp_path)
+
+
+KINDS = {
+    ("videos", "v", "num_frames"): "1", ("videos", "v", "duration_s"): None, ("shards", 0, "records"): 1.5,
+    ("shards", 0, "bytes"): [1], ("width",): 10**30, ("chunk_frames",): float("inf"), ("encoder",): 5, ("shards",): [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", KINDS, ids=str)
+def test_a_manifest_of_other_kinds_of_values_is_told(tmp_path, place):
+    info = {"v": VideoInfo(10, 5.0, 0, "0" * 64)}
+    Manifest("e", "0" * 64, 2.0, 8, "float16", 64, (Shard("x", 1, 1),), info).save(tmp_path)
+    inner = content = json.loads((tmp_path / "manifest.json").read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = KINDS[place]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/manifest.json: .*{place[-1]}"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [5, None, "x", [1], {}, {"sentences": 5}, {"sentences": "x"}], ids=str)
+def test_annotations_that_hold_no_rows_are_told(tmp_path, content):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "s.csv").write_text("video_id\nv\n")
+    with pytest.raises(ValueError, match=rf"{tmp_path}/a.json: found .*; expected"):
+        read_msrvtt(tmp_path / "a.json", tmp_path / "s.csv")
+    if not isinstance(content, list):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/a.json: found .*; expected a list of rows"):
+            read_vidchapters(tmp_path / "a.json", ["v"])
 
 
 @pytest.mark.parametrize("path", ["../other/x", "/etc/passwd", "features/../../x", "a\0b"])

@@ -118,6 +118,21 @@ def test_counts_and_skips(store, caplog):
     assert (kinds[False], kinds[True]) == (7, 7) and pipeline.epoch_batches == 14
 
 
+def test_occurrences_that_must_share_a_window_are_each_its_answer(store):
+    """Three windows of one query, as QVHighlights has them: each is drawn as its own target, none is lost."""
+    near = Query("near", "v0", "Near.", ((40.0, 42.0), (43.0, 46.0), (47.0, 48.0)))
+    apart, shared = (build(store, [*QUERIES, near], batch_size=1, shared=shared) for shared in (False, True))
+    assert apart.skipped[module.TOO_NEAR] == 2 and module.TOO_NEAR not in shared.skipped
+    assert apart.epoch_batches < shared.epoch_batches
+    answered = set()
+    for record_id, record in records(shared).items():
+        clip = shared.describe_record.clips[record_id][0]
+        if clip.query_id == "near" and answer(record) != NOT_PRESENT:
+            s, e = HIERARCHY.to_seconds(*clip.answer, clip.window_start_s)
+            answered |= {moment for moment in near.moments if abs(s - moment[0]) <= 2 and abs(e - moment[1]) <= 2}
+    assert answered == set(near.moments)
+
+
 @pytest.mark.parametrize(("neg_factor", "contrastive"), [(0.0, 0), (0.5, 4), (1.0, 7), (2.5, 18)])
 def test_neg_factor(store, neg_factor, contrastive):
     found = records(build(store, batch_size=1, neg_factor=neg_factor))

@@ -95,7 +95,7 @@ def test_sizes_come_in_turn_with_their_features_and_answers(load):
             query_id = described.split()[1]
             clip = next(c for c in all_clips(load, n) if c.query_id == query_id)
             sentence = load.sentences[clip.query_id]
-            np.testing.assert_array_equal(batch["query"][row], load.query_tokens(sentence)["query"])
+            np.testing.assert_array_equal(batch["query"][row], load.query_tokens("", sentence)["query"])
     assert sizes[:4] == [6, 4, 6, 4] and len(set(sizes)) == 2
 
 

@@ -1,6 +1,7 @@
 """Strategies of contrastive windows: each where it says, none ever on the event."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from revision_jax.data.batches.strategy import Strategy, StrategyContext, guarde
 from revision_jax.data.batches.streams import Batching, join
 from revision_jax.data.batches.train_split import TrainSplit
 from revision_jax.data.store.features import FeatureStore
+from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.hierarchy import Hierarchy
+from revision_jax.metrics.cost import Cost
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 
 FPS, D = 2.0, 8
@@ -140,9 +143,38 @@ def test_mined_takes_wrong_answers_but_neither_the_event_nor_its_like(store, ans
     assert made.times(guarded(QUERIES)["q0"]).tolist() == [222.0]
     assert all(clip.window_start_s <= 222 <= clip.window_start_s + 20 for clip in draws(made, QUERIES[0]))
     assert len({clip.window_start_s for clip in draws(made, QUERIES[2])}) > 30  # no answers: at random
-    assert read_answers(answers).keys() == {"q0"}
+    assert read_answers(answers, QUERIES, store.durations).keys() == {"q0"}
     with pytest.raises(FileNotFoundError, match=r"data\.mined"):
         strategy(store, "mined", answers=Path("nowhere.jsonl"))
+
+
+def predictions(path, store, **changes):
+    """The log of an evaluation with an answer to q0 and one to q2; `changes` of the first, after it was written."""
+    path.unlink(missing_ok=True)
+    log = PredictionLog(path, "x")
+    for query in (QUERIES[0], QUERIES[2]):
+        log.append("depth1", [query], [Prediction(query.query_id, np.array([[10.0, 14.0, 0.5]]))], Cost())
+    lines = [json.loads(line) for line in path.read_text().split("\n") if line]
+    lines[1] |= changes
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_mined_answers_belong_to_these_queries_or_are_told(store, tmp_path, caplog):
+    path = predictions(tmp_path / "predictions.jsonl", store)
+    assert strategy(store, "mined", answers=path).answers.keys() == {"q0", "q2"}
+    assert f"{path} (data.mined) has no answer to 3 of the 5 queries of {store.path}" in caplog.text
+    predictions(path, store, moments=[[30.0, 34.0, 0.5]])
+    assert read_answers(path, QUERIES, store.durations).keys() == {"q2"}
+    assert f"{path}:3: the lines of 'v0' above are not what was written; it is left out" in caplog.text
+    for row, told in (
+        ({"video_id": "v1"}, "video_id of 'q0' is 'v1', here 'v0'"),
+        ({"sentence": "A cow."}, "sentence of 'q0' is 'A cow.', here 'A dog runs.'"),
+        ({"moments": [[490.0, 502.0, 1.0]]}, "a moment of 'q0' ends at 502 s, its video at 500 s"),
+    ):
+        path.write_text(json.dumps({"query_id": "q0", "moments": []} | row))
+        with pytest.raises(ValueError, match=re.escape(told)):
+            read_answers(path, QUERIES, store.durations)
 
 
 def test_a_mixture_keeps_to_its_weights(store):
@@ -181,6 +213,9 @@ def test_a_strategy_is_found_by_its_file(tmp_path, monkeypatch, store):
     )
     (tmp_path / "other.py").write_text("first = 1\n")
     monkeypatch.setattr(negatives, "__path__", [*negatives.__path__, str(tmp_path)])
+    for name in ("first", "other"):  # not one that another test added; gone again after this one
+        monkeypatch.setitem(sys.modules, f"{negatives.__name__}.{name}", None)
+        monkeypatch.delitem(sys.modules, f"{negatives.__name__}.{name}")
     assert {"first", "random"} <= set(negatives.strategy_names())
     assert draws(strategy(store, "first"), QUERIES[0], 1)[0].window_start_s == 0.0
     with pytest.raises(ValueError, match=r"other\.py: found 0 classes with name = 'other'"):

@@ -18,7 +18,7 @@ def encode_query_tokens(sentences):
 
 def test_query_tokens_are_cut_padded_and_in_half_precision():
     tokens = QueryTokens(types.SimpleNamespace(encode_query_tokens=encode_query_tokens), ["ab", "abcde", "ab"], Q)
-    short, cut = tokens("ab"), tokens("abcde")
-    assert tokens.width == D and short["query"].dtype == np.float16
+    short, cut = tokens("q0", "ab"), tokens("q1", "abcde")
+    assert short["query"].shape == (Q, D) and short["query"].dtype == np.float16
     assert short["query"][:, 0].tolist() == [1, 1, 0] and short["query_mask"].tolist() == [True, True, False]
     assert cut["query"][:, 0].tolist() == [2.5] * 3 and cut["query_mask"].all()

@@ -1,8 +1,10 @@
 """Builders: resumable video by video, never mixed, readable by TFDS itself."""
 
+import fcntl
 import resource
 import signal
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -39,6 +41,16 @@ def test_a_killed_run_continues_with_the_next_video(tmp_path, builder_parts):
     again = array_builder(tmp_path / "d", arrays, extractor(), QUERIES)
     again.prepare()
     assert again.made == []
+
+
+def test_a_second_process_says_that_it_waits(tmp_path, builder_parts, caplog):
+    array_builder, extractor, make_arrays = builder_parts
+    lock = (tmp_path / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    threading.Timer(0.3, lock.close).start()
+    with caplog.at_level("INFO", "revision_jax"):
+        array_builder(tmp_path, make_arrays((10,)), extractor()).prepare()
+    assert f"{tmp_path} is being made by another process; waits for it" in caplog.text
 
 
 def test_killed_after_the_shards_were_written(tmp_path, builder_parts, monkeypatch):

@@ -248,8 +248,8 @@ def test_query_features(tmp_path, kind):
     directory = QueryFeatures(tmp_path / "out", "train", encoder, [*lengths, "3"], open_features(path)).prepare()
     assert directory == tmp_path / "out" / QUERY_TOKENS
     assert [gap.video_id for gap in load_gaps(directory / "gaps.jsonl")] == ["3"]
-    tokens = StoredQueryTokens(FeatureStore(directory), {"a": "0", "b": "1"}, 8)
-    short, cut = tokens("a"), tokens("b")
+    tokens = StoredQueryTokens(FeatureStore(directory), ["0", "1"], 8)
+    short, cut = tokens("0", "a"), tokens("1", "b")
     np.testing.assert_array_equal(short["query"][:5], arrays["0"].astype("f2"))
     assert not short["query"][5:].any() and short["query_mask"].sum() == 5
     np.testing.assert_array_equal(cut["query"], arrays["1"][:8].astype("f2"))

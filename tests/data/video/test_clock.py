@@ -169,6 +169,13 @@ def test_a_picture_that_starts_late_is_where_a_player_shows_it(tmp_path, name, s
     assert "first picture comes after 10.00 s" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["x.mkv", "x.mp4", "x.flv", "x.avi"])
+def test_a_late_picture_that_ends_before_the_sound_is_whole(tmp_path, name):
+    """So late that FFmpeg has not seen it when it says how long its track is."""
+    path = write(tmp_path / name, steady(8, 2, 13), 22)
+    assert read(path)[1] == pytest.approx(21.0, abs=0.15)
+
+
 @pytest.mark.parametrize("name", ["x.ts", "x.vob"])
 def test_a_broadcast_counts_from_its_earliest_stream(tmp_path, name):
     shown, duration_s = read(write(tmp_path / name, steady(3, 2, 7000) + steady(3, 12, 7003)))

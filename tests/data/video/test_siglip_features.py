@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from tiny_siglip import IMAGES, LENGTH, SIZE, TOKENIZER, make_siglip
 
@@ -33,11 +32,11 @@ def extractor(directory):
 
 
 @pytest.fixture(scope="module")
-def theirs(directory):
+def theirs(torch, directory):
     return transformers.SiglipModel.from_pretrained(directory).eval()
 
 
-def test_pictures_are_those_of_the_processor(extractor, theirs):
+def test_pictures_are_those_of_the_processor(torch, extractor, theirs):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (9, SIZE, SIZE, 3), np.uint8)
     process = transformers.SiglipImageProcessorPil(**IMAGES)
@@ -63,7 +62,7 @@ def test_a_wide_picture_is_squeezed_and_not_cropped(resample, name):
     assert found[:, 0, 0].mean() < 6 and other[:, 0, 0].mean() > 30  # the left edge is seen
 
 
-def test_sentences_are_those_of_the_tokenizer(directory, extractor, theirs):
+def test_sentences_are_those_of_the_tokenizer(torch, directory, extractor, theirs):
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     assert type(tokenizer).__name__ == "GemmaTokenizer"
     inputs = tokenizer(

@@ -1,0 +1,29 @@
+"""For mkdocs (mkdocs.yml): pages of the repository's top folder, and links that hold there and on the site."""
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+# A file beside mkdocs.yml -> its page.
+TOP = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages of the top folder, whose links into `docs/` lose that folder."""
+    top = Path(config.config_file_path).parent
+    for name, page in TOP.items():
+        text = (top / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, page, content=_renamed(text)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """Links from `docs/` to the top folder."""
+    return _renamed(markdown.replace("](../", "]("))
+
+
+def _renamed(text: str) -> str:
+    for name, page in TOP.items():
+        text = text.replace(f"]({name}", f"]({page}")
+    return text

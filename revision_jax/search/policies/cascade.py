@@ -1,0 +1,44 @@
+"""CLIP similarity shortlists the windows that the upper levels read; then as `top_down`.
+
+Sparse vectors, one for every query and window, are nearly all the arithmetic of a search with many queries. Similarity
+costs one product a frame.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from revision_jax.search.levels.selection import keep_best
+from revision_jax.search.policy import Policy, kept, kept_counts
+from revision_jax.search.settings import SearchSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade(Policy):
+    """A shortlist by similarity, then the levels send their best windows down.
+
+    Attributes:
+      shortlist: how many of the upper windows the first level is shown; see `policy.kept`.
+      keep: what each of the L levels sends down, coarse first; see `policy.kept`.
+    """
+
+    shortlist: float
+    keep: tuple[float, ...]
+    name = "cascade"
+    needs_similarity = True
+    shortlists = True
+    compared = "deepest"
+
+    @classmethod
+    def make(cls, settings: SearchSettings, levels: int) -> "Cascade":
+        return cls(settings.shortlist, settings.keep[-levels:])
+
+    def counts(self, upper: int, dense: int) -> np.ndarray:
+        counts = kept_counts(self.keep, upper, dense)
+        counts[:-1] = np.minimum(counts[:-1], kept(self.shortlist, upper))  # no level is shown more than the shortlist
+        return counts
+
+    def first_shown(self, windows: jax.Array, similarity: jax.Array | None, count: jax.Array) -> jax.Array:
+        return keep_best(jnp.where(windows, similarity, -jnp.inf), count)
