@@ -90,13 +90,14 @@ def evaluate(run: Run, options: Options = DEFAULT, *, compilations: Mapping[str,
         **peak_memory(run.mesh),
     }
     metrics = plain(metrics)
+    step = run.steps  # of every host: they meet where the checkpoints are opened
     if multihost.is_first():
         suffix = evaluation.path("report.html").stem.removeprefix("report")
         with room_in(evaluation.folder):
             thumbnails = make_thumbnails(directories[split], cases)
             report = write_summary((evaluation.folder, suffix), metrics, run.config, cases, thumbnails)
             write_json(evaluation.path("metrics.json"), metrics)  # the last: it says that all the rest is there
-        watch(evaluation, metrics, cases)
+        watch(evaluation, step, metrics, cases)
         print_table(metrics)
         log.info("report: %s", report)
     return metrics

@@ -18,10 +18,13 @@ from revision_jax.training.tracker import check_tracker, open_trackers
 log = logging.getLogger(__name__)
 
 
-def watch(evaluation: Evaluation, metrics: Mapping[str, Any], cases: Sequence[Timeline]) -> None:
-    """Writes to the trackers, at the last step of the training; after the report, whose picture is shown.
+def watch(evaluation: Evaluation, step: int, metrics: Mapping[str, Any], cases: Sequence[Timeline]) -> None:
+    """Writes to the trackers; after the report, whose picture is shown.
 
     Names begin as `eval/test/`, with the folder and the split of the evaluation.
+
+    Args:
+      step: of the training, at which the scores stand: `run.steps`.
     """
     run, config = evaluation.run, evaluation.run.config
     try:
@@ -29,7 +32,7 @@ def watch(evaluation: Evaluation, metrics: Mapping[str, Any], cases: Sequence[Ti
     except ConfigError as error:
         log.warning("the evaluation is written to TensorBoard's events alone: %s", error)
         config = None
-    step, place = run.steps, f"{evaluation.options.out}/{evaluation.split}"
+    place = f"{evaluation.options.out}/{evaluation.split}"
     picture = evaluation.path("timelines.png")
     for tracker in open_trackers(run.workdir, step, config):
         tracker.write(step, {f"{place}/{name}": value for name, value in _scores(metrics).items()})

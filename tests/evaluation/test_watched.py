@@ -32,7 +32,7 @@ def test_an_evaluation_where_wandb_is_missing_goes_on_and_says_so(trained_run, m
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = ConfigDict(trained_run.config.to_dict() | {"track": "wandb"})
     run = Run(config, tmp_path)
-    watch(Evaluation(run, DEFAULT, "test", {}, {}), trained_run.metrics, [])
+    watch(Evaluation(run, DEFAULT, "test", {}, {}), 0, trained_run.metrics, [])
     assert "written to TensorBoard's events alone: track is 'wandb', and that package is not installed" in caplog.text
     tags = [value.tag for _, value in read_events(tmp_path)]
     assert "eval/test/depth1/R1_0.3" in tags
