@@ -78,8 +78,8 @@ newest() { # extra of setup.py
     # shellcheck disable=SC2016 # of the shell inside
     chroot "$folder" /usr/bin/env -i HOME=/root LANG=C.UTF-8 LIBRARIES="$LIBRARIES" EXTRA="$1" bash -euc '
       cd /src
+      export PATH=/venv/bin:/usr/bin:/bin:/usr/sbin:/sbin  # also where python3 looks for itself
       [ -d /venv ] || python3 -m venv /venv
-      export PATH=/venv/bin:/usr/bin:/bin:/usr/sbin:/sbin
       pip install -q -e ".[$EXTRA]"
       '"$(declare -f suite)"'
       arguments=("$@")
