@@ -2,16 +2,19 @@
 
 import atexit
 import dataclasses
+import fcntl
 import importlib
 import importlib.metadata
 import importlib.util
 import os
+import pickle
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +104,22 @@ def give_freed_memory_back():
     memory.keep_freed_memory = lambda: None
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+    """A folder that one worker fills and all use, and what `make(folder)` returned; the others wait for it."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
+    folder, returned = folder / name, folder / f"{name}.pickle"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        if not returned.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+            folder.mkdir()
+            value = pickle.dumps(make(folder))
+            returned.write_bytes(value)
+        return folder, pickle.loads(returned.read_bytes())
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
     """A finished run on a few minutes of Shapes with random parts; do not change it."""
@@ -122,13 +141,22 @@ def trained_run(tmp_path_factory):
     from revision_jax.runs.splits import prepare_data
     from revision_jax.train import train
 
-    folder = tmp_path_factory.mktemp("trained")
     changes = {"data__val_videos": 2, "data__test_videos": 2, "eval__before": True}
-    # From PyTorch's files, where it is there: what needs a trained run also shows that these are as good as any.
-    base = make_base(folder / "base")
-    config = config_of(to_torch(base) if PYTORCH else base, folder / "data", **changes)
-    metrics = train(config, folder / "runs" / "tiny")
-    return TrainedRun(config, folder / "runs" / "tiny", dict(prepare_data(config)), metrics)
+
+    def config_in(folder):
+        return config_of(folder / "base", folder / "data", **changes)
+
+    def make(folder):
+        # From PyTorch's files, where it is there: what needs a trained run also shows that these are as good as any.
+        base = make_base(folder / "base")
+        if PYTORCH:
+            to_torch(base)
+        config = config_in(folder)
+        metrics = train(config, folder / "runs" / "tiny")
+        return dict(prepare_data(config)), metrics
+
+    folder, (directories, metrics) = made_once(tmp_path_factory, "trained", make)
+    return TrainedRun(config_in(folder), folder / "runs" / "tiny", directories, metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,26 +182,41 @@ def chain(tmp_path_factory):
     from revision_jax.runs.splits import prepare_data
     from revision_jax.runs.training import train
 
-    folder = tmp_path_factory.mktemp("chain")
-    # As wide as the text tower of CLIP: the sparse adapter reads both.
-    make_base(folder / "base", width=16)
-    config = lambda spec, **changes: chain_config(spec, folder, **changes)
-    dense = config("configs/stage1.py")
-    directories = dict(prepare_data(dense))
-    for name, stage in (("dense", dense), ("sparse", config("configs/stage1_sparse.py"))):
-        train(Run(stage, folder / name), directories)
-    return Chain(folder, directories, config)
+    def make(folder):
+        # As wide as the text tower of CLIP: the sparse adapter reads both.
+        make_base(folder / "base", width=16)
+        dense = chain_config("configs/stage1.py", folder)
+        directories = dict(prepare_data(dense))
+        for name, stage in (("dense", dense), ("sparse", chain_config("configs/stage1_sparse.py", folder))):
+            train(Run(stage, folder / name), directories)
+        return directories
+
+    folder, directories = made_once(tmp_path_factory, "chain", make)
+    return Chain(folder, directories, lambda spec, **changes: chain_config(spec, folder, **changes))
 
 
 @pytest.fixture(scope="session")
-def long_run(chain):
+def long_run(chain, tmp_path_factory):
     """The work folder of a run of stage 2 on the chain's, whose LoRA differs from its dense run's; do not change it."""
     from revision_jax.runs.run import Run
     from revision_jax.runs.training import train
 
-    config = chain.config("configs/stage2.py", train__learning_rate=1e-2, search__depth=3)
-    train(Run(config, chain.folder / "long"), chain.directories)
-    return chain.folder / "long"
+    def make(folder):
+        config = chain.config("configs/stage2.py", train__learning_rate=1e-2, search__depth=3)
+        train(Run(config, folder), chain.directories)
+
+    return made_once(tmp_path_factory, "chain/long", make)[0]
+
+
+@pytest.fixture(scope="session")
+def evaluated_long(long_run, tmp_path_factory):
+    """A copy of the long run that was evaluated by every method, and its metrics; do not change it."""
+    from revision_jax.evaluation.evaluate import evaluate
+    from revision_jax.runs.run import Run
+
+    make = lambda folder: evaluate(Run.load(shutil.copytree(long_run, folder / "run")))
+    folder, metrics = made_once(tmp_path_factory, "evaluated", make)
+    return folder / "run", metrics
 
 
 @pytest.fixture(scope="session")

@@ -171,10 +171,10 @@ def test_each_split_by_itself_keeps_its_answers(trained_run, tmp_path, monkeypat
 
 
 @pytest.fixture(scope="module")
-def evaluated(long_run, tmp_path_factory):
+def evaluated(evaluated_long, tmp_path_factory):
     """A copy of the run of stage 2 with its metrics: its own questions, and every depth of the search."""
-    workdir = Path(shutil.copytree(long_run, tmp_path_factory.mktemp("evaluated") / "long"))
-    return workdir, evaluate_run(Run.load(workdir))
+    workdir, metrics = evaluated_long
+    return Path(shutil.copytree(workdir, tmp_path_factory.mktemp("evaluated") / "long")), metrics
 
 
 def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluated, tmp_path):

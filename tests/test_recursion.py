@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 
 from revision_jax import ground, load_run
-from revision_jax.evaluation.evaluate import evaluate
 from revision_jax.runs.run import Run
 from tests.forced_devices import run_python
 
 
 @pytest.fixture(scope="module")
-def evaluated(long_run, tmp_path_factory):
+def evaluated(evaluated_long, tmp_path_factory):
     """A copy of the long run, evaluated, and the test video with its predictions by method."""
-    workdir = Path(shutil.copytree(long_run, tmp_path_factory.mktemp("recursion") / "long"))
-    run = Run.load(workdir)
-    metrics = evaluate(run)
+    workdir = Path(shutil.copytree(evaluated_long[0], tmp_path_factory.mktemp("recursion") / "long"))
+    run, metrics = Run.load(workdir), evaluated_long[1]
     lines = []
     for name in ("predictions.jsonl", "predictions_upper.jsonl"):
         lines += map(json.loads, (workdir / "eval" / name).read_text().splitlines())

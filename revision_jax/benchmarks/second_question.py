@@ -28,6 +28,7 @@ from av.video.reformatter import VideoReformatter
 
 from revision_jax.data.builders import shapes_world as world
 from revision_jax.data.video.frames import write_video
+from revision_jax.text import split_lines
 
 SENTENCES = ("a red circle moves to the left", "a blue star appears")
 
@@ -94,7 +95,7 @@ def ask(video: Path, sentence: str, workdir: Path, cache: Path) -> dict[str, Any
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "processor_seconds": processor, "parts": timings(done.stderr.splitlines()[-1])}
+    return {"seconds": seconds, "processor_seconds": processor, "parts": timings(split_lines(done.stderr)[-1])}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
