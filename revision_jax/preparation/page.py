@@ -9,10 +9,8 @@ from pathlib import Path
 
 import jinja2
 import matplotlib
-
-matplotlib.use("Agg")  # no display is needed, and none may be there
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from revision_jax.data.annotations.queries import Query, load_queries
 from revision_jax.data.builders.base import QUERIES
@@ -87,7 +85,7 @@ def similarity(features: np.ndarray, fps: float, query: Query) -> np.ndarray:
     return unit @ (event / max(np.linalg.norm(event), 1e-6))
 
 
-def _histograms(store: FeatureStore, queries: Sequence[Query]) -> plt.Figure:
+def _histograms(store: FeatureStore, queries: Sequence[Query]) -> Figure:
     per_video = Counter({video_id: 0 for video_id in store.video_ids})
     per_video.update(query.video_id for query in queries)
     moments = [(start, end, store.durations[q.video_id]) for q in queries for start, end in q.moments]
@@ -97,8 +95,9 @@ def _histograms(store: FeatureStore, queries: Sequence[Query]) -> plt.Figure:
         "queries a video": list(per_video.values()),
         "event's place (% of its video)": [50 * (start + end) / duration for start, end, duration in moments],
     }
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(11, 2.4), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 2.4), layout="constrained")
+        axes = figure.subplots(1, len(panels))
         for axis, (title, values) in zip(axes, panels.items(), strict=True):
             axis.hist(values, bins=min(30, max(5, len(values) // 4)), color="#1f5f99")
             axis.set(xlabel=title)
@@ -106,13 +105,14 @@ def _histograms(store: FeatureStore, queries: Sequence[Query]) -> plt.Figure:
     return figure
 
 
-def _strip(store: FeatureStore, query: Query) -> plt.Figure:
+def _strip(store: FeatureStore, query: Query) -> Figure:
     """The similarity over the video, the event marked."""
     duration_s = store.durations[query.video_id]
     values = similarity(store.read_all(query.video_id), store.manifest.fps, query)
     columns = np.array_split(values, min(COLUMNS, len(values)))
-    with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axis = plt.subplots(figsize=(11, 0.7), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(11, 0.7), layout="constrained")
+        axis = figure.subplots()
         picture = np.array([[part.max() for part in columns]])
         axis.imshow(
             picture, aspect="auto", extent=(0, duration_s, 0, 1), cmap="magma", vmin=float(values.min()), vmax=1
@@ -125,13 +125,12 @@ def _strip(store: FeatureStore, query: Query) -> plt.Figure:
     return figure
 
 
-def _embedded(figure: plt.Figure, query: Query) -> tuple[str, str, str]:
+def _embedded(figure: Figure, query: Query) -> tuple[str, str, str]:
     spans = ", ".join(f"{clock(start)} – {clock(end)}" for start, end in query.moments)
     return query.sentence, f"{query.video_id}, {spans}", _encoded(figure)
 
 
-def _encoded(figure: plt.Figure) -> str:
+def _encoded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no display is needed, and none may be there
-import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure  # not pyplot: a notebook has its own display
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from revision_jax.report.table import clock, method_name
 
@@ -63,8 +62,9 @@ def loss_curve(
     steps: Sequence[int], losses: Sequence[float], path: Path, validations: Mapping[int, float] = {}
 ) -> None:  # fmt: skip
     """The training loss of every step and its running mean; validations, step -> loss, as points."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+        axes = figure.subplots()
         axes.plot(steps, losses, color="#c9d6e3", linewidth=0.8, label="each step")
         axes.plot(steps, _running_mean(losses), color=PREDICTION, linewidth=1.8, label="running mean")
         if validations:
@@ -96,8 +96,9 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
     others = itertools.cycle(OTHERS)
     colors = {method: COLORS.get(method) or next(others) for method in methods}
     width = 0.8 / len(methods)
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.1), sharey=True, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 3.1), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
         for axes, rank in zip(panels, (1, 5)):
             for i, method in enumerate(methods):
                 heights = [recalls[method][f"R{rank}@{theta}"] for theta in thetas]
@@ -114,11 +115,12 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
 
 def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
     """Truth above, the first predictions below: the whole video on the left, a close-up on the right."""
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         # Places are given, in inches: a layout engine draws all rows once more to find them.
         height = 0.95 * len(cases) + 0.6
-        figure, grid = plt.subplots(
-            len(cases), 2, figsize=(10, height), squeeze=False,
+        figure = Figure(figsize=(10, height))
+        grid = figure.subplots(
+            len(cases), 2, squeeze=False,
             gridspec_kw=dict(
                 left=0.05, right=0.98, top=1 - 0.25 / height, bottom=0.65 / height, hspace=0.9, wspace=0.12,
                 width_ratios=(3, 2),
@@ -151,10 +153,9 @@ class Bars(NamedTuple):
 
 def bars_of_answers(answers: Sequence[Bars]) -> np.ndarray:
     """Pixels `[H, W, 3]` uint8: for each the right answer above the model's, under its name."""
-    with plt.rc_context(STYLE | {"figure.dpi": 100}):
-        figure, rows = plt.subplots(
-            len(answers), 1, figsize=(7, 0.75 * len(answers) + 0.2), squeeze=False, layout="constrained"
-        )  # fmt: skip
+    with matplotlib.rc_context(STYLE | {"figure.dpi": 100}):
+        figure = Figure(figsize=(7, 0.75 * len(answers) + 0.2), layout="constrained")
+        rows = figure.subplots(len(answers), 1, squeeze=False)
         for axes, one in zip(rows[:, 0], answers):
             for height, span, color in ((1, one.truth, TRUTH), (0, one.told, PREDICTION)):
                 if span is not None:
@@ -164,10 +165,9 @@ def bars_of_answers(answers: Sequence[Bars]) -> np.ndarray:
             axes.set_yticks([0, 1], ["model", "truth"], fontsize=6)
             axes.tick_params(axis="x", labelsize=6)
             axes.grid(axis="y", visible=False)
-        figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-        plt.close(figure)
-    return pixels
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: bool) -> None:
@@ -189,7 +189,7 @@ def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: b
     axes.set_yticks([0, 1], ["model", "truth"], fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=7)
-    axes.xaxis.set_major_locator(plt.MaxNLocator(6, steps=[1, 2, 3, 6, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(max(seconds, 0.0))))
     axes.grid(axis="y", visible=False)
 
@@ -210,6 +210,5 @@ def _caption(case: Timeline, width: int = 78) -> str:
     return sentence if case.truth else f"{sentence}  (never happens)"
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, pil_kwargs={"compress_level": 2})  # a third larger, at half of the time
-    plt.close(figure)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NOT_IMPORTED = ("revision_jax.benchmarks", "revision_jax.pretrain")
-MORE = ("av", "torch", "optax", "grain", "matplotlib.pyplot", "tensorboardX", "safetensors.torch", "transformers")
+MORE = ("av", "torch", "optax", "grain", "matplotlib.figure", "tensorboardX", "safetensors.torch", "transformers")
 TRACEBACK = "Traceback (most recent call last)"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -111,6 +112,17 @@ def test_pictures_show_something(tmp_path):
     # Truth is drawn in its own colour, in the whole video and in the close-up.
     green = np.abs(picture[..., :3] - np.array([0x2E, 0x8B, 0x57]) / 255).max(axis=2) < 0.02
     assert green[:, : green.shape[1] // 2].any() and green[:, green.shape[1] // 2 :].any()
+
+
+def test_no_picture_takes_the_display_of_a_notebook():
+    """pyplot, and a backend chosen by a library, would end the pictures that a notebook shows by itself."""
+    package = Path(plots.__file__).parents[1]
+    named = [
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"matplotlib\.pyplot|matplotlib\.use", path.read_text())
+    ]
+    assert named == []
 
 
 def test_queries_are_chosen_at_even_distances_with_two_absent_ones():
