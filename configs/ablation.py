@@ -30,9 +30,9 @@ What the config cannot say, so that no row tells it:
 - levels of `()`: hierarchies 0 and 1 are searches of a dense run (one pass; all windows), which has no upper level;
 - an answer in seconds from sparse tokens alone: the last level of a search sees frames. `features` has the layout whose
   frames go through the sparse adapter instead, and `search recall` says what the upper levels alone choose;
-- a run of stage 2 without a sparse stage: `training` has one of a single step at a rate of 1e-9, which leaves the adapter
-  as it was drawn, and stage 2 trains it;
-- ranking by similarity alone, as CONE does: `search.ranking=cosine` is the released program's, which weighs entropy, too;
+- a run of stage 2 without a sparse stage: `training` has one of a single step at a rate of 1e-9, which leaves the
+  adapter as it was drawn, and stage 2 trains it;
+- a ranking by similarity alone, as CONE's: `search.ranking=cosine` is the released program's, which weighs entropy too;
 - memory of one search: the rows of a study share a process. `python -m revision_jax.benchmarks.length` tells it;
 - another LLM: SmolLM2 is not shipped (docs/recipes.md has its route).
 """
@@ -72,12 +72,9 @@ KEEP = {2: (0.59,), 3: (0.9, 0.59), 4: (0.95, 0.9, 0.59), 5: (0.97, 0.95, 0.9, 0
 LONG_VIDEO = {"data.video_s": 36000.0, "data.test_videos": 1}
 SOME = 120  # queries that are asked of videos of other lengths
 
-Changes = Mapping[str, Any]
-Stages = Sequence[dict]
-
 
 # ------------------------------------------------------------------------------------------------- pieces
-def stage(name: str, file: str, preset: str, changes: Changes = {}, mined: str = "") -> dict:
+def stage(name: str, file: str, preset: str, changes: Mapping[str, Any] = {}, mined: str = "") -> dict:
     """A stage of a chain.
 
     Args:
@@ -88,7 +85,7 @@ def stage(name: str, file: str, preset: str, changes: Changes = {}, mined: str =
     return {"name": name, "config": f"configs/{file}.py:{preset}", "set": tuple(changes.items()), "mined": mined}
 
 
-def row(name: str, stages: Stages, method: str, **given: Any) -> dict:
+def row(name: str, stages: Sequence[dict], method: str, **given: Any) -> dict:
     """A row of a study.
 
     Args:
@@ -118,7 +115,9 @@ def study(question: str, rows: Sequence[dict], columns: Sequence[str], **given: 
     return {"question": question, "rows": tuple(rows), "columns": tuple(columns), **values}
 
 
-def chain(world: Mapping, dense: Changes = {}, sparse: Changes = {}, long: Changes = {}) -> list[dict]:
+def chain(
+    world: Mapping, dense: Mapping[str, Any] = {}, sparse: Mapping[str, Any] = {}, long: Mapping[str, Any] = {}
+) -> list[dict]:
     """Dense, sparse, long, each with its changes."""
     files = {"dense": ("stage1", dense), "sparse": ("stage1_sparse", sparse), "long": ("stage2", long)}
     return [stage(name, file, world["preset"], changes) for name, (file, changes) in files.items()]

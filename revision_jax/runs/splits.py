@@ -50,7 +50,7 @@ class Split:
         return [query for queries in self.queries.values() for query in queries]
 
     def thinned(self, count: int) -> "Split":
-        """The same with at most `count` of its queries, at even distances, so that their kinds keep their shares; 0: all."""
+        """The same with at most `count` of its queries, at even distances, so that kinds keep their shares; 0 = all."""
         every = self.all_queries
         if not 0 < count < len(every):
             return self

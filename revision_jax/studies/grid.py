@@ -1,6 +1,7 @@
 """A study as configs/ablation.py declares it, and its rows for a seed: every stage with its config, key and folder."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def _link(study: Study, stage: Mapping[str, Any], seed: int, before: Sequence[Li
         mines = _last(before, stage["mined"])
         values["data.mined"] = str(mines.answers)
     values |= {f"init.{name}": "" for name in ("dense", "sparse")}
-    config = configs.load(stage["config"], values)
+    config = _stage_config(stage["config"], tuple(values.items()))
     served = {stage_of(link.config).serves: link for link in before}
     needed = stage_of(config).needs
     lacking = [name for name in needed if name not in served]
@@ -209,6 +210,12 @@ def _link(study: Study, stage: Mapping[str, Any], seed: int, before: Sequence[Li
     keys = {f"init.{name}": served[name].key for name in needed} | ({"mined": mines.key} if mines else {})
     key = stage_key(config, keys)
     return Link(stage["name"], config, key, root / STAGES / f"{stage_of(config).name}-{key[:12]}", mines)
+
+
+@functools.lru_cache(maxsize=256)
+def _stage_config(spec: str, values: tuple[tuple[str, Any], ...]) -> FrozenConfigDict:
+    """A config, read once for all rows that have it."""
+    return configs.load(spec, dict(values))
 
 
 def _last(before: Sequence[Link], name: str) -> Link:

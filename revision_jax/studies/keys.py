@@ -1,5 +1,6 @@
 """What a stage of a study is known by, so that it is trained once: a hash of all that decides what it learns."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,13 @@ def _fields(config: ConfigDict) -> dict[str, Any]:
 def _parts(config: ConfigDict) -> dict[str, str]:
     """Role -> content hash of each pretrained part; of one that is not there yet, its path."""
     paths = {role: resolve_path(path) for role, path in config.base.items() if path}
-    return {role: fingerprint(path) if path.exists() else str(path) for role, path in paths.items()}
+    return {role: _part_hash(path) if path.exists() else str(path) for role, path in paths.items()}
+
+
+@functools.cache
+def _part_hash(path: Path) -> str:
+    """Its content hash, computed once a process: every stage of a study names the same parts."""
+    return fingerprint(path)
 
 
 def _data(config: ConfigDict) -> list:
@@ -51,7 +58,7 @@ def _data(config: ConfigDict) -> list:
 
 
 def _split_hash(folder: Path) -> str:
-    """sha256 of a train split's manifest and queries, in a folder or its `train`; of one that is not there, its path."""
+    """sha256 of a train split's manifest and queries, in a folder or its `train`; its path where there is none."""
     for place in (folder / "train", folder):
         files = [place / name for name in (MANIFEST, QUERIES)]
         if all(file.is_file() for file in files):

@@ -43,7 +43,11 @@ def scoring_minutes(chain: Chain, seconds: Mapping[str, Any]) -> float:
 
 
 def query_hours(config: ConfigDict, split: str, most: int) -> float:
-    """Queries of a split of the embedded world times the hours that each looks through; `most`: as `Scoring.queries`."""
+    """Queries of a split of the embedded world times the hours that each looks through.
+
+    Args:
+      most: queries that are asked; 0 = all.
+    """
     videos, hours = config.data[f"{split}_videos"], config.data.video_s / 3600
     queries = videos * sum(QUERIES_PER_HOUR[split]) * hours
     queries = min(queries, most) if most else queries
