@@ -46,8 +46,8 @@ class Options:
             raise ConfigError(f"--queries is {self.queries}; expected a number of queries, or 0 for all.")
         if self.out == "eval" and (self.queries or self.protocol != "ours" or self.search or self.methods):
             raise ConfigError(
-                "another protocol, search, choice of methods or number of queries needs a folder of its own; give --out "
-                "NAME."
+                "another protocol, search, choice of methods or number of queries needs a folder of its own; "
+                "give --out NAME."
             )
 
     def given(self) -> list[str]:

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax import config as configs
 from revision_jax.config import ConfigError
+from revision_jax.evaluation.methods import CLIP
 from revision_jax.runs.stage import check_stage, stage_of
+from revision_jax.search.method import known_methods
 from revision_jax.studies.columns import COLUMNS
 from revision_jax.studies.keys import digest, scoring_key, stage_key
 
@@ -18,7 +20,7 @@ STAGES = "stages"  # folder of all trained stages, which studies share
 MINED = "mined"  # folder in a stage's, of its answers about the train split
 ANSWERS = "answers.jsonl"
 NO_SCORES = {"eval.after_training": False, "eval.before": False}  # a study evaluates by itself
-OWN = ("seed", "stage", "init.dense", "init.sparse")  # fields that a study sets, or its flags do
+OWN = ("seed", "stage", "init.dense", "init.sparse", *NO_SCORES)  # fields that a study sets, or its flags do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +184,7 @@ def chain_of(study: Study, row: Row, seed: int, root: Path) -> Chain:
             raise ConfigError(f"study {study.name}, row {row.name!r}, stage {stage['name']!r}: {error}") from error
     last = links[-1]
     try:
+        _check_methods(row, last)
         scored_by = configs.finish(last.config, {**row.scoring.search, **row.scoring.data})
         if row.scoring.data and last.config.data.name != "shapes":
             raise ConfigError(f"data.name is {last.config.data.name!r}; expected shapes: its test split is made.")
@@ -189,6 +192,18 @@ def chain_of(study: Study, row: Row, seed: int, root: Path) -> Chain:
         raise ConfigError(f"study {study.name}, row {row.name!r}, its evaluation: {error}") from error
     folder = last.folder / f"scored-{scoring_key(dataclasses.asdict(row.scoring), scored_by)[:12]}"
     return Chain(row, seed, tuple(links), scored_by, folder)
+
+
+def _check_methods(row: Row, last: Link) -> None:
+    """Raises ConfigError for a method that the run of the last stage does not have."""
+    stage = stage_of(last.config)
+    if not stage.answers:
+        raise ConfigError(f"stage {stage.name!r} answers no search; expected a last stage that does.")
+    deepest = 1 + (len(last.config.hierarchy.levels) if "upper" in stage.answers else 0)
+    known = [*known_methods(deepest), CLIP]
+    strangers = [name for name in row.scoring.methods if name not in known]
+    if strangers:
+        raise ConfigError(f"it asks {', '.join(strangers)}; its run has {', '.join(known)}.")
 
 
 def _link(study: Study, stage: Mapping[str, Any], seed: int, before: Sequence[Link], root: Path) -> Link:
