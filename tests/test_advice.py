@@ -41,7 +41,10 @@ RECOMMENDED = {
     "checkpoint.py": {"--workdir": OTHER},
     "compile.py": dict.fromkeys(("--config", "--config.KEY", "--topology"), EXAMPLES),
     "ablate.py": dict.fromkeys(("--config", "--list", "--seeds"), STUDIED),
-    "config.py": {"--config.train.steps": OTHER, **dict.fromkeys(("python -m revision_jax.ablate", "--config"), STUDIED)},
+    "config.py": {
+        "--config.train.steps": OTHER,
+        **dict.fromkeys(("python -m revision_jax.ablate", "--config"), STUDIED),
+    },
     "convert.py": {
         **dict.fromkeys(("--dtype", "--config"), None),
         **dict.fromkeys(("--workdir", "--config.init"), NEXT),

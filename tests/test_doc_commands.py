@@ -13,7 +13,11 @@ from revision_jax import verb
 from revision_jax.studies.grid import load as load_study
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
+)
 RAN = re.compile(r"\b(Run on \d|was run on|Measured \(|Not measured:|Not run:)")
 WHEN = "its section says it"
 CI = ".ci/run"
