@@ -163,7 +163,8 @@ def finish(config: ConfigDict, overrides: Iterable[str] | Mapping[str, Any] = ()
         if key not in known:
             raise ConfigError(unknown_key(key, known))
         values[key] = _coerce(key, value, known[key])
-    config = ConfigDict(config)
+    # Of plain values: a frozen config keeps the one that it was made of, and would be changed by the overrides.
+    config = ConfigDict(config.to_dict())
     config.update_from_flattened_dict(values)
     validate(config)
     return FrozenConfigDict(config)

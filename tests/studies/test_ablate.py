@@ -1,7 +1,6 @@
 """The verb on a study of tiny runs: what rows share is trained once, the command goes on, a failed row is told."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -40,8 +39,8 @@ def flags(chain):
 def study(chain, tmp_path, monkeypatch):
     """`study(*flags)` -> exit code, and the counts of trainings and evaluations that were done."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(chain.folder / "base/llm", tmp_path / "llm")
-    every = [row | {"stages": [_with_llm(stage, tmp_path) for stage in row["stages"]]} for row in rows()]
+    llm = str(chain.folder / "base/llm")
+    every = [one | {"stages": [_with_llm(stage, llm) for stage in one["stages"]]} for one in rows()]
     spec = write_study(tmp_path / "mine.py", every, ("R1@.3", "false alarms", "s/query, warm"))
     done = {"trained": [], "evaluated": []}
     train, evaluate = chains.training.train, chains.evaluate
@@ -60,9 +59,9 @@ def study(chain, tmp_path, monkeypatch):
     return call
 
 
-def _with_llm(stage, folder):
-    own = dict(stage["set"])
-    return stage | {"set": tuple(({"base.llm": str(folder / "llm")} | own).items())}
+def _with_llm(given, llm):
+    """A stage on this LLM, unless it names one."""
+    return given | {"set": tuple(({"base.llm": llm} | dict(given["set"])).items())}
 
 
 def test_a_study_runs_goes_on_and_tells_what_failed(study, caplog, capsys):

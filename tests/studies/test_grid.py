@@ -143,7 +143,7 @@ def test_fields_that_would_not_act_are_refused(fields, told):
         chains(grid.load(f"{FILE}:modules", fields))
 
 
-LONG = stage("long", "stage2", "tiny")
+SPARSE, LONG = stage("sparse", "stage1_sparse", "tiny"), stage("long", "stage2", "tiny")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ LONG = stage("long", "stage2", "tiny")
         ([], "no rows"),
         ([row("a", dense(), "depth1"), row("a", dense(), "depth0")], "two rows 'a'"),
         ([row("a", [*dense(), LONG], "depth3")], "row 'a', stage 'long': it starts from a stage sparse"),
-        ([row("a", [*dense(), stage("sparse", "stage1_sparse", "tiny")], "depth1")], "stage 'sparse' answers no search"),
+        ([row("a", [*dense(), SPARSE], "depth1")], "stage 'sparse' answers no search"),
         ([row("a", dense(), "depth2")], "it asks depth2; its run has depth0, depth1"),
         ([row("a", dense(), "depth1", methods=("depth0",))], "shows depth1, which it does not ask"),
         ([row("a", dense(), "depth1", data={"data.domain": "dusk"})], "its evaluation: data.domain is 'dusk'"),
@@ -169,13 +169,13 @@ def test_rows_that_cannot_be_run_are_told(rows, told, tmp_path):
 
 def test_columns_and_files_that_are_none(tmp_path):
     rows = [row("a", dense(), "depth1")]
-    with pytest.raises(ConfigError, match="shows recall; expected some of R1@.1"):
+    with pytest.raises(ConfigError, match=r"shows recall; expected some of R1@\.1"):
         grid.load(write_study(tmp_path / "mine.py", rows, ("recall",)))
     with pytest.raises(ConfigError, match="is no study but the config of a stage"):
         grid.load("configs/stage1.py")
     with pytest.raises(ConfigError, match="has no preset 'everything'; expected one of hierarchies"):
         grid.load(f"{FILE}:everything")
-    with pytest.raises(ConfigError, match="is a study, of several stages: python -m revision_jax.ablate --config"):
+    with pytest.raises(ConfigError, match=r"is a study, of several stages: python -m revision_jax\.ablate --config"):
         configs.load(f"{FILE}:modules")
     with pytest.raises(TypeError, match="row 'a' has serie"):
         row("a", dense(), "depth1", serie="x")
