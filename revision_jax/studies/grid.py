@@ -130,7 +130,7 @@ def load(spec: str, fields: Mapping[str, str] = {}) -> Study:
         raise ConfigError(f"{spec} is no study but the config of a stage; see configs/ablation.py.")
     rows = tuple(_row(row) for row in declared.rows)
     columns, plotted = tuple(declared.columns), tuple(declared.plotted)
-    strangers = [name for name in (*columns, *plotted) if name not in COLUMNS]
+    strangers = [name for name in dict.fromkeys((*columns, *plotted)) if name not in COLUMNS]
     if strangers:
         raise ConfigError(f"{spec} shows {', '.join(strangers)}; expected some of {', '.join(COLUMNS)}.")
     _check_names(spec, rows)

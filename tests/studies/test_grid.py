@@ -44,7 +44,7 @@ def test_what_rows_and_studies_share_is_trained_once():
     usual = [grid.load(f"{FILE}:cost")]
     shared = {link.key for chain in chains(usual[0]) for link in chain.links}
     assert len(shared) == 3  # dense, sparse, long
-    for name in ("domains", "length", "calibration", "modules", "variants", "hierarchies"):
+    for name in ("domains", "length", "calibration", "training", "variants", "hierarchies"):
         keys = {link.key for chain in chains(grid.load(f"{FILE}:{name}")) for link in chain.links}
         assert shared <= keys, name
     folders = {link.folder: link.key for chain in every for link in chain.links}
