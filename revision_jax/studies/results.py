@@ -9,7 +9,6 @@ import numpy as np
 
 from revision_jax.metrics.spread import over_seeds
 from revision_jax.studies import facts
-from revision_jax.studies.chain import TRAINED
 from revision_jax.studies.columns import bounds_of, scores_of, value_of
 from revision_jax.studies.grid import Chain, Row, Study
 
@@ -29,7 +28,7 @@ def outcome(chain: Chain, trained: Sequence[Mapping], scored: Mapping[str, Any],
     scores = scores_of(metrics, chain.row.method)
     return {
         "stages": [
-            {"name": link.name, "folder": place(link.folder), "key": link.key, "record": TRAINED}
+            {"name": link.name, "folder": place(link.folder), "key": link.key}
             | {name: said[name] for name in ("steps", "minutes", "commit")}
             for link, said in zip(chain.links, trained, strict=True)
         ],
