@@ -40,7 +40,7 @@ LEAVES = "test_advice.py::test_an_evaluation_of_other_methods_within_a_budget"
 RECOMMENDED = {
     "checkpoint.py": {"--workdir": OTHER},
     "compile.py": dict.fromkeys(("--config", "--config.KEY", "--topology"), EXAMPLES),
-    "ablate.py": dict.fromkeys(("--config", "--list", "--seeds"), STUDIED),
+    "ablate.py": dict.fromkeys(("--config", "--config.KEY", "--list", "--dry-run", "--seeds", "--workdir"), STUDIED),
     "config.py": {
         "--config.train.steps": OTHER,
         **dict.fromkeys(("python -m revision_jax.ablate", "--config"), STUDIED),
@@ -62,7 +62,7 @@ RECOMMENDED = {
     "evaluation/methods.py": {"--methods": None},
     "evaluation/moments.py": {"--submission": None},
     "evaluation/others.py": {"--score": None},
-    "evaluation/options.py": {"--out": LEAVES, "--split": None, "--data": None},
+    "evaluation/options.py": {"--out": LEAVES, **dict.fromkeys(("--split", "--data", "--queries"))},
     "data/video/clips.py": {
         "--exact": "data/video/test_clips.py::test_what_cannot_be_copied_is_encoded_anew_as_its_message_says"
     },
@@ -100,6 +100,7 @@ RECOMMENDED = {
         "--data.faults=drop": "test_advice.py::test_gaps_of_an_evaluation_are_dropped_as_its_message_says",
         **dict.fromkeys(("python -m revision_jax.prepare", "--help"), "test_advice.py::test_every_data_set_has_help"),
     },
+    "studies/facts.py": {"--show-toplevel": None, "--porcelain": None},  # git's
     "studies/grid.py": {"--seeds": STUDIED},
     "runs/training.py": {
         "--config.base.projector": "runs/test_training.py::test_a_stage_trains_its_part_alone_and_resumes_to_the_bit"

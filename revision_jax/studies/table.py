@@ -87,5 +87,6 @@ def markdown(results: Mapping[str, Any], command: str) -> str:
     parts += [INTERVALS, *notes(results)]
     failed = errors(results)
     if failed:
-        parts.append("Failed:\n\n" + "\n".join(f"- {name}: {text.splitlines()[0]}" for name, text in failed))
+        first_lines = [(name, text.partition("\n")[0]) for name, text in failed]
+        parts.append("Failed:\n\n" + "\n".join(f"- {name}: {line}" for name, line in first_lines))
     return "\n\n".join(parts) + "\n"
