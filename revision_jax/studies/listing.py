@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from revision_jax import config as configs
-from revision_jax.report.table import print_rows
 from revision_jax.studies.chain import scored, trained
 from revision_jax.studies.grid import Chain, Link, Study, chain_of, load
 from revision_jax.studies.minutes import scoring_minutes, total_minutes, training_minutes
@@ -43,14 +42,15 @@ def print_plan(study: Study, seeds: Sequence[int], root: Path) -> None:
     """The rows of a study, each stage of them and each evaluation: there, to be done, or done by a row before."""
     chains = chains_of(study, seeds, root)
     seen: set[str] = set()
-    rows = []
     for chain in chains:
+        print(f"{chain.row.name}, seed {chain.seed}")
         for link in chain.links:
-            rows.append([chain.row.name, str(chain.seed), link.name, link.key[:12], *_link_state(link, study, seen)])
-        rows.append([chain.row.name, str(chain.seed), "evaluation", "", *_scored_state(chain, study, seen)])
-    total = total_minutes(chains, study.seconds)
-    headings = ["row", "seed", "stage", "key", "state", "minutes"]
-    print_rows(f"{study.name}: {_told(total)} minutes in all", COMPUTED, headings, rows)
+            state, minutes = _link_state(link, study, seen)
+            print(f"    {link.name:16} {state:14} {minutes:>8}  {link.folder}")
+        state, minutes = _scored_state(chain, study, seen)
+        print(f"    {chain.row.method:16} {state:14} {minutes:>8}  {chain.folder}")
+    total = _told(total_minutes(chains, study.seconds))
+    print(textwrap.fill(f"In all {total or 'unknown minutes'}, as if nothing were there. {COMPUTED}", 100))
 
 
 def chains_of(study: Study, seeds: Sequence[int], root: Path) -> list[Chain]:
@@ -59,7 +59,7 @@ def chains_of(study: Study, seeds: Sequence[int], root: Path) -> list[Chain]:
 
 
 def _link_state(link: Link, study: Study, seen: set[str]) -> tuple[str, str]:
-    """What is to be done about a stage, and its minutes."""
+    """What is to be done for a stage, and its minutes."""
     if trained(link):
         return "there", ""
     if link.key in seen:
@@ -69,7 +69,7 @@ def _link_state(link: Link, study: Study, seen: set[str]) -> tuple[str, str]:
 
 
 def _scored_state(chain: Chain, study: Study, seen: set[str]) -> tuple[str, str]:
-    """What is to be done about an evaluation, and its minutes."""
+    """What is to be done for an evaluation, and its minutes."""
     if scored(chain):
         return "there", ""
     if str(chain.folder) in seen:
@@ -79,4 +79,4 @@ def _scored_state(chain: Chain, study: Study, seen: set[str]) -> tuple[str, str]
 
 
 def _told(minutes: float | None) -> str:
-    return "–" if minutes is None else f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
+    return "" if minutes is None else f"{minutes:.0f} min" if minutes >= 10 else f"{minutes:.1f} min"
