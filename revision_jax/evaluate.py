@@ -33,6 +33,7 @@ Examples:
   python -m revision_jax.evaluate --workdir RUN --data data/qvhighlights/test --submission moment_detr
   python -m revision_jax.evaluate --workdir RUN --data data/mine/test --score preds.jsonl --score other.json
   python -m revision_jax.evaluate --workdir RUN --methods depth1,depth1_retrieve_then_ground --out eval-clip
+  python -m revision_jax.evaluate --workdir RUN --queries 60 --out eval-some     60 of the queries, at even distances
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
   python -m revision_jax.evaluate --workdir RUN --mesh.data 2 --mesh.tensor 2 --model.attention xla
