@@ -39,7 +39,11 @@ setup(
     package_data={
         "revision_jax": [
             "assets/**/*",
-            *(f"{room}/*.{kind}" for room in ("report", "preparation", "page") for kind in ("j2", "js", "css")),
+            *(
+                f"{room}/*.{kind}"
+                for room in ("report", "preparation", "page", "studies")
+                for kind in ("j2", "js", "css")
+            ),
         ]
     },
     install_requires=[

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 # A file beside mkdocs.yml -> its page.
 TOP = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
@@ -18,9 +19,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_) -> str:
-    """Links from `docs/` to the top folder."""
-    return _renamed(markdown.replace("](../", "]("))
+def on_page_markdown(markdown: str, page: Page, **_) -> str:
+    """Links from `docs/`, or from a folder in it, to the top folder: on the site it is `docs/` itself."""
+    within = "../" * page.file.src_uri.count("/")
+    return _renamed(markdown.replace(f"]({within}../", f"]({within}"))
 
 
 def _renamed(text: str) -> str:

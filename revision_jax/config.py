@@ -57,9 +57,12 @@ def load(spec: str = DEFAULT, overrides: Iterable[str] | Mapping[str, Any] = ())
       overrides: `key=value` texts, or a dict from dotted key to value.
 
     Raises:
-      ConfigError: no such file or preset, an unknown key, a value of another type or outside its rule.
+      ConfigError: no such file or preset, an unknown key, a value of another type or outside its rule; a study.
     """
-    return finish(_read(spec), overrides)
+    config = _read(spec)
+    if "rows" in config:
+        raise ConfigError(f"{spec} is a study, of several stages: python -m revision_jax.ablate --config {spec}")
+    return finish(config, overrides)
 
 
 def derive(spec: str, changes: Mapping[str, Any]) -> ConfigDict:
@@ -160,7 +163,8 @@ def finish(config: ConfigDict, overrides: Iterable[str] | Mapping[str, Any] = ()
         if key not in known:
             raise ConfigError(unknown_key(key, known))
         values[key] = _coerce(key, value, known[key])
-    config = ConfigDict(config)
+    # Of plain values: a frozen config keeps the one that it was made of, and would be changed by the overrides.
+    config = ConfigDict(config.to_dict())
     config.update_from_flattened_dict(values)
     validate(config)
     return FrozenConfigDict(config)

@@ -33,6 +33,7 @@ Examples:
   python -m revision_jax.evaluate --workdir RUN --data data/qvhighlights/test --submission moment_detr
   python -m revision_jax.evaluate --workdir RUN --data data/mine/test --score preds.jsonl --score other.json
   python -m revision_jax.evaluate --workdir RUN --methods depth1,depth1_retrieve_then_ground --out eval-clip
+  python -m revision_jax.evaluate --workdir RUN --queries 60 --out eval-some     60 of the queries, at even distances
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
   python -m revision_jax.evaluate --workdir RUN --mesh.data 2 --mesh.tensor 2 --model.attention xla
@@ -63,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the run has")
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use (default: all it has)")
+    parser.add_argument("--queries", type=int, default=0, metavar="N", help="ask at most N (default: all; needs --out)")
     parser.add_argument("--wide", action="store_true", help="all columns, and mAP at IoU .5, .75, .5 to .95")
     parser.add_argument("--diagnose", action="store_true", help="name what fails, with evidence and what to try")
     parser.add_argument("--submission", choices=SUBMISSIONS, default="", help="also write the answers for a benchmark")
@@ -93,7 +95,7 @@ def act(args: argparse.Namespace) -> None:
     methods = tuple(name for name in args.methods.split(",") if name)
     options = Options(
         args.split, args.data, args.out, args.protocol, configs.section(run.config, "search", search), methods,
-        args.memory_gib, args.wide, args.submission, tuple(args.score), args.diagnose,
+        args.memory_gib, args.wide, args.submission, tuple(args.score), args.diagnose, args.queries,
     )  # fmt: skip
     evaluation.evaluate(run, options)
 

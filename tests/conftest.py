@@ -46,7 +46,7 @@ PARITY_FIXTURES = {"torch", "peft", "published"}
 PYTORCH = all(importlib.util.find_spec(name) for name in ("torch", "peft"))
 NO_PYTORCH = "PyTorch or PEFT is not installed: what is marked `parity` is skipped (pip install torch peft)"
 
-sys.path += [str(Path(__file__).parent / room) for room in ("runs", "training", "interop")]
+sys.path += [str(Path(__file__).parent / room) for room in ("runs", "training", "interop", "studies")]
 
 
 def pytest_configure(config):

@@ -17,6 +17,7 @@ from revision_jax.data.builders.datasets import DATA_SETS
 from revision_jax.interop.output import output_folder
 from revision_jax.runs import predecessors
 from revision_jax.runs import run as runs
+from revision_jax.studies.grid import load as load_study
 
 ROOT = Path(__file__).parents[1]
 ADVICE = re.compile(r"python -m revision_jax\.[a-z]\w+|(?<![\w-])--[a-z][\w-]*[a-z](?:\.[a-zA-Z_]+)*(?:=[a-z]+)?")
@@ -33,12 +34,17 @@ OTHER = "test_advice.py::test_another_work_folder"
 EXAMPLES = "test_advice.py::test_every_example_of_the_help_is_understood"
 SUBMITTED = "evaluation/test_benchmarks.py::test_hidden_times_are_submitted_and_missing_ids_refused"
 PAGE = "page/test_library.py::test_too_much_is_refused_and_deleted"
+STUDIED = "studies/test_ablate.py::test_a_study_runs_goes_on_and_tells_what_failed"
 LEAVES = "test_advice.py::test_an_evaluation_of_other_methods_within_a_budget"
 # file -> what its messages recommend -> the test that does it; None: it only says what was given
 RECOMMENDED = {
     "checkpoint.py": {"--workdir": OTHER},
     "compile.py": dict.fromkeys(("--config", "--config.KEY", "--topology"), EXAMPLES),
-    "config.py": {"--config.train.steps": OTHER},
+    "ablate.py": dict.fromkeys(("--config", "--config.KEY", "--list", "--dry-run", "--seeds", "--workdir"), STUDIED),
+    "config.py": {
+        "--config.train.steps": OTHER,
+        **dict.fromkeys(("python -m revision_jax.ablate", "--config"), STUDIED),
+    },
     "convert.py": {
         **dict.fromkeys(("--dtype", "--config"), None),
         **dict.fromkeys(("--workdir", "--config.init"), NEXT),
@@ -56,7 +62,7 @@ RECOMMENDED = {
     "evaluation/methods.py": {"--methods": None},
     "evaluation/moments.py": {"--submission": None},
     "evaluation/others.py": {"--score": None},
-    "evaluation/options.py": {"--out": LEAVES, "--split": None, "--data": None},
+    "evaluation/options.py": {"--out": LEAVES, **dict.fromkeys(("--split", "--data", "--queries"))},
     "data/video/clips.py": {
         "--exact": "data/video/test_clips.py::test_what_cannot_be_copied_is_encoded_anew_as_its_message_says"
     },
@@ -94,6 +100,8 @@ RECOMMENDED = {
         "--data.faults=drop": "test_advice.py::test_gaps_of_an_evaluation_are_dropped_as_its_message_says",
         **dict.fromkeys(("python -m revision_jax.prepare", "--help"), "test_advice.py::test_every_data_set_has_help"),
     },
+    "studies/facts.py": {"--show-toplevel": None, "--porcelain": None},  # git's
+    "studies/grid.py": {"--seeds": STUDIED},
     "runs/training.py": {
         "--config.base.projector": "runs/test_training.py::test_a_stage_trains_its_part_alone_and_resumes_to_the_bit"
     },
@@ -142,7 +150,7 @@ def test_every_recommendation_names_a_test():
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), place
 
 
-VERBS = ("train", "evaluate", "ground", "prepare", "convert", "export", "compile", "plan")
+VERBS = ("train", "evaluate", "ground", "prepare", "convert", "export", "compile", "plan", "ablate")
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -155,8 +163,8 @@ def test_every_example_of_the_help_is_understood(name, monkeypatch):
     for example in examples:  # a remark stands behind some spaces
         words = shlex.split(re.split(r" {5,}| \.\.\.| > ", example)[0])
         assert module.main(words) == 0, example
-        if "config" in seen[-1] and seen[-1].config:
-            configs.load(seen[-1].config, seen[-1].fields)
+        if "config" in seen[-1] and seen[-1].config and not getattr(seen[-1], "list", False):
+            (load_study if name == "ablate" else configs.load)(seen[-1].config, seen[-1].fields)
     assert len(examples) == len(seen) > 1
 
 

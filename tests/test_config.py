@@ -1,6 +1,7 @@
 """The config file, its presets, overrides and errors."""
 
 import argparse
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -46,6 +47,15 @@ def test_presets_carry_the_papers_recipe(preset, window_s, frames, epochs):
     assert config.train.learning_rate == 1e-4 and config.train.warmup_ratio == 0.03
     assert config.model.dtype == config.model.param_dtype == "bfloat16"
     assert config.base.llm == "" and config.prompt.system.startswith("A chat between")
+
+
+def test_a_config_is_not_changed_by_what_is_made_of_it():
+    """`ConfigDict(frozen)` shares what is nested with the config that was frozen."""
+    config = configs.load()
+    for domain in ("night", "dusk"):
+        with contextlib.suppress(ConfigError):
+            assert configs.finish(config, {"data.domain": domain}).data.domain == "night"
+        assert config.data.domain == configs.finish(config).data.domain == "day"
 
 
 def test_found_from_any_folder(tmp_path, monkeypatch):

@@ -10,9 +10,14 @@ import pytest
 
 from revision_jax import config as configs
 from revision_jax import verb
+from revision_jax.studies.grid import load as load_study
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
+)
 RAN = re.compile(r"\b(Run on \d|was run on|Measured \(|Not measured:|Not run:)")
 WHEN = "its section says it"
 CI = ".ci/run"
@@ -21,6 +26,10 @@ SLURM = ("slurm/test_slurm.py::test_an_array_of_prepare_merges", "test_launch.py
 PUBLISHED = (
     "test_convert.py::test_a_published_stage_becomes_a_run_and_goes_out_again_exactly",
     "test_convert.py::test_a_stage_after_it_starts_from_published_directories",
+)
+STUDIES = (
+    "studies/test_ablate.py::test_a_study_runs_goes_on_and_tells_what_failed",
+    "studies/test_ablate.py::test_the_list_and_the_plan_of_a_study",
 )
 OWN = (WHEN, "runs/test_sizing.py::test_it_trains_says_what_it_chose_and_resumes")
 # (page, first command of the block) -> the tests that run what its commands say (of published files: on tiny ones with
@@ -56,6 +65,8 @@ RUN_BY = {
         "interop/test_gguf.py::test_smollm2_computes_what_transformers_computes",
     ),
     ("docs/recipes.md", 'pip install -e ".[test]"'): ("rehearsal/test_rehearsal.py::test_the_table",),
+    ("docs/recipes.md", "python -m revision_jax.ablate --list"): STUDIES,
+    ("docs/results/README.md", "python -m revision_jax.ablate --list"): STUDIES,
     ("docs/scale.md", 'pip install -e ".[tpu]"'): ("test_compile.py::test_a_program_that_fits", EXTRAS),
     ("docs/scale.md", "python -m revision_jax.plan --config configs/stage1.py:vidchapters"): (
         "test_advice.py::test_every_example_of_the_help_is_understood",
@@ -146,5 +157,5 @@ def test_every_command_is_understood(name, words, monkeypatch):
     seen = []
     monkeypatch.setattr(verb, "run", lambda act, args, **_: seen.append(args) or 0)
     assert importlib.import_module(f"revision_jax.{name}").main(shlex.split(words)) == 0
-    if getattr(seen[0], "config", None):
-        configs.load(seen[0].config, seen[0].fields)
+    if getattr(seen[0], "config", None) and not getattr(seen[0], "list", False):
+        (load_study if name == "ablate" else configs.load)(seen[0].config, seen[0].fields)

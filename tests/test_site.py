@@ -12,7 +12,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -29,7 +29,9 @@ def site(tmp_path_factory):
 
 def test_the_site_has_every_page_and_asks_no_other_host(site):
     for page in PAGES:
-        built = site / ("" if page == "README.md" else Path(page).stem) / "index.html"
+        folder = Path(page).relative_to("docs") if page.startswith("docs/") else Path(page)
+        folder = folder.parent if folder.name == "README.md" else folder.with_suffix("")
+        built = site / folder / "index.html"
         html = built.read_text()
         heading = re.search(r"^# (.*)$", (ROOT / page).read_text(), re.MULTILINE)[1]
         assert heading.split(":")[0].split("`")[0] in html, page

@@ -12,11 +12,11 @@ import pytest
 import revision_jax
 
 PACKAGE = Path(revision_jax.__file__).parent
-VERBS = {"train", "evaluate", "ground", "prepare", "convert", "export", "compile", "plan", "demo"}
+VERBS = {"train", "evaluate", "ground", "prepare", "convert", "export", "compile", "plan", "demo", "ablate"}
 # From the top floor down: a room imports only rooms of lower floors. Files beside the rooms are rooms of their own.
 FLOORS = (
     VERBS,
-    {"benchmarks", "planning"},
+    {"benchmarks", "planning", "studies"},
     {"verb", "preparation", "pretrain", "ahead", "page"},
     {"evaluation"},
     {"runs"},

@@ -34,6 +34,7 @@ HELP = {
     "compile": ("--topology", "--program", "libtpu"),
     "plan": ("--gpus", "--compile", "docs/scale.md"),
     "demo": ("--videos", "--host", "--max_upload_mib", "no password", "[demo]"),
+    "ablate": ("--list", "--dry-run", "--seeds", "results.json", "configs/ablation.py"),
 }
 SLOWLY = ["--config.data.train_videos=500"]  # hours of rendering before the first step
 SLOW = ("jax", "flax", "transformers", "av", "torch")
@@ -245,6 +246,7 @@ TAKES = {
     "compile": (["--topology", "v5e-1"], ["config"]),
     "plan": (["--gpus", "8xH100"], ["config"]),
     "demo": ([], ["search", "mesh", "model"]),
+    "ablate": ([], ["config"]),
 }
 
 

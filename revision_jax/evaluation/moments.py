@@ -45,7 +45,7 @@ class MomentSearch:
 
     honours = frozenset(
         ("split", "data", "out", "protocol", "search.*", "methods", "memory_gib", "wide", "submission", "score")
-        + ("diagnose",)
+        + ("diagnose", "queries")
     )
     chooses_on_val = True
 
@@ -64,7 +64,9 @@ class _Session:
         self.protocol = PROTOCOLS[options.protocol]
         self.models = run.models()
         names = sorted({"val", evaluation.split})
-        self.splits: Mapping[str, Split] = {name: run.split(name, evaluation.directories[name]) for name in names}
+        splits = {name: run.split(name, evaluation.directories[name]) for name in names}
+        splits[evaluation.split] = splits[evaluation.split].thinned(options.queries)
+        self.splits: Mapping[str, Split] = splits
         # Before the search, so that a file that cannot be read or written costs nothing.
         asked = self.splits[evaluation.split].all_queries
         if options.submission:

@@ -23,6 +23,7 @@ class Options:
       submission: a key of `evaluation.submissions.FORMS`: the answers are also written for a benchmark; "" = not.
       diagnose: names what fails, see `diagnosis.py`.
       score: files of other programs' answers, which are scored beside the run's.
+      queries: at most so many queries of the scored split are asked, at even distances; 0 = all.
     """
 
     split: str = ""
@@ -36,13 +37,17 @@ class Options:
     submission: str = ""
     score: tuple[str, ...] = ()
     diagnose: bool = False
+    queries: int = 0
 
     def __post_init__(self):
         if self.split and self.data:
             raise ConfigError(f"--split is {self.split!r} and --data {self.data!r}; expected one of them.")
-        if self.out == "eval" and (self.protocol != "ours" or self.search or self.methods):
+        if self.queries < 0:
+            raise ConfigError(f"--queries is {self.queries}; expected a number of queries, or 0 for all.")
+        if self.out == "eval" and (self.queries or self.protocol != "ours" or self.search or self.methods):
             raise ConfigError(
-                "another protocol, search or choice of methods needs a folder of its own; give --out NAME."
+                "another protocol, search, choice of methods or number of queries needs a folder of its own; "
+                "give --out NAME."
             )
 
     def given(self) -> list[str]:

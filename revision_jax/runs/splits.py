@@ -49,6 +49,15 @@ class Split:
         """In the order in which they are answered."""
         return [query for queries in self.queries.values() for query in queries]
 
+    def thinned(self, count: int) -> "Split":
+        """The same with at most `count` of its queries, at even distances, so that kinds keep their shares; 0 = all."""
+        every = self.all_queries
+        if not 0 < count < len(every):
+            return self
+        chosen = {every[i * len(every) // count].query_id for i in range(count)}
+        some = {video: [query for query in own if query.query_id in chosen] for video, own in self.queries.items()}
+        return dataclasses.replace(self, queries={video: own for video, own in some.items() if own})
+
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ OPTIONS = {
     "search ": (["--search.confidence", "sequence_likelihood"], SEARCHED + CLIPS),
     "wide": (["--wide"], SEARCHED),
     "diagnose": (["--diagnose"], SEARCHED),
+    "queries": (["--queries", "3"], SEARCHED),
     "submission": (["--submission", "moment_detr"], SEARCHED),
     "score": (["--score", "eval-submission/submission_moment_detr_val.jsonl"], SEARCHED),
     "memory_gib": (["--memory_gib", "0.00001"], SEARCHED + CLIPS),
@@ -67,7 +68,7 @@ TOGETHER = (
     ("out",),
     ("split", "wide", "diagnose", "submission"),
     ("data", "score"),
-    ("protocol",),
+    ("protocol", "queries"),
     ("methods", "search", "search "),
     ("memory_gib",),
 )
@@ -139,6 +140,8 @@ def effect(option, folder, beside):
     elif option == "wide":
         assert metrics["table"]["columns"][-3:] == ["mAP@.5", "mAP@.75", "mAP"]
         assert "<th>mAP@.75</th>" in (folder / "report_val.html").read_text()
+    elif option == "queries":
+        assert metrics["queries"] == 3
     elif option == "search":
         assert metrics["protocol"]["search"]["top_k"] == 1
         rows = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
@@ -163,12 +166,14 @@ def test_what_cannot_be_read_is_named(arguments, words, trained_run, capsys):
 
 
 def test_another_search_needs_another_folder():
-    for changes in ({"protocol": "paper"}, {"search": {"beam": 2}}, {"methods": ("clip",)}):
+    for changes in ({"protocol": "paper"}, {"search": {"beam": 2}}, {"methods": ("clip",)}, {"queries": 3}):
         with pytest.raises(ConfigError, match="give --out NAME"):
             Options(**changes)
         assert Options(out="other", **changes).out == "other"
     with pytest.raises(ConfigError, match="expected one of them"):
         Options(split="val", data="data/mine/test")
+    with pytest.raises(ConfigError, match="--queries is -1; expected a number"):
+        Options(out="other", queries=-1)
 
 
 def test_the_clip_method_is_chosen_on_a_bounded_sample(monkeypatch):

@@ -11,6 +11,7 @@ from tiny_base import config_of, make_base
 
 from revision_jax.config import ConfigError
 from revision_jax.data.annotations.gaps import Gap
+from revision_jax.data.annotations.queries import Query
 from revision_jax.data.annotations.rows import Annotations, Row
 from revision_jax.data.batches.negatives.random import Random
 from revision_jax.data.batches.query_tokens import StoredQueryTokens
@@ -25,7 +26,7 @@ from revision_jax.parallel.mesh import make_mesh
 from revision_jax.runs import batches, splits
 from revision_jax.runs.base import make_prompts
 from revision_jax.runs.run import Run
-from revision_jax.runs.splits import missing_data, open_split, open_train, other_split, prepare_data
+from revision_jax.runs.splits import Split, missing_data, open_split, open_train, other_split, prepare_data
 from revision_jax.runs.training import check_files
 
 
@@ -257,3 +258,13 @@ def test_a_split_has_its_queries_by_video(prepared):
     assert sorted(query.query_id for query in split.all_queries) == sorted(query.query_id for query in queries)
     with pytest.raises(ValueError, match=r"the train split in .* has no queries"):
         splits.Split.of("train", store, [])
+
+
+def test_a_thinned_split_keeps_some_of_every_video_and_kind():
+    query = lambda video, number: Query(f"{video}/{number}", video, "a star", ((1.0, 2.0),) if number < 6 else ())
+    split = Split("test", None, {video: [query(video, number) for number in range(8)] for video in ("a", "b")})
+    assert split.thinned(0) is split.thinned(16) is split.thinned(99) is split
+    some = split.thinned(8)
+    assert {video: len(own) for video, own in some.queries.items()} == {"a": 4, "b": 4}
+    assert sum(query.present for query in some.all_queries) == 6
+    assert list(split.thinned(1).queries) == ["a"] and len(split.thinned(1).all_queries) == 1
