@@ -18,7 +18,6 @@ import argparse
 import functools
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
+from revision_jax.benchmarks.machine import processor
 from revision_jax.config import resolve_path
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.annotations.rows import Annotations, Row
@@ -248,11 +248,6 @@ def run_groups(split: Path, count: int, threads: list[int], prefetch: int) -> di
         batches.close()
     about = {"benchmark": "pipeline", "windows": count, "cores": len(os.sched_getaffinity(0))}
     return about | {"processor": processor(), **results}
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main(argv: list[str] | None = None) -> None:
