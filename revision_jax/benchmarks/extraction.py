@@ -33,7 +33,7 @@ SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
 
 
 def make_random_clip(folder: Path) -> Path:
-    """A Hugging Face directory: a vision tower of ViT-B/32's sizes with random weights, the shipped text tower's sizes."""
+    """A Hugging Face directory: random weights, a vision tower of ViT-B/32's sizes, the shipped text tower's."""
     import torch
     import transformers
 

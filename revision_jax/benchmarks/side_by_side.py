@@ -13,7 +13,7 @@ class Program(NamedTuple):
     Attributes:
       run: does the work, and returns when it is done.
       units: of work in one call; times are told a unit.
-      ready: called before each call, and not timed.
+      ready: called right before each call, and not timed.
     """
 
     run: Callable[[], Any]
@@ -47,9 +47,9 @@ def take_turns(programs: Mapping[str, Program], repeat: int, rest_s: float = 0.0
     for number in range(repeat + 1):
         for name in list(programs)[:: -1 if number % 2 else 1]:
             program = programs[name]
+            time.sleep(rest_s)
             if program.ready is not None:
                 program.ready()
-            time.sleep(rest_s)
             started = time.perf_counter()
             program.run()
             seconds[name].append((time.perf_counter() - started) / program.units)
