@@ -3,7 +3,7 @@
     python -m revision_jax.benchmarks.extraction --repeat 5                     # the shipped small CLIP
     python -m revision_jax.benchmarks.extraction --encoder random-b32 --fps 1   # random weights of ViT-B/32's sizes
 
-A minute of moving shapes, H.264 at 25 frames a second, sampled at `--fps`. The peer is what people write: every frame
+Moving shapes, H.264 at 25 frames a second, sampled at `--fps`. The peer is what people write: every frame
 decoded (FFmpeg's threads on), each sampled one made a picture, transformers' CLIPImageProcessor and `CLIPModel` with
 the same weights, 32 at a time. Before the clock its features and ours are compared: each frame's cosine must reach
 0.99 and the median 0.999. They are not equal, for FFmpeg and Pillow scale differently. One JSON line.
@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from revision_jax.benchmarks.machine import machine
-from revision_jax.benchmarks.second_question import Form, make_film
+from revision_jax.benchmarks.second_question import Form, encode_seconds
 from revision_jax.benchmarks.side_by_side import Claim, Program, compare, take_turns
 from revision_jax.config import resolve_path
 from revision_jax.data.video.extraction import Extractor
@@ -103,7 +103,7 @@ def check_features(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both extractors on one film; see `main` for the arguments."""
     form = Form(args.width, args.height, FILM_FPS)
-    make_film(film := folder / "film.mp4", form, minutes=1)
+    encode_seconds(film := folder / "film.mp4", form, args.seconds)
     random = args.encoder == RANDOM
     directory = make_random_clip(folder / "clip") if random else resolve_path("asset:tiny/clip")
     ours, theirs = Extractor(directory, args.fps), torch_extractor(directory, args.fps)
@@ -118,7 +118,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     seconds = take_turns(programs, args.repeat, rest_s=args.rest)
     return {
         "benchmark": "extraction",
-        "film": form._asdict() | {"seconds": 60, "bytes": film.stat().st_size},
+        "film": form._asdict() | {"seconds": args.seconds, "bytes": film.stat().st_size},
         "encoder": encoder,
         "frames": len(features),
         "cosines": cosines,
@@ -133,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--encoder", choices=(SHIPPED, RANDOM), default=SHIPPED, help="the CLIP (default: %(default)s)")
     add("--width", type=int, default=320, help="of the film's pictures, even (default: %(default)s)")
     add("--height", type=int, default=240, help="of the film's pictures, even (default: %(default)s)")
+    add("--seconds", type=int, default=60, help="of the film (default: %(default)s)")
     rates = [rate for rate in range(1, FILM_FPS + 1) if FILM_FPS % rate == 0]
     add("--fps", type=int, choices=rates, default=5, help="frames a second to encode (default: %(default)s)")
     add("--repeat", type=int, default=5, help="rounds in which the two take turns (default: %(default)s)")

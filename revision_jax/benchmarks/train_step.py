@@ -203,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
         turns = steps_beside(shape.torch, arguments.steps, arguments.repeat)
     with turns as peer:
         variants = measure_variants(arguments, shape, peer)
-    beside = [row | {"shape": arguments.shape} for variant in variants for row in variant.get("beside", ())]
+    work = {"work": f"train step, `{arguments.shape}`: {shape.rows} rows of {shape.length} tokens"}
+    beside = [row | work for variant in variants for row in variant.get("beside", ())]
     report = {
         "benchmark": "train_step",
         "shape": arguments.shape,
