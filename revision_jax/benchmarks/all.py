@@ -4,13 +4,15 @@
     python -m revision_jax.benchmarks.all               # more sizes and rounds
     python -m revision_jax.benchmarks.all --table       # the table alone, from the file as it is
 
-Each comparison is a command of its own, in a process of its own; it stands in the file beside what it gave. A command
-that fails ends the call, and nothing is written. Run it on a machine that does nothing else: the file keeps its load.
+All of it is on CPUs. Each comparison is a command of its own, in a process of its own; it stands in the file beside what
+it gave. A command that fails ends the call, and nothing is written. Run it on a machine that does nothing else: the
+file keeps its load.
 """
 
 import argparse
 import datetime
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -24,19 +26,20 @@ from revision_jax.benchmarks.peers_table import PAGE, with_table
 from revision_jax.files import read_json, write_json, write_text
 
 JSON = "benchmarks.json"
-ON_CPU = "--dtype float32 --remat none --dropout 0 --torch"
+ON_CPUS = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # both sides, on machines with a GPU, too
+STEP = "--dtype float32 --remat none --dropout 0 --torch"
 FAST = (
-    f"train_step --shape tiny {ON_CPU} --steps 2 --repeat 7",
-    f"train_step --shape 135m --batch 1 {ON_CPU} --steps 1 --repeat 3",
+    f"train_step --shape tiny {STEP} --steps 2 --repeat 7",
+    f"train_step --shape 135m --batch 1 {STEP} --steps 1 --repeat 3",
     "extraction --repeat 3",
     "extraction --encoder random-b32 --fps 1 --repeat 3",
     "loaders --gigabytes 0.3 --windows 800 --repeat 3",
     "span_decoding --windows 16 --repeat 3",
 )
 WHOLE = (
-    f"train_step --shape tiny {ON_CPU} --steps 4 --repeat 11",
-    f"train_step --shape 135m {ON_CPU} --steps 1 --repeat 7",
-    f"train_step --shape 1b {ON_CPU} --steps 1 --repeat 7",
+    f"train_step --shape tiny {STEP} --steps 4 --repeat 11",
+    f"train_step --shape 135m {STEP} --steps 1 --repeat 7",
+    f"train_step --shape 1b {STEP} --steps 1 --repeat 7",
     "extraction --repeat 7",
     "extraction --width 1280 --height 720 --repeat 5",
     "extraction --encoder random-b32 --repeat 5",
@@ -57,7 +60,7 @@ def run(command: str) -> dict[str, Any]:
     module, *flags = shlex.split(command)
     whole = ["python", "-m", f"{__package__}.{module}", *flags]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *whole[1:]], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *whole[1:]], env=os.environ | ON_CPUS, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"`{shlex.join(whole)}` failed with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
     report = json.loads(done.stdout.strip().splitlines()[-1])

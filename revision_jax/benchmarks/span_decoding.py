@@ -125,15 +125,16 @@ def generated_answers(asked: Asked, batch: int) -> Callable[[], np.ndarray]:
     import transformers
 
     llm = transformers.LlamaForCausalLM.from_pretrained(resolve_path(LLM), dtype=torch.float32).eval()
-    projector = {name: torch.from_numpy(x) for name, x in load_projector(resolve_path(PROJECTOR)).items()}
+    projector = {name: torch.tensor(x) for name, x in load_projector(resolve_path(PROJECTOR)).items()}
     prompts, trie, embed = asked.prompts, Trie(asked.grammar), llm.get_input_embeddings()
-    texts = [torch.from_numpy(prompts.encode_question(sentence)) for sentence in asked.sentences]
-    prefix, windows = torch.from_numpy(prompts.prefix), torch.from_numpy(asked.windows).float()
+    texts = [torch.tensor(prompts.encode_question(sentence)) for sentence in asked.sentences]
+    prefix, windows = torch.tensor(prompts.prefix), torch.tensor(asked.windows, dtype=torch.float32)
     pairs = list(itertools.product(range(len(windows)), range(len(texts))))
 
     def rows(some: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        head, frames = embed(prefix), torch.nn.functional.linear(windows, **projector)
-        whole = [torch.cat([head, frames[window], embed(texts[query])]) for window, query in some]
+        head = embed(prefix)
+        frames = torch.nn.functional.linear(windows[[window for window, _ in some]], **projector)
+        whole = [torch.cat([head, own, embed(texts[query])]) for own, (_, query) in zip(frames, some)]
         length = max(map(len, whole))
         embedded = [torch.nn.functional.pad(row, (0, 0, length - len(row), 0)) for row in whole]
         seen = [torch.arange(length) >= length - len(row) for row in whole]
