@@ -4,9 +4,9 @@
     python -m revision_jax.benchmarks.all               # more sizes and rounds
     python -m revision_jax.benchmarks.all --table       # the table alone, from the file as it is
 
-All of it is on CPUs. Each comparison is a command of its own, in a process of its own; it stands in the file beside what
-it gave. A command that fails ends the call, and nothing is written. Run it on a machine that does nothing else: the
-file keeps its load.
+All of it is on CPUs. Each comparison is a command of its own, in a process of its own, and stands in the file beside
+what it gave. A command that fails ends the call, and nothing is written. Run it on a machine that does nothing else:
+the file keeps its load.
 """
 
 import argparse
