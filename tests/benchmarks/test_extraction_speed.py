@@ -7,11 +7,10 @@ import pytest
 
 from revision_jax.benchmarks import extraction
 
-pytestmark = pytest.mark.parity
 FLAGS = ["--seconds", "2", "--width", "64", "--height", "48", "--repeat", "1", "--rest", "0"]
 
 
-def test_the_shipped_encoder_is_compared_on_a_film(capsys):
+def test_the_shipped_encoder_is_compared_on_a_film(torch, capsys):
     extraction.main(FLAGS)
     report = json.loads(capsys.readouterr().out)
     assert report["frames"] == 10 and report["film"]["seconds"] == 2 and report["cosines"]["least"] > 0.99
@@ -19,7 +18,7 @@ def test_the_shipped_encoder_is_compared_on_a_film(capsys):
     assert row["peer_is"] == "PyAV + PyTorch" and row["ratio"]["median"] > 0
 
 
-def test_random_weights_of_other_sizes(monkeypatch, capsys):
+def test_random_weights_of_other_sizes(torch, monkeypatch, capsys):
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     monkeypatch.setattr(extraction, "SIZES", small)
     extraction.main([*FLAGS, "--encoder", "random-b32", "--fps", "1"])

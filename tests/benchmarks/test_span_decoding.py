@@ -8,10 +8,8 @@ import pytest
 from revision_jax.benchmarks import span_decoding
 from revision_jax.prompts import AnswerGrammar
 
-pytestmark = pytest.mark.parity
 
-
-def test_both_programs_give_the_same_spans(capsys):
+def test_both_programs_give_the_same_spans(torch, capsys):
     flags = ["--windows", "2", "--queries", "3", "--batch", "4", "--repeat", "1", "--rest", "0"]
     span_decoding.main(flags)
     report = json.loads(capsys.readouterr().out)
