@@ -18,7 +18,6 @@ import argparse
 import functools
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
+from revision_jax.benchmarks.machine import processor
 from revision_jax.config import resolve_path
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.annotations.rows import Annotations, Row
@@ -51,6 +51,7 @@ FPS, WIDTH, MOVIE_S = 5.0, 768, 6600.0
 HIERARCHY = Hierarchy(window_s=125.0, num_frames=250)
 BATCH = 32
 GROUPS, GROUP = 8, 100  # groups of a batch of stage 2, and their windows
+Take = Callable[[str, np.ndarray, np.ndarray], object]  # video id, its frames [F] in order, the row [F, D] to fill
 ARRAYS = "arrays"  # the same features as plain .npy files, for the memory-mapped loader
 
 
@@ -128,17 +129,22 @@ def windows(split: Path) -> Iterator[tuple[str, float]]:
         yield video_id, rng.uniform(0, durations[video_id] - HIERARCHY.window_s)
 
 
-def mapped_batches(split: Path) -> Iterator[np.ndarray]:
-    """Plain numpy: memory-mapped arrays, the 250 frames copied into a batch."""
+def filled_batches(split: Path, take: Take) -> Iterator[np.ndarray]:
+    """Batches `[BATCH, F, D]` of random windows' features alone, each window put into its row by `take`."""
     store, drawn = FeatureStore(split), windows(split)
-    arrays = {key: np.load(split / ARRAYS / f"{key}.npy", mmap_mode="r") for key in store.video_ids}
     while True:
         batch = np.empty((BATCH, HIERARCHY.num_frames, store.manifest.width), store.manifest.dtype)
         for row in batch:
             video_id, start = next(drawn)
-            frames = HIERARCHY.frame_indices(start, start + HIERARCHY.window_s, FPS, len(arrays[video_id]))
-            np.take(arrays[video_id], frames, axis=0, out=row, mode="clip")
+            count = store.manifest.videos[video_id].num_frames
+            take(video_id, HIERARCHY.frame_indices(start, start + HIERARCHY.window_s, FPS, count), row)
         yield batch
+
+
+def mapped_batches(split: Path) -> Iterator[np.ndarray]:
+    """Plain numpy: memory-mapped arrays, the 250 frames copied into a batch."""
+    arrays = {key: np.load(split / ARRAYS / f"{key}.npy", mmap_mode="r") for key in FeatureStore(split).video_ids}
+    return filled_batches(split, lambda key, frames, row: np.take(arrays[key], frames, axis=0, out=row, mode="clip"))
 
 
 def raw_batches(split: Path) -> Iterator[list[bytes]]:
@@ -248,11 +254,6 @@ def run_groups(split: Path, count: int, threads: list[int], prefetch: int) -> di
         batches.close()
     about = {"benchmark": "pipeline", "windows": count, "cores": len(os.sched_getaffinity(0))}
     return about | {"processor": processor(), **results}
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -44,7 +44,7 @@ class Form(NamedTuple):
 def make_film(path: Path, form: Form, minutes: int) -> None:
     """Shapes in that form as an H.264 file: the square picture in the middle, one minute repeated."""
     part = path.with_name(f"part-{path.name}")
-    _encode_minute(part, form)
+    encode_seconds(part, form, 60)
     with av.open(str(path), "w") as target:
         stream = None
         for number in range(minutes):
@@ -59,13 +59,14 @@ def make_film(path: Path, form: Form, minutes: int) -> None:
     part.unlink()
 
 
-def _encode_minute(path: Path, form: Form) -> None:
+def encode_seconds(path: Path, form: Form, seconds: int) -> None:
+    """The first seconds of a video of Shapes in that form as an H.264 file: the square picture in the middle."""
     video, side = world.make_video("test", 0), min(form.width, form.height)
     top, left = (form.height - side) // 2, (form.width - side) // 2
     scaler = VideoReformatter()
 
     def pictures() -> Iterator[np.ndarray]:
-        for second in range(60):
+        for second in range(seconds):
             batch = np.zeros((form.fps, form.height, form.width, 3), np.uint8)
             for whole, small in zip(batch, video.frames(second + np.arange(form.fps) / form.fps)):
                 frame = av.VideoFrame.from_ndarray(small, format="rgb24")

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from revision_jax.benchmarks.pipeline import make_prompts, own_mib, processor
+from revision_jax.benchmarks.machine import processor
+from revision_jax.benchmarks.pipeline import make_prompts, own_mib
 from revision_jax.data.annotations.queries import load_queries
 from revision_jax.data.annotations.table import QueryTable
 from revision_jax.data.batches.clips import ClipDrawer, ClipKind

@@ -1,32 +1,35 @@
 """Speed of a train step with random weights: Python's share, tokens a second, MFU; PyTorch + PEFT beside it.
 
     python -m revision_jax.benchmarks.train_step                            # many layers, toy widths: Python's share
-    python -m revision_jax.benchmarks.train_step --shape tiny --dtype float32 --remat none --dropout 0 --torch  # CPU
+    python -m revision_jax.benchmarks.train_step --shape tiny --torch --repeat 7 --steps 2 \\
+        --dtype float32 --remat none --dropout 0                                                     # on a CPU
     python -m revision_jax.benchmarks.train_step --shape 7b --batch 16 --remat names,full --torch    # on one GPU
 
 One JSON line. MFU counts model FLOPs as `training/flops.py` says. Every variant must compile once; the benchmark fails
-otherwise. `--dtype bfloat16,float32` shows both first losses.
+otherwise. `--dtype bfloat16,float32` shows both first losses. `--torch` alone times one framework after the other, each
+with the whole device; with `--repeat`, on a CPU, they take turns of `--steps` steps, and `beside` has medians and
+spread. PyTorch gets as many rows of as many tokens, each row one causal text, with the loss on its last 8 tokens; on a
+CPU it computes in float32 without dropout, so ours should, too.
 """
 
 import argparse
-import importlib.util
+import contextlib
 import itertools
 import json
 import math
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from revision_jax import config as configs
 from revision_jax.ahead.abstract import PREFIX_TOKENS, abstract_step
-from revision_jax.benchmarks.torch_step import Rows, measure_torch
+from revision_jax.benchmarks.random_state import ANSWER, fill, make_batch
+from revision_jax.benchmarks.side_by_side import Claim, Program, compare, take_turns
+from revision_jax.benchmarks.torch_step import Peer, TorchShape, measure_before, steps_beside
 from revision_jax.models.llama import LlamaConfig
 from revision_jax.parallel.memory import keep_freed_memory
 from revision_jax.parallel.mesh import make_mesh
@@ -56,6 +59,11 @@ class Shape(NamedTuple):
         """Tokens of a row; the last of a text is never read."""
         return PREFIX_TOKENS + self.frames + self.texts * (self.text - 1)
 
+    @property
+    def torch(self) -> TorchShape:
+        """What PyTorch gets: a causal text a row."""
+        return TorchShape(self.sizes, self.rank, self.rows, self.length, ANSWER)
+
 
 # As many calls as 7B makes, in widths that cost nothing: what is left is Python and dispatch.
 TOY = LlamaConfig(64, 16, 16, num_layers=32, num_heads=2, num_kv_heads=2, head_dim=8)
@@ -66,8 +74,8 @@ SHAPES = {
     "1b": Shape(LlamaConfig(128256, 2048, 8192, 2, 32, 8, 64), 64, rows=1),  # two layers of Llama-3.2-1B
     "7b": Shape(VICUNA_7B, 64),
 }
+OURS = "ours"
 WARM_UP = 2  # steps before the clock: the first compiles
-ANSWER = 8  # tokens under the loss a window
 
 
 def make_config(shape: Shape, *, dropout: float = 0.05, **model: str) -> ConfigDict:
@@ -85,40 +93,8 @@ def make_config(shape: Shape, *, dropout: float = 0.05, **model: str) -> ConfigD
     return configs.load("configs/stage1.py:mad", changes | {f"model.{key}": value for key, value in model.items()})
 
 
-def fill(tree: Any, key: jax.Array) -> Any:
-    """Random arrays for shapes in their places: N(0, 0.02), ones for norms, zeros where LoRA's B and counters start."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-
-    def make():
-        return [_draw(jax.tree_util.keystr(path), leaf, jax.random.fold_in(key, i)) for i, (path, leaf) in
-                enumerate(leaves)]  # fmt: skip
-
-    arrays = jax.jit(make, out_shardings=[leaf.sharding for _, leaf in leaves])()
-    return jax.tree.unflatten(structure, arrays)
-
-
-def _draw(path: str, leaf, key: jax.Array) -> jax.Array:
-    if "scale" in path:
-        return jnp.ones(leaf.shape, leaf.dtype)
-    if "opt_state" in path or "lora_b" in path or "bias" in path or not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.zeros(leaf.shape, leaf.dtype)
-    return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
-
-
-def make_batch(shapes: dict, vocabulary: int) -> dict[str, jax.Array]:
-    """Random features and tokens; the loss is on the last `ANSWER` tokens."""
-    rng = np.random.default_rng(0)
-    values = {
-        "video": rng.normal(size=shapes["video"].shape).astype(np.float16),
-        "tokens": rng.integers(0, vocabulary, shapes["tokens"].shape, dtype=np.int32),
-        "loss_mask": np.broadcast_to(np.arange(shapes["tokens"].shape[-1]) >= shapes["tokens"].shape[-1] - ANSWER,
-                                     shapes["tokens"].shape),
-    }  # fmt: skip
-    return {name: jax.device_put(value, shapes[name].sharding) for name, value in values.items()}
-
-
-def measure(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any]:
-    """One variant: times, speeds, memory, the first loss.
+def measure(config: ConfigDict, sizes: LlamaConfig, steps: int, peer: Peer | None = None) -> dict[str, Any]:
+    """One variant: times, speeds, memory, the first loss; rows `beside` a peer.
 
     Raises:
       RuntimeError: the step was compiled more than once.
@@ -135,7 +111,8 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any
         for _ in range(WARM_UP):
             state, metrics = step(state, batch, frozen)
             losses.append(float(metrics["loss"]))
-        wall, python = _time(step, state, batch, frozen, steps)
+        wall, python, state = _time(step, state, batch, frozen, steps)
+        beside = {} if peer is None else {"beside": _time_beside(step, state, batch, frozen, peer)}
     if step._cache_size() != 1:
         raise RuntimeError(f"the step was compiled {step._cache_size()} times; expected once.")
     tokens = config.train.batch_size * (len(program.prefix) + config.hierarchy.num_frames)
@@ -149,21 +126,22 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any
         "mfu": round(flops / wall / peak / mesh.size, 4) if peak else "not measured: no known peak",
         "first_loss": losses[0],
         **device_memory(),
+        **beside,
     }
 
 
-def measure_if_it_fits(config: ConfigDict, sizes: LlamaConfig, steps: int) -> dict[str, Any]:
+def measure_if_it_fits(config: ConfigDict, sizes: LlamaConfig, steps: int, peer: Peer | None = None) -> dict[str, Any]:
     """`measure`; a variant that needs more memory than there is says so, and the next one is measured."""
     try:
-        return measure(config, sizes, steps)
+        return measure(config, sizes, steps, peer)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return {"step_ms": "does not fit: " + str(error).partition("\n")[0]}
 
 
-def _time(step, state, batch, frozen, steps: int) -> tuple[float, float]:
-    """Seconds a step in a row, and seconds until a call returns while the device is idle."""
+def _time(step, state, batch, frozen, steps: int) -> tuple[float, float, Any]:
+    """Seconds a step in a row, seconds until a call returns while the device is idle, and the state after all."""
     started = time.perf_counter()
     for _ in range(steps):
         state, metrics = step(state, batch, frozen)
@@ -175,49 +153,58 @@ def _time(step, state, batch, frozen, steps: int) -> tuple[float, float]:
         state, metrics = step(state, batch, frozen)
         called.append(time.perf_counter() - started)
         jax.block_until_ready((state, metrics))
-    return wall, float(np.median(called))
+    return wall, float(np.median(called)), state
 
 
-def beside_torch(arguments: argparse.Namespace, shape: Shape) -> dict[str, Any] | str:
-    """The plain PyTorch + PEFT step of the same shapes, on the GPU or else the CPU; or why there is none.
+def _time_beside(step, state, batch, frozen, peer: Peer) -> list[dict[str, Any]]:
+    """Rows of a comparison with the peer."""
 
-    It runs in a process of its own, before JAX takes the GPU's memory: each framework has the whole card.
-    """
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
-        return "not measured: no PyTorch and PEFT; pip install torch peft"
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        rows = Rows(shape.rows, shape.length, ANSWER)
-        call = pool.submit(measure_torch, shape.sizes, rows, shape.rank, arguments.steps)
-        found = call.result()
-    print(json.dumps(found), file=sys.stderr)
-    return found
+    def ours():
+        nonlocal state
+        for _ in range(peer.steps):
+            state, metrics = step(state, batch, frozen)
+        jax.block_until_ready((state, metrics))
+
+    theirs = Program(lambda: peer.take(peer.steps), peer.steps)
+    seconds = take_turns({OURS: Program(ours, peer.steps), "PyTorch + PEFT": theirs}, peer.repeat)
+    return compare(Claim("train step", "ms a step", OURS), seconds)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--shape", choices=tuple(SHAPES), default="toy")
+    add("--batch", type=int, help="windows a step (default: the shape's)")
+    add("--frames", type=int, help="of a window (default: the shape's)")
+    add("--text", type=int, help="tokens of a text (default: the shape's); 36 of the prompt come before")
+    add("--steps", type=int, default=20)
+    add("--remat", default="names", help="policies, with commas")
+    add("--attention", default="auto", help="backends, with commas: auto,xla,cudnn")
+    add("--dtype", default="bfloat16", help="with commas: bfloat16,float32 compares the losses")
+    add("--dropout", default="0.05", help="with commas: 0.05,0 shows the cost of random bits")
+    add("--torch", action="store_true", help="PyTorch + PEFT in the same call")
+    add("--repeat", type=int, help="with --torch, on a CPU: rounds in which the two take turns")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="toy")
-    parser.add_argument("--batch", type=int, help="windows a step (default: the shape's)")
-    parser.add_argument("--frames", type=int, help="of a window (default: the shape's)")
-    parser.add_argument(
-        "--text", type=int, help="tokens of a text (default: the shape's); 36 of the prompt come before"
-    )
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--remat", default="names", help="policies, with commas")
-    parser.add_argument("--attention", default="auto", help="backends, with commas: auto,xla,cudnn")
-    parser.add_argument("--dtype", default="bfloat16", help="with commas: bfloat16,float32 compares the losses")
-    parser.add_argument("--dropout", default="0.05", help="with commas: 0.05,0 shows the cost of random bits")
-    parser.add_argument("--torch", action="store_true", help="PyTorch + PEFT in the same call")
+    parser = make_parser()
     arguments = parser.parse_args(argv)
+    if arguments.repeat is not None and not arguments.torch:
+        parser.error("--repeat repeats a comparison; give --torch, too")
     keep_freed_memory()
     given = {"rows": arguments.batch, "frames": arguments.frames, "text": arguments.text}
     shape = SHAPES[arguments.shape]._replace(**{name: value for name, value in given.items() if value is not None})
-    torch_step, variants = beside_torch(arguments, shape) if arguments.torch else None, []
-    flags = (arguments.dtype, arguments.remat, arguments.attention, arguments.dropout)
-    for dtype, remat, attention, dropout in itertools.product(*(flag.split(",") for flag in flags)):
-        model = {"dtype": dtype, "param_dtype": dtype, "remat": remat, "attention": attention}
-        config = make_config(shape, dropout=float(dropout), **model)
-        variants.append(model | {"dropout": float(dropout)} | measure_if_it_fits(config, shape.sizes, arguments.steps))
-        print(json.dumps(variants[-1]), file=sys.stderr)  # what was measured is not lost if the rest is stopped
+    alone = arguments.torch and arguments.repeat is None
+    torch_step = measure_before(shape.torch, arguments.steps) if alone else None
+    turns = contextlib.nullcontext()
+    if arguments.repeat is not None:
+        turns = steps_beside(shape.torch, arguments.steps, arguments.repeat)
+    with turns as peer:
+        variants = measure_variants(arguments, shape, peer)
+    work = {"work": f"train step, `{arguments.shape}`: {shape.rows} rows of {shape.length} tokens"}
+    beside = [row | work for variant in variants for row in variant.get("beside", ())]
     report = {
         "benchmark": "train_step",
         "shape": arguments.shape,
@@ -228,9 +215,21 @@ def main(argv: list[str] | None = None) -> int:
         "variants": variants,
     }
     if arguments.torch:
-        report["torch"] = torch_step
+        report |= {"torch": torch_step} if alone else {"beside": beside}
     print(json.dumps(report))
     return 0
+
+
+def measure_variants(arguments: argparse.Namespace, shape: Shape, peer: Peer | None) -> list[dict[str, Any]]:
+    """Each combination of what was given with commas."""
+    flags, variants = (arguments.dtype, arguments.remat, arguments.attention, arguments.dropout), []
+    for dtype, remat, attention, dropout in itertools.product(*(flag.split(",") for flag in flags)):
+        model = {"dtype": dtype, "param_dtype": dtype, "remat": remat, "attention": attention}
+        config = make_config(shape, dropout=float(dropout), **model)
+        found = measure_if_it_fits(config, shape.sizes, arguments.steps, peer)
+        variants.append(model | {"dropout": float(dropout)} | found)
+        print(json.dumps(variants[-1]), file=sys.stderr)  # what was measured is not lost if the rest is stopped
+    return variants
 
 
 if __name__ == "__main__":

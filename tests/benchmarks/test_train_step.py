@@ -1,11 +1,12 @@
 """The benchmark of the step, in small: what it reports, and that it stands on one compilation."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
 
-from revision_jax.benchmarks import train_step
+from revision_jax.benchmarks import torch_step, train_step
 
 
 def test_a_line_of_json_with_every_variant(capsys):
@@ -18,6 +19,26 @@ def test_a_line_of_json_with_every_variant(capsys):
     assert report["torch"]["step_ms"] > 0 and report["torch"]["tokens_per_s"] > 0
     if jax.default_backend() == "cpu":
         assert wide["mfu"].startswith("not measured")
+
+
+def test_pytorch_takes_turns_with_each_variant(torch, monkeypatch, capsys):
+    """In a thread here, which does the work that a process of its own does."""
+    monkeypatch.setattr(torch_step, "_process", lambda: ThreadPoolExecutor(1))
+    if jax.default_backend() != "cpu":
+        with pytest.raises(ValueError, match="--repeat on a gpu: it is for CPUs"):
+            train_step.main(["--steps", "1", "--torch", "--repeat", "2"])
+        return
+    train_step.main(["--steps", "1", "--batch", "2", "--dtype", "float32", "--torch", "--repeat", "2"])
+    report = json.loads(capsys.readouterr().out)
+    [row] = report["beside"]
+    assert row["work"] == f"train step, `toy`: 2 rows of {report['tokens_a_window']} tokens" and row["rounds"] == 2
+    assert row["peer_is"] == "PyTorch + PEFT" and row["ratio"]["median"] > 0 and "torch" not in report
+
+
+def test_a_repeat_without_pytorch_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        train_step.main(["--repeat", "3"])
+    assert "give --torch, too" in capsys.readouterr().err
 
 
 def test_a_second_compilation_is_an_error(monkeypatch):
