@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,18 @@ class Searcher:
         other = copy.copy(self)
         other._packer = dataclasses.replace(self._packer, questions=self._packer.questions.fitted_to(sentences))
         other.settings = dataclasses.replace(self.settings, question_tokens=other._packer.questions.length)
+        return other
+
+    def choosing(self, **changes: Any) -> "Searcher":
+        """The same search of other windows: `depth`, `policy`, `keep`, `shortlist`. Compiled programs are shared.
+
+        Raises:
+          ValueError: another field, or a value that breaks its rule.
+        """
+        if strangers := sorted(set(changes) - set(SearchSettings.CHOOSING)):
+            raise ValueError(f"found {strangers}; expected some of {SearchSettings.CHOOSING}.")
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, **changes)
         return other
 
     # -------------------------------------------------------------------------------------------------- what it is
