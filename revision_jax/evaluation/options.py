@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from revision_jax.config import ConfigError
+from revision_jax.runs.budgets import check_budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Options:
       submission: a key of `evaluation.submissions.FORMS`: the answers are also written for a benchmark; "" = not.
       diagnose: names what fails, see `diagnosis.py`.
       score: files of other programs' answers, which are scored beside the run's.
+      budget: the share of the dense (query, window) pairs that the search may look at: policy and shares are chosen on
+        val, see `budget.py`; None: they are the config's.
     """
 
     split: str = ""
@@ -36,13 +39,18 @@ class Options:
     submission: str = ""
     score: tuple[str, ...] = ()
     diagnose: bool = False
+    budget: float | None = None
 
     def __post_init__(self):
         if self.split and self.data:
             raise ConfigError(f"--split is {self.split!r} and --data {self.data!r}; expected one of them.")
-        if self.out == "eval" and (self.protocol != "ours" or self.search or self.methods):
+        if self.budget is not None:
+            check_budget(self.budget, [f"search.{name}" for name in self.search])
+            if self.methods:
+                raise ConfigError("--budget chooses the method, and --methods names some; leave out one of them.")
+        if self.out == "eval" and (self.protocol != "ours" or self.search or self.methods or self.budget):
             raise ConfigError(
-                "another protocol, search or choice of methods needs a folder of its own; give --out NAME."
+                "another protocol, search, budget or choice of methods needs a folder of its own; give --out NAME."
             )
 
     def given(self) -> list[str]:

@@ -31,6 +31,7 @@ from revision_jax.search.plan import Plan, plan_search
 from revision_jax.search.program import Fixed, Found, Parts, join_found, search_program, sent_down, vectors_program
 from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result, Searched
+from revision_jax.search.rules import CHOOSING
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
 
@@ -112,8 +113,8 @@ class Searcher:
         Raises:
           ValueError: another field, or a value that breaks its rule.
         """
-        if strangers := sorted(set(changes) - set(SearchSettings.CHOOSING)):
-            raise ValueError(f"found {strangers}; expected some of {SearchSettings.CHOOSING}.")
+        if strangers := sorted(set(changes) - set(CHOOSING)):
+            raise ValueError(f"found {strangers}; expected some of {', '.join(CHOOSING)}.")
         other = copy.copy(self)
         other.settings = dataclasses.replace(self.settings, **changes)
         return other

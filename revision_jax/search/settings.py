@@ -15,8 +15,8 @@ from revision_jax.search.rules import check_search
 class SearchSettings:
     """How a search runs: the fields of `search` in a config.
 
-    The fields named in `LAYOUT` do not change its results. Those named in `CHOOSING` say which windows are looked at: they
-    become a policy and numbers of windows, and no compiled program depends on them.
+    The fields named in `LAYOUT` do not change its results. Those named in `rules.CHOOSING` say which windows are looked
+    at: they become a policy and numbers of windows, and no compiled program depends on them.
 
     Attributes:
       depth: levels of a search where a call does not say: 0, one pass over the whole video; 1, the dense windows; from
@@ -67,7 +67,6 @@ class SearchSettings:
     question_tokens: int
 
     LAYOUT: ClassVar = ("query_batch", "window_block", "decode_block", "question_tokens")
-    CHOOSING: ClassVar = ("depth", "policy", "keep", "shortlist")
 
     def __post_init__(self):
         check_search(dataclasses.asdict(self))
@@ -91,7 +90,7 @@ class SearchSettings:
         return Sampling(self.sampling) if self.sampling else GREEDY
 
     def of_program(self) -> "SearchSettings":
-        """What a compiled program depends on: the same settings with the same values of `CHOOSING` for all."""
+        """What a compiled program depends on: the same settings with the same values of `rules.CHOOSING` for all."""
         return dataclasses.replace(self, depth=1, policy="top_down", keep=(1.0,), shortlist=1.0)
 
     def results(self) -> dict[str, Any]:
