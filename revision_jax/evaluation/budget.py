@@ -6,18 +6,22 @@ and small, since a choice among many on few queries would be a choice of luck.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from revision_jax.config import ConfigError
+from revision_jax.data.annotations.queries import Query
 from revision_jax.evaluation import methods as m
+from revision_jax.evaluation.identity import answers_digest
 from revision_jax.evaluation.protocols import Protocol
 from revision_jax.evaluation.scores import UNCALIBRATED, score
 from revision_jax.runs.splits import Split
 from revision_jax.search.method import PLAIN, method_name
+from revision_jax.search.models import Models
 from revision_jax.search.policies import find_policy, policy_names
 from revision_jax.search.policy import Policy, kept
+from revision_jax.search.rules import CHOOSING
 from revision_jax.search.searcher import Searcher
 
 SHORTLISTS = (0.15, 0.3, 0.6)  # of policies that shortlist; those above the budget
@@ -96,7 +100,7 @@ def ways_to_spend(budget: float, searcher: Searcher) -> list[Way]:
         for shortlist in shortlists(kind, budget, searcher.settings.shortlist):
             shown = shortlist if kind.shortlists else 1.0
             found += [Way(depth, policy, keep, shortlist) for keep in shares(budget, shown, depth - 1, searcher)]
-    found.append(Way(1, PLAIN, searcher.settings.keep, searcher.settings.shortlist))
+    found.append(Way(1, PLAIN, (1.0,) * len(searcher.settings.keep), searcher.settings.shortlist))
     most = kept(budget, MANY) / MANY
     return [way for way in dict.fromkeys(found) if way.asked_share(searcher) <= most]
 
@@ -119,28 +123,37 @@ def shares(budget: float, shown: float, levels: int, searcher: Searcher) -> list
 
 
 # ------------------------------------------------------------------------------------------------- the choice
-def try_ways(
-    ways: Sequence[Way], asking: m.Asking, val: Split, log: tuple[Path, str], protocol: Protocol
-) -> list[Tried]:  # fmt: skip
-    """Every way on val; what the log holds is not asked again.
+def ask_ways(
+    ways: Sequence[Way], asking: m.Asking, split: Split, models: Models, path: Path
+) -> dict[Way, m.Answers]:  # fmt: skip
+    """The answers of every way on a split; sparse vectors are shared by all.
 
     Args:
-      asking: what the searches have in common; sparse vectors are shared by all.
-      log: the file of predictions, and what they depend on beside the way.
+      asking: what the searches have in common.
+      models: of the searcher.
+      path: the log of predictions; what it holds is not asked again.
     """
-    asking = dataclasses.replace(asking, shares_shortlists=True)
     asks = {}
     for way in ways:
-        one = dataclasses.replace(asking, searcher=way.searcher(asking.searcher))
+        one = dataclasses.replace(asking, searcher=way.searcher(asking.searcher), shares_shortlists=True)
         asks[way.name] = one.search(way.depth, way.policy)
-    answers = m.answer(val, asks, *log)
-    scores = score(val.all_queries, answers, dict.fromkeys(answers, UNCALIBRATED), protocol)
+    settings = asking.searcher.settings.results()
+    fixed = {name: value for name, value in settings.items() if name not in CHOOSING}  # the rest is a way's name
+    which = [model for model in models.both if model is not None]
+    answers = m.answer(split, asks, path, answers_digest(asking.run, fixed, split, which))
+    return {way: answers[way.name] for way in ways}
+
+
+def score_ways(answers: Mapping[Way, m.Answers], queries: Sequence[Query], protocol: Protocol) -> list[Tried]:
+    """What each way was worth, given its answers to the queries in order."""
+    named = {way.name: found for way, found in answers.items()}
+    scores = score(queries, named, dict.fromkeys(named, UNCALIBRATED), protocol)
     return [
         Tried(
             way, scores[way.name]["recall"]["mad"]["R1@0.3"], scores[way.name]["cost"]["frame_share"],
             scores[way.name]["cost"]["llm_tokens_per_query"],
         )
-        for way in ways
+        for way in answers
     ]  # fmt: skip
 
 

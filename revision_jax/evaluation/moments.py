@@ -14,17 +14,16 @@ from revision_jax.data.annotations.gaps import GAPS, load_gaps
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.builders.datasets import DATA_SETS
 from revision_jax.evaluation import methods as m
-from revision_jax.evaluation.budget import choose, try_ways, ways_to_spend
+from revision_jax.evaluation.budget import ask_ways, choose, score_ways, ways_to_spend
 from revision_jax.evaluation.diagnosis import FEW, Asked, diagnose
 from revision_jax.evaluation.evaluator import Evaluation, Scored
-from revision_jax.evaluation.identity import digest, file_digest, parameters, trained_parameters
+from revision_jax.evaluation.identity import answers_digest, file_digest, trained_parameters
 from revision_jax.evaluation.others import read_others
 from revision_jax.evaluation.predictions import Prediction
 from revision_jax.evaluation.protocols import PROTOCOLS
 from revision_jax.evaluation.scores import PAIRS, UNCALIBRATED, calibrate, compare, score
 from revision_jax.evaluation.submissions import FORMS
 from revision_jax.files import write_json, write_text
-from revision_jax.models.grounder import Grounder
 from revision_jax.parallel import multihost
 from revision_jax.report.plots import Timeline
 from revision_jax.report.table import shown
@@ -35,11 +34,9 @@ from revision_jax.search.answers.confidence import COSINE
 from revision_jax.search.clip_baseline import table_bytes
 from revision_jax.search.method import method_name, uses_upper
 from revision_jax.search.models import Models
-from revision_jax.search.rules import CHOOSING
 from revision_jax.search.searcher import Searcher
 
 log = logging.getLogger(__name__)
-FORMAT = 5  # of the predictions; another one starts the files anew
 DEPTHS = ("depth0", "depth1", "depth2", "depth3")  # what the report shows beside the method that is served
 ALONE = ("depth1", "depth0")  # methods that are asked of the model before training, too
 
@@ -99,10 +96,9 @@ class _Session:
         """Chooses on val how to search within a budget; the search is then the chosen one, by its method alone."""
         run, val = self.evaluation.run, self.splits["val"]
         asking = m.Asking(run, self.searcher, None, m.SharedVectors(self.searcher))
-        results = {name: value for name, value in self.searcher.settings.results().items() if name not in CHOOSING}
-        which = [model for model in self.models.both if model is not None]
-        log = self.evaluation.path("predictions_tried.jsonl", "val"), self._identity(results, val, which)
-        tried = try_ways(ways_to_spend(budget, self.searcher), asking, val, log, self.protocol)
+        path = self.evaluation.path("predictions_tried.jsonl", "val")
+        answers = ask_ways(ways_to_spend(budget, self.searcher), asking, val, self.models, path)
+        tried = score_ways(answers, val.all_queries, self.protocol)
         chosen = choose(tried)
         self.searcher = chosen.way.searcher(self.searcher)
         self.served = self.main = chosen.way.method
@@ -125,21 +121,10 @@ class _Session:
         for log_tag, some, which in groups:
             for name, split in self.splits.items():
                 # Of this split alone: scoring another one between does not throw its answers away.
-                identity = self._identity(searcher.settings.results(), split, which)
+                identity = answers_digest(self.evaluation.run, searcher.settings.results(), split, which)
                 path = self.evaluation.path(f"predictions{log_tag}.jsonl", name)
                 answers[name] |= m.answer(split, some, path, identity)
         return {name: {method: found[method] for method in names} for name, found in answers.items()}
-
-    def _identity(self, results: Mapping[str, Any], split: Split, which: Sequence[Grounder]) -> str:
-        """What answers belong to: these settings of the search, split and grounders."""
-        trained = [parameters(model, self.evaluation.run.config.trainable) for model in which]
-        return digest(FORMAT, results, *self._about(), file_digest(split), trained)
-
-    def _about(self) -> tuple[Any, ...]:
-        """What else the answers depend on: windows, prompt, and the pretrained parts."""
-        run = self.evaluation.run
-        base = {role: part["sha256"] for role, part in run.fingerprints.items()}
-        return run.config.hierarchy, run.config.prompt, run.config.model.dtype, run.config.model.param_dtype, base
 
     def answer_before(self) -> dict[str, dict[str, m.Answers]] | None:
         """The answers of the dense level's model as it was before training, where that was another one."""

@@ -1,0 +1,51 @@
+"""Recall against what a search looks at: a line a policy, from few windows to all."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from revision_jax.report.plots import COLORS, OTHERS, STYLE
+from revision_jax.report.table import method_name
+
+# Panel -> (where its cost stands in a row, what the axis says).
+COSTS = {
+    "windows": ("frame_share", "dense windows asked, % of all"),
+    "arithmetic": ("gflops_per_query", "GFLOP a query"),
+}
+
+
+def recall_against_cost(lines: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, score: str = "R1@0.3") -> None:
+    """Two panels with logarithmic axes: a score against the share of dense windows, and against FLOPs.
+
+    Args:
+      lines: method -> its rows: `score` as `{"value", "runs"}` in percent, and the costs of `COSTS`. The band of a line
+        goes from the worst to the best of its runs. A method of one row is a point.
+    """
+    others = itertools.cycle(OTHERS)
+    colors = {method: COLORS.get(method) or next(others) for method in lines}
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.9), sharey=True, layout="constrained")
+        for axes, (cost, says) in zip(panels, COSTS.values()):
+            for method, rows in lines.items():
+                rows = sorted(rows, key=lambda row: row[cost])
+                x, y = [row[cost] for row in rows], [row[score]["value"] for row in rows]
+                axes.plot(x, y, color=colors[method], marker="o", markersize=3.5, label=method_name(method))
+                runs = [row[score]["runs"] for row in rows]
+                if len(rows) > 1 and len(runs[0]) > 1:
+                    axes.fill_between(
+                        x, list(map(min, runs)), list(map(max, runs)), color=colors[method], alpha=0.13, linewidth=0
+                    )
+            axes.set(xscale="log", xlabel=says)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(plt.NullLocator())
+        panels[0].set(ylabel=f"{score} (%)")
+        panels[0].set_ylim(0, None)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+        plt.close(figure)
