@@ -1,10 +1,10 @@
 """Recall against what a search looks at: every policy, from 1 to 100 % of the dense windows.
 
     python -m revision_jax.benchmarks.budget --workdir runs/stage2-tiny --plot budget.png
-    python -m revision_jax.benchmarks.budget --workdir SEED0/long --workdir SEED1/long --workdir SEED2/long --plot docs/budget.png
+    python -m revision_jax.benchmarks.budget --workdir SEED0/long --workdir SEED1/long --plot docs/budget.png
 
-Each policy searches the test videos as deep as it goes, at each share of `--keep`. `--spend even`: all levels cut by one
-factor; `last`: the last level alone cuts. `cascade` has the shortlist of the run, or the share where that is more.
+Each policy searches the test videos as deep as it goes, at each share of `--keep`. `--spend even`: all levels cut by
+one factor; `last`: the last level alone cuts. `cascade` has the shortlist of the run, or the share where that is more.
 `bottom_up` asks everything, so it has one point. Intervals are of 95 %, from a bootstrap over queries, whose recall is
 the mean over runs; those of differences to all windows (depth 1) are paired. The answers of a run are logged in
 RUN/budget-curve: the same command goes on where it was stopped. Prints a table in Markdown and one JSON line.
