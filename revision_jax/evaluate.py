@@ -33,7 +33,7 @@ Examples:
   python -m revision_jax.evaluate --workdir RUN --data data/qvhighlights/test --submission moment_detr
   python -m revision_jax.evaluate --workdir RUN --data data/mine/test --score preds.jsonl --score other.json
   python -m revision_jax.evaluate --workdir RUN --methods depth1,depth1_retrieve_then_ground --out eval-clip
-  python -m revision_jax.evaluate --workdir RUN --budget 0.15 --out budget15   look at 15 % of the windows
+  python -m revision_jax.evaluate --workdir RUN --budget 0.15 --out budget15     looks at 15 % of the windows
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
   python -m revision_jax.evaluate --workdir RUN --mesh.data 2 --mesh.tensor 2 --model.attention xla

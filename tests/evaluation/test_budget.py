@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -134,9 +136,12 @@ def test_files_and_commands_name_the_share():
 # ------------------------------------------------------------------------------------------------- a run
 @pytest.fixture(scope="module")
 def spent(long_run, tmp_path_factory):
-    """A copy of the run of stage 2 whose search within 30 % of the pairs was chosen; and the flags that did it."""
+    """A copy of the run of stage 2 whose search within 30 % of the pairs was chosen; and the flags that did it, as the
+    message says that one meets without."""
     workdir = Path(shutil.copytree(long_run, tmp_path_factory.mktemp("budget") / "long"))
-    flags = ["--workdir", str(workdir), "--budget", "0.3", "--out", "budget30"]
+    with pytest.raises(ConfigError, match="no search was chosen for a budget of 0") as refused:
+        load_run(workdir, budget=0.3)
+    flags = shlex.split(re.search(r"`python -m revision_jax.evaluate (.*)`", str(refused.value))[1])
     assert evaluate.main(flags) == 0
     return workdir, flags
 
