@@ -25,19 +25,29 @@ def recall_against_cost(lines: Mapping[str, Sequence[Mapping[str, Any]]], path: 
       lines: method -> its rows: `score` as `{"value", "runs"}` in percent, and the costs of `COSTS`. The band of a line
         goes from the worst to the best of its runs. A method of one row is a point.
     """
-    others = itertools.cycle(OTHERS)
-    colors = {method: COLORS.get(method) or next(others) for method in lines}
+    others, markers = itertools.cycle(OTHERS), itertools.cycle("os^vDP")
+    drawn = {method: (COLORS.get(method) or next(others), next(markers)) for method in lines}
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.9), sharey=True, layout="constrained")
         for axes, (cost, says) in zip(panels, COSTS.values()):
             for method, rows in lines.items():
-                rows = sorted(rows, key=lambda row: row[cost])
+                rows, (color, marker) = sorted(rows, key=lambda row: row[cost]), drawn[method]
                 x, y = [row[cost] for row in rows], [row[score]["value"] for row in rows]
-                axes.plot(x, y, color=colors[method], marker="o", markersize=3.5, label=method_name(method))
+                size, above = (6.5, 4) if len(rows) == 1 else (3.5, 3)
+                axes.plot(
+                    x,
+                    y,
+                    color=color,
+                    marker=marker,
+                    markersize=size,
+                    zorder=above,
+                    linewidth=1.3,
+                    label=method_name(method),
+                )
                 runs = [row[score]["runs"] for row in rows]
                 if len(rows) > 1 and len(runs[0]) > 1:
                     axes.fill_between(
-                        x, list(map(min, runs)), list(map(max, runs)), color=colors[method], alpha=0.13, linewidth=0
+                        x, list(map(min, runs)), list(map(max, runs)), color=color, alpha=0.13, linewidth=0
                     )
             axes.set(xscale="log", xlabel=says)
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
