@@ -62,7 +62,7 @@ def act(args: argparse.Namespace) -> None:
     limits = library.Limits(round(args.max_upload_mib * units.MIB), 60.0 * args.max_minutes)
     with tempfile.TemporaryDirectory(prefix="revision_jax_demo_") as folder, server.listen(args.host, args.port) as at:
         videos = library.Library(args.videos and Path(args.videos), Path(folder), limits)
-        run = runs.load_run(args.workdir, fields)
+        run = runs.load_run(args.workdir, fields, args.budget)
         run.check_sentences(["something happens"])  # loads it: the first who asks does not wait for that
         answering = service.Service(run, videos, line.Line(), asking.Asking(args.top, least))
         print(f"uses {run.name}\nopen {server.address(at)}  (Ctrl-C ends it)", flush=True)

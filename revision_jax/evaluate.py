@@ -34,17 +34,19 @@ Examples:
   python -m revision_jax.evaluate --workdir RUN --data data/mine/test --score preds.jsonl --score other.json
   python -m revision_jax.evaluate --workdir RUN --methods depth1,depth1_retrieve_then_ground --out eval-clip
   python -m revision_jax.evaluate --workdir RUN --queries 60 --out eval-some     60 of the queries, at even distances
+  python -m revision_jax.evaluate --workdir RUN --budget 0.15 --out budget15     looks at 15 % of the windows
   python -m revision_jax.evaluate --workdir RUN --protocol released --out eval-released
   python -m revision_jax.evaluate --workdir RUN --out eval-beam --search.beam 4 --search.confidence sequence_likelihood
   python -m revision_jax.evaluate --workdir RUN --mesh.data 2 --mesh.tensor 2 --model.attention xla
 
 RUN/eval holds metrics.json, predictions.jsonl, questions.jsonl, calibration.json (which `ground` uses), report.html
 and its pictures; for another split than test with its name (metrics_val.json). The same command continues a stopped
-evaluation, video by video. Another protocol or search goes to another folder, --out. --submission writes the answers of
-the method that `ground` uses for a benchmark's own evaluator, submission_moment_detr.jsonl (QVHighlights, VidChapters),
-submission_cone.jsonl (MAD) or submission_ego4d_nlq.json; --score reads all of them. An option that a run's stage cannot
-honour is refused. All devices of this machine are used; several hosts (processes of jax.distributed,
-JAX_COORDINATOR_ADDRESS set) share the videos, and the work folder must be one that all of them see.
+evaluation, video by video. Another protocol or search goes to another folder, --out. --budget tries all policies and a
+few shares on val, scores the best of them alone, and keeps it in RUN/eval/budgets for `ground --budget`. --submission
+writes the answers of the method that `ground` uses for a benchmark's own evaluator, submission_moment_detr.jsonl
+(QVHighlights, VidChapters), submission_cone.jsonl (MAD) or submission_ego4d_nlq.json; --score reads all of them. An
+option that a run's stage cannot honour is refused. All devices of this machine are used; several hosts (processes of
+jax.distributed, JAX_COORDINATOR_ADDRESS set) share the videos, and the work folder must be one that all of them see.
 """
 
 
@@ -62,6 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="DIR", default="", help="another prepared split to score, of any domain")
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="ours", help="default: ours")
     parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the run has")
+    says = "share of the dense windows to look at: policy and shares are chosen on val"
+    parser.add_argument("--budget", type=float, metavar="SHARE", help=says)
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
     parser.add_argument("--memory_gib", type=float, default=0.0, help="what a device may use (default: all it has)")
     parser.add_argument("--queries", type=int, default=0, metavar="N", help="ask at most N (default: all; needs --out)")
@@ -95,7 +99,7 @@ def act(args: argparse.Namespace) -> None:
     methods = tuple(name for name in args.methods.split(",") if name)
     options = Options(
         args.split, args.data, args.out, args.protocol, configs.section(run.config, "search", search), methods,
-        args.memory_gib, args.wide, args.submission, tuple(args.score), args.diagnose, args.queries,
+        args.memory_gib, args.wide, args.submission, tuple(args.score), args.diagnose, args.queries, args.budget,
     )  # fmt: skip
     evaluation.evaluate(run, options)
 

@@ -20,6 +20,7 @@ Examples:
   python -m revision_jax.ground lectures/ "a proof on the blackboard" --skip-broken      which video, and when
   python -m revision_jax.ground film.mkv "a blue star spins" "a star grows" --workdir runs/stage2-tiny --top 3
   python -m revision_jax.ground film.mp4 "a star grows" --workdir runs/stage2-tiny --depth 2 --policy bottom_up
+  python -m revision_jax.ground film.mp4 "a star grows" --workdir runs/stage2-tiny --budget 0.15
   python -m revision_jax.ground film.mp4 --queries events.txt --json > moments.json
   python -m revision_jax.ground film.mp4 "a star grows" --clips found/ --vtt found/ --csv found.csv
 
@@ -33,8 +34,9 @@ under ./runs that can answer is used.
 
 --depth 1 asks all dense windows; 2 and 3 let upper levels choose windows first (a run of configs/stage2.py). --policy
 says how: top_down, bottom_up, top_down_rescaled, fused, cascade, retrieve_then_ground. --keep: the share, or above 1
-the number, of windows that each level sends down, coarse first. Any other field of the search: --search.KEY VALUE. The
-devices that are there are used: --mesh.data, --mesh.fsdp, --mesh.tensor and --model.attention choose.
+the number, of windows that each level sends down, coarse first. --budget sets all of these, and the threshold, as
+`evaluate --budget` chose them for this share of the dense windows. Any other field of the search: --search.KEY VALUE.
+The devices that are there are used: --mesh.data, --mesh.fsdp, --mesh.tensor and --model.attention choose.
 
 Exit code 0, also when an event is not there; 2 after an error.
 """
@@ -79,7 +81,7 @@ def act(args: argparse.Namespace) -> None:
     console = rich.console.Console(stderr=True)
     with progress.Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loads the run", total=len(videos))
-        run = runs.load_run(args.workdir, fields)
+        run = runs.load_run(args.workdir, fields, args.budget)
         if args.workdir is None:
             console.print(f"uses {run.name}", highlight=False, markup=False)
         run.check_sentences(sentences)

@@ -75,6 +75,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=int, metavar="N", help="levels of the search (default: the run's search.depth)")
     add("--policy", metavar="NAME", help="what chooses windows (default: the run's search.policy)")
     add("--keep", metavar="SHARE,..", help="what each level sends down (default: the run's own)")
+    add("--budget", type=float, metavar="SHARE", help="of the dense windows: search as evaluate chose for it")
     add("--top", type=int, default=5, metavar="N", help="moments of an answer (default: %(default)s)")
     least = parser.add_mutually_exclusive_group()
     least.add_argument(

@@ -35,6 +35,7 @@ EXAMPLES = "test_advice.py::test_every_example_of_the_help_is_understood"
 SUBMITTED = "evaluation/test_benchmarks.py::test_hidden_times_are_submitted_and_missing_ids_refused"
 PAGE = "page/test_library.py::test_too_much_is_refused_and_deleted"
 STUDIED = "studies/test_ablate.py::test_a_study_runs_goes_on_and_tells_what_failed"
+BUDGET = "evaluation/test_budget.py::test_ground_takes_it_over_with_its_threshold"
 LEAVES = "test_advice.py::test_an_evaluation_of_other_methods_within_a_budget"
 # file -> what its messages recommend -> the test that does it; None: it only says what was given
 RECOMMENDED = {
@@ -62,7 +63,10 @@ RECOMMENDED = {
     "evaluation/methods.py": {"--methods": None},
     "evaluation/moments.py": {"--submission": None},
     "evaluation/others.py": {"--score": None},
-    "evaluation/options.py": {"--out": LEAVES, **dict.fromkeys(("--split", "--data", "--queries"))},
+    "evaluation/options.py": {
+        "--out": LEAVES,
+        **dict.fromkeys(("--split", "--data", "--queries", "--budget", "--methods")),
+    },
     "data/video/clips.py": {
         "--exact": "data/video/test_clips.py::test_what_cannot_be_copied_is_encoded_anew_as_its_message_says"
     },
@@ -82,6 +86,7 @@ RECOMMENDED = {
     "planning/recipe.py": {"--steps": "test_plan.py::test_chosen_steps_on_gpus_with_sizes_of_ones_own"},
     "report/table.py": {"--wide": "report/test_report.py::test_a_wide_table_and_the_columns_of_a_benchmark"},
     "runs/base.py": {"--config.KEY": DROPS},
+    "runs/budgets.py": dict.fromkeys(("python -m revision_jax.evaluate", "--workdir", "--budget", "--out"), BUDGET),
     "runs/calibration.py": dict.fromkeys(("python -m revision_jax.evaluate", "--workdir"), THRESHOLD),
     "runs/converting.py": dict.fromkeys(("--format", "--tokenizer"), None),
     "runs/exporting.py": dict.fromkeys(("--format", "--dtype", "--shard-gib", "--no-check"), None),

@@ -114,7 +114,7 @@ CHANGES = {
     "search.depth": ("search", {"search.depth": 0}),
     "search.policy": ("upper program", {"search.policy": "top_down"}),
     "search.keep": ("recursion", {"search.keep": (0.9, 0.2)}),
-    "search.shortlist": ("upper program", {"search.policy": "cascade", "search.shortlist": 0.5}),
+    "search.shortlist": ("counts", {"search.shortlist": 0.5}),
     "search.readings": ("upper program", {"search.readings": 1}),
     "search.rescale": ("upper program", {"search.rescale": 0.25}),
     "search.confidence": ("search", {"search.confidence": "inverse_max_entropy"}),
@@ -267,6 +267,13 @@ def observe_program(config, place, made):
     return traced.lower().as_text(), need
 
 
+def observe_counts(config, place, made):
+    """How many windows each level is shown and the dense one is asked, as the program gets it."""
+    run = _changed(config, made)
+    sentences = run.sentences(SENTENCES, config.search.depth, config.search.policy)
+    return [part.video.counts.tolist() for part in run.searcher().packed(_video(run), sentences)]
+
+
 def _video(run):
     split = run.split("val")
     [video_id] = split.queries
@@ -308,6 +315,7 @@ KINDS = {
     "program": Kind(observe_program),
     "recursion": Kind(observe_search, "configs/stage2.py", RECURSION),
     "upper program": Kind(observe_program, "configs/stage2.py", RECURSION),
+    "counts": Kind(observe_counts, "configs/stage2.py", RECURSION | {"search.policy": "cascade"}),
 }
 
 

@@ -67,6 +67,10 @@ RUN_BY = {
     ("docs/recipes.md", 'pip install -e ".[test]"'): ("rehearsal/test_rehearsal.py::test_the_table",),
     ("docs/recipes.md", "python -m revision_jax.ablate --list"): STUDIES,
     ("docs/results/README.md", "python -m revision_jax.ablate --list"): STUDIES,
+    ("docs/data.md", "python -m revision_jax.evaluate --workdir runs/stage2-tiny --budget"): (
+        "evaluation/test_budget.py::test_the_choice_is_scored_and_told",
+        "evaluation/test_budget.py::test_ground_takes_it_over_with_its_threshold",
+    ),
     ("docs/scale.md", 'pip install -e ".[tpu]"'): ("test_compile.py::test_a_program_that_fits", EXTRAS),
     ("docs/scale.md", "python -m revision_jax.plan --config configs/stage1.py:vidchapters"): (
         "test_advice.py::test_every_example_of_the_help_is_understood",

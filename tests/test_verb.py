@@ -26,8 +26,8 @@ from revision_jax.training.preemption import RESTART_CODE, Preempted
 # Verb -> words that its help must hold.
 HELP = {
     "train": ("--workdir", "vidchapters", "learning_rate=", "resumes", "report.html"),
-    "evaluate": ("--workdir runs/", "calibration.json", "continues", "--protocol"),
-    "ground": ("--queries", "--depth", "--policy", "--keep", "Exit code"),
+    "evaluate": ("--workdir runs/", "calibration.json", "continues", "--protocol", "--budget"),
+    "ground": ("--queries", "--depth", "--policy", "--keep", "--budget", "Exit code"),
     "prepare": ("vidchapters", "merge", "check", "report", "--shard"),
     "convert": ("--format llama", "--source", "docs/recipes.md"),
     "export": ("--format bundle", "--format peft", "--out"),

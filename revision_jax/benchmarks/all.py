@@ -24,6 +24,7 @@ from typing import Any
 from revision_jax.benchmarks.machine import machine, versions
 from revision_jax.benchmarks.peers_table import PAGE, with_table
 from revision_jax.files import read_json, write_json, write_text
+from revision_jax.text import split_lines
 
 JSON = "benchmarks.json"
 ON_CPUS = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # both sides, on machines with a GPU, too
@@ -63,7 +64,7 @@ def run(command: str) -> dict[str, Any]:
     done = subprocess.run([sys.executable, *whole[1:]], env=os.environ | ON_CPUS, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"`{shlex.join(whole)}` failed with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
-    report = json.loads(done.stdout.strip().splitlines()[-1])
+    report = json.loads(split_lines(done.stdout)[-1])
     return {"command": shlex.join(whole), "seconds": round(time.perf_counter() - started, 1), **report}
 
 

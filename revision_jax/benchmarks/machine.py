@@ -4,15 +4,16 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from revision_jax.text import read_lines
 
 LIBRARIES = ("jax", "flax", "numpy", "av", "h5py", "lmdb", "torch", "transformers", "peft")
 
 
 def processor() -> str:
     """The processor's name, as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = read_lines("/proc/cpuinfo")
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 

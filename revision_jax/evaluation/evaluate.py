@@ -136,6 +136,7 @@ def _empty(evaluation: Evaluation) -> dict[str, Any]:
         "present": 0,
         "absent": 0,
         "served": None,
+        "budget": None,
         "table": {},
         "questions": {},
         "methods": {},

@@ -11,9 +11,26 @@ from ml_collections import ConfigDict
 from revision_jax.data.builders.base import QUERIES
 from revision_jax.data.store.features import MANIFEST
 from revision_jax.models.grounder import Grounder
+from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
 from revision_jax.training.optimizer import Table, trained_by
 from revision_jax.training.state import take_apart
+
+FORMAT = 5  # of the predictions; another one starts the files anew
+
+
+def answers_digest(run: Run, results: Mapping[str, Any], split: Split, grounders: Iterable[Grounder]) -> str:
+    """What the answers of a search belong to.
+
+    Args:
+      run: gives windows, prompt and the pretrained parts.
+      results: the settings of the search that they depend on.
+      grounders: those that answer.
+    """
+    config, base = run.config, {role: part["sha256"] for role, part in run.fingerprints.items()}
+    about = config.hierarchy, config.prompt, config.model.dtype, config.model.param_dtype, base
+    trained = [parameters(grounder, config.trainable) for grounder in grounders]
+    return digest(FORMAT, results, *about, file_digest(split), trained)
 
 
 def digest(*parts: Any) -> str:

@@ -110,12 +110,14 @@ class Asking:
       searcher: searches.
       retrieval: the CLIP baseline, chosen on val; None where it is not asked.
       shared: the sparse vectors that searches at several depths share.
+      shares_shortlists: policies that shortlist share them too, where many are asked; then their seconds are not told.
     """
 
     run: Run
     searcher: Searcher
     retrieval: ClipRetrieval | None
     shared: SharedVectors
+    shares_shortlists: bool = False
 
     def method(self, name: str) -> Ask:
         """The function that answers queries by a method."""
@@ -134,7 +136,8 @@ class Asking:
                 missed = [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)]
                 return missed, Cost(videos=1)
             sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.ranking == "cosine")
-            shares = depth > 1 and not find_policy(policy).shortlists  # a shortlist needs few of all vectors
+            # A shortlist alone needs few of all vectors.
+            shares = depth > 1 and (self.shares_shortlists or not find_policy(policy).shortlists)
             vectors = self.shared(f"{store.path} {video_id}", video, sentences) if shares else None
             searched = self.searcher.search(video, sentences, depth=depth, policy=policy, vectors=vectors)
             results = iter(searched.results)

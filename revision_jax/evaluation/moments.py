@@ -14,9 +14,10 @@ from revision_jax.data.annotations.gaps import GAPS, load_gaps
 from revision_jax.data.annotations.queries import Query
 from revision_jax.data.builders.datasets import DATA_SETS
 from revision_jax.evaluation import methods as m
+from revision_jax.evaluation.budget import ask_ways, choose, score_ways, ways_to_spend
 from revision_jax.evaluation.diagnosis import FEW, Asked, diagnose
 from revision_jax.evaluation.evaluator import Evaluation, Scored
-from revision_jax.evaluation.identity import digest, file_digest, parameters, trained_parameters
+from revision_jax.evaluation.identity import answers_digest, file_digest, trained_parameters
 from revision_jax.evaluation.others import read_others
 from revision_jax.evaluation.predictions import Prediction
 from revision_jax.evaluation.protocols import PROTOCOLS
@@ -26,6 +27,7 @@ from revision_jax.files import write_json, write_text
 from revision_jax.parallel import multihost
 from revision_jax.report.plots import Timeline
 from revision_jax.report.table import shown
+from revision_jax.runs.budgets import place
 from revision_jax.runs.calibration import FILE
 from revision_jax.runs.splits import Split
 from revision_jax.search.answers.confidence import COSINE
@@ -35,7 +37,6 @@ from revision_jax.search.models import Models
 from revision_jax.search.searcher import Searcher
 
 log = logging.getLogger(__name__)
-FORMAT = 5  # of the predictions; another one starts the files anew
 DEPTHS = ("depth0", "depth1", "depth2", "depth3")  # what the report shows beside the method that is served
 ALONE = ("depth1", "depth0")  # methods that are asked of the model before training, too
 
@@ -45,12 +46,14 @@ class MomentSearch:
 
     honours = frozenset(
         ("split", "data", "out", "protocol", "search.*", "methods", "memory_gib", "wide", "submission", "score")
-        + ("diagnose", "queries")
+        + ("diagnose", "queries", "budget")
     )
     chooses_on_val = True
 
     def __call__(self, evaluation: Evaluation) -> Scored:
         session = _Session(evaluation)
+        if evaluation.options.budget is not None:
+            session.spend(evaluation.options.budget)
         answers = session.answer(session.names, session.searcher)
         earlier = session.answer_before()
         return _score(session, answers, earlier)
@@ -82,14 +85,27 @@ class _Session:
         self.served = method_name(settings.depth, settings.policy)
         self.names = m.chosen_methods(options.methods, self.searcher.max_depth, self.served)
         self.main = self.served if self.served in self.names else self.names[0]
-        self.retrieval = None
-        if "clip" in self.names:
+        self.retrieval, self.budget = None, None
+        if options.budget is None and "clip" in self.names:
             stores = [split.store for split in self.splits.values()]
             frames = max(info.num_frames for store in stores for info in store.manifest.videos.values())
             self.searcher.check_room(table_bytes(frames, run.extractor.width), "the method clip")
             self.retrieval = m.choose_retrieval(
                 self.splits["val"], run.extractor, top_k=settings.top_k, nms_iou=settings.nms_iou
             )
+
+    def spend(self, budget: float) -> None:
+        """Chooses on val how to search within a budget; the search is then the chosen one, by its method alone."""
+        run, val = self.evaluation.run, self.splits["val"]
+        asking = m.Asking(run, self.searcher, None, m.SharedVectors(self.searcher))
+        path = self.evaluation.path("predictions_tried.jsonl", "val")
+        answers = ask_ways(ways_to_spend(budget, self.searcher), asking, val, self.models, path)
+        tried = score_ways(answers, val.all_queries, self.protocol)
+        chosen = choose(tried)
+        self.searcher = chosen.way.searcher(self.searcher)
+        self.served = self.main = chosen.way.method
+        self.names = [self.main]
+        self.budget = {"share": budget, "chosen": chosen.as_dict(), "tried": [one.as_dict() for one in tried]}
 
     def answer(
         self, names: Sequence[str], searcher: Searcher, tag: str = "", models: Models | None = None
@@ -105,19 +121,12 @@ class _Session:
             groups.append((f"{tag}_upper", deeper, [models.dense, models.upper]))
         answers: dict[str, dict[str, m.Answers]] = {name: {} for name in self.splits}
         for log_tag, some, which in groups:
-            trained = [parameters(model, self.evaluation.run.config.trainable) for model in which]
             for name, split in self.splits.items():
                 # Of this split alone: scoring another one between does not throw its answers away.
-                identity = digest(FORMAT, searcher.settings.results(), *self._about(), file_digest(split), trained)
+                identity = answers_digest(self.evaluation.run, searcher.settings.results(), split, which)
                 path = self.evaluation.path(f"predictions{log_tag}.jsonl", name)
                 answers[name] |= m.answer(split, some, path, identity)
         return {name: {method: found[method] for method in names} for name, found in answers.items()}
-
-    def _about(self) -> tuple[Any, ...]:
-        """What else the answers depend on: windows, prompt, and the pretrained parts."""
-        run = self.evaluation.run
-        base = {role: part["sha256"] for role, part in run.fingerprints.items()}
-        return run.config.hierarchy, run.config.prompt, run.config.model.dtype, run.config.model.param_dtype, base
 
     def answer_before(self) -> dict[str, dict[str, m.Answers]] | None:
         """The answers of the dense level's model as it was before training, where that was another one."""
@@ -149,6 +158,7 @@ def _score(session: _Session, answers: Mapping, earlier: Mapping | None) -> Scor
         "absent": sum(not query.present for query in queries),
         "data": {name: file_digest(session.splits[name]) for name in session.splits},
         "served": session.served,
+        "budget": session.budget,
         "table": _table(split, evaluation.options.wide),
         "trained_parameters": trained_parameters([model for model in session.models.both if model is not None]),
         "methods": score(queries, known, calibration | dict.fromkeys(theirs, UNCALIBRATED), protocol),
@@ -172,7 +182,10 @@ def _score(session: _Session, answers: Mapping, earlier: Mapping | None) -> Scor
         metrics["before"] = score(queries, earlier[evaluation.split], chosen, protocol)
     if multihost.is_first():
         # What `ground` uses of it: the thresholds, and the search that they were chosen with.
-        write_json(evaluation.folder / FILE.name, {"search": settings.results(), "methods": calibration})
+        chosen = {"search": settings.results(), "methods": calibration}
+        write_json(evaluation.folder / FILE.name, chosen)
+        if session.budget is not None:
+            write_json(evaluation.run.workdir / place(session.budget["share"]), chosen | {"budget": session.budget})
         _submit(session, split, own[session.main][0])
     return Scored(metrics, _timelines(split, own, session.main, calibration[session.main]["threshold"]))
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from revision_jax.config import ConfigError
+from revision_jax.runs.budgets import check_budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Options:
       diagnose: names what fails, see `diagnosis.py`.
       score: files of other programs' answers, which are scored beside the run's.
       queries: at most so many queries of the scored split are asked, at even distances; 0 = all.
+      budget: the share of the dense (query, window) pairs that the search may look at: policy and shares are chosen on
+        val, see `budget.py`; None: they are the config's.
     """
 
     split: str = ""
@@ -38,15 +41,21 @@ class Options:
     score: tuple[str, ...] = ()
     diagnose: bool = False
     queries: int = 0
+    budget: float | None = None
 
     def __post_init__(self):
         if self.split and self.data:
             raise ConfigError(f"--split is {self.split!r} and --data {self.data!r}; expected one of them.")
         if self.queries < 0:
             raise ConfigError(f"--queries is {self.queries}; expected a number of queries, or 0 for all.")
-        if self.out == "eval" and (self.queries or self.protocol != "ours" or self.search or self.methods):
+        if self.budget is not None:
+            check_budget(self.budget, [f"search.{name}" for name in self.search])
+            if self.methods:
+                raise ConfigError("--budget chooses the method, and --methods names some; leave out one of them.")
+        changed = self.queries or self.protocol != "ours" or self.search or self.methods or self.budget
+        if self.out == "eval" and changed:
             raise ConfigError(
-                "another protocol, search, choice of methods or number of queries needs a folder of its own; "
+                "another protocol, search, budget, choice of methods or number of queries needs a folder of its own; "
                 "give --out NAME."
             )
 

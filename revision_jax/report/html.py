@@ -22,9 +22,11 @@ from revision_jax.report.outcomes import (
 )
 from revision_jax.report.plots import Timeline
 from revision_jax.report.table import (
+    BUDGET_NOTE,
     DETAIL_NOTE,
     LEVEL_NOTE,
     QUESTION_NOTE,
+    budget_rows,
     compared_rows,
     detail_rows,
     hit_note,
@@ -74,6 +76,7 @@ def write_report(
         ("Retrieval among short videos", "Percent, but for the rank.", *retrieval_rows(metrics)),
         ("Sets of moments, calibration, cost", DETAIL_NOTE, *detail_rows(metrics)),
         ("Where the search goes", LEVEL_NOTE, *level_rows(metrics)),
+        ("Ways to spend the budget", BUDGET_NOTE, *budget_rows(metrics)),
         ("Differences, query by query", "Percent, with 95 % intervals.", *compared_rows(metrics)),
     ]
     page = environment.get_template(TEMPLATE).render(

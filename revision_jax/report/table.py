@@ -175,6 +175,22 @@ def level_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
     return ["method", "level", "windows sent down", "events among them"], rows
 
 
+BUDGET_NOTE = "On val. The first was chosen: it finds most, of equals with the fewest tokens. Keep: coarse first."
+
+
+def budget_rows(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the ways to spend a budget that were tried, the chosen one first; none without a budget."""
+    budget = metrics.get("budget") or {"chosen": None, "tried": []}
+    rows = []
+    for way in sorted(budget["tried"], key=lambda way: way != budget["chosen"]):
+        name = method_name(f"depth{way['depth']}" + (f"_{way['policy']}" if way["policy"] != "top_down" else ""))
+        shares = ", ".join(f"{share:.3g}" for share in way["keep"][-max(way["depth"] - 1, 1) :])
+        shares += f" of {way['shortlist']:.3g}" if way["policy"] == "cascade" else ""
+        rows.append([name, shares, f"{way['R1@0.3']:.1f}", f"{way['frame_share']:.1f}"])
+        rows[-1].append(f"{way['llm_tokens_per_query']:,.0f}")
+    return ["method", "keep", "R1@.3", "frames", "LLM tokens/query"], rows
+
+
 QUESTION_NOTE = "A stage's own questions about held-out rows; percent, but for losses and counts."
 RANKS = ("R@1", "R@5", "R@10", "median_rank", "chance_R@1")
 
@@ -249,6 +265,7 @@ def print_table(metrics: Mapping[str, Any]) -> None:
          retrieval_rows(metrics), ""),
         *scored,
         ("where the search goes", LEVEL_NOTE, level_rows(metrics), ""),
+        ("ways to spend the budget", BUDGET_NOTE, budget_rows(metrics), ""),
         ("differences, query by query, with 95 % intervals", "Percent.", compared, ""),
     ):  # fmt: skip
         if rows:

@@ -1,9 +1,9 @@
 """A bundle: one folder that a run can be used from on another machine, by `ground`, `evaluate` and `load_run`.
 
 It is a work folder whose config names everything by a place within it (`bundle:llm`): the pretrained parts, the
-parameters that the run is used with, without the optimizer, the predecessors that it starts from, and the calibration.
-A bundle is read like any run; it cannot be trained further, but a later stage can start from it (`init.*`). The data
-stay outside: `data.dir` is empty, and of what the training read beside it only the names are kept.
+parameters that the run is used with, without the optimizer, the predecessors that it starts from, and what evaluations
+chose on val. A bundle is read like any run; it cannot be trained further, but a later stage can start from it
+(`init.*`). The data stay outside: `data.dir` is empty, and of what the training read beside it only the names are kept.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from revision_jax.config import BUNDLED, resolve_path
 from revision_jax.fingerprints import fingerprint_trained
 from revision_jax.interop.check import CheckError
 from revision_jax.interop.lora import is_lora
+from revision_jax.runs.budgets import FOLDER as BUDGETS
 from revision_jax.runs.calibration import FILE as CALIBRATION
 from revision_jax.runs.grounder import fingerprints
 from revision_jax.runs.predecessors import predecessors, served_step
@@ -59,8 +60,9 @@ class _Bundle:
             workdir / "checkpoints" / str(step), folder / "checkpoints" / str(step), dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("optimizer", "iterator"),
         )  # fmt: skip
-        if (workdir / CALIBRATION).is_file():
-            _copy(workdir / CALIBRATION, folder / CALIBRATION)
+        for chosen in (CALIBRATION, BUDGETS):
+            if (workdir / chosen).exists():
+                _copy(workdir / chosen, folder / chosen)
 
     def _part(self, role: str, source: Path) -> Path:
         """A pretrained part; a file keeps its name, which its hash is made with."""

@@ -26,7 +26,7 @@ from revision_jax.parallel.mesh import make_mesh
 from revision_jax.prompts import PromptEncoder
 from revision_jax.quoting import quoted
 from revision_jax.rules import check_local
-from revision_jax.runs import calibration
+from revision_jax.runs import budgets, calibration
 from revision_jax.runs.base import make_extractor, make_hierarchy, make_prompts
 from revision_jax.runs.batches import frames_see_query
 from revision_jax.runs.grounder import abstract_grounder, fingerprints, fresh_grounder, restore_trained
@@ -56,12 +56,14 @@ class Run:
       workdir: its work folder; None for a run that leaves no files.
       mesh: the devices; by default those of `config.mesh`.
       made: grounders that are in memory already, by state; a training gives them to the evaluation behind it.
+      budget: the one that chose `config.search`'s windows; None: it is as it was set.
     """
 
     config: FrozenConfigDict
     workdir: Path | None = None
     mesh: jax.sharding.Mesh | None = None
     made: Mapping[State, Grounder] = dataclasses.field(default_factory=dict)
+    budget: float | None = None
 
     def __post_init__(self):
         check_local("the work folder", self.workdir)
@@ -244,12 +246,16 @@ class Run:
     # --------------------------------------------------------------------------------------------- its answers
     @functools.cached_property
     def _served(self) -> Searcher:
+        self.check_windows()
+        return self.searcher()
+
+    def check_windows(self) -> None:
+        """Raises ConfigError where the run's upper levels choose among short videos, not windows of one video."""
         if self.config.data.groups == "videos" and "upper" in self.stage.answers:
             raise ConfigError(
                 f"{self.workdir} chooses among short videos (data.groups is 'videos'); expected a run that chooses "
                 "windows of one video: train --config configs/stage2.py, or use its init.dense run."
             )
-        return self.searcher()
 
     def search(
         self, video: VideoFeatures, texts: Sequence[str], *, depth: int | None = None, policy: str | None = None,
@@ -266,7 +272,9 @@ class Run:
         compares = searcher.settings.ranking == "cosine"
         sentences = self.sentences(texts, depth, policy, similar=compares)
         if threshold is None:
-            threshold = calibration.threshold(self.workdir, searcher.settings, depth, policy)
+            served = (depth, policy) == (self.config.search.depth, self.config.search.policy)
+            budget = self.budget if served else None
+            threshold = calibration.threshold(self.workdir, searcher.settings, depth, policy, budget)
         with jax.set_mesh(self.mesh):
             return searcher.search(video, sentences, depth=depth, policy=policy, threshold=threshold)
 
@@ -322,19 +330,28 @@ def _mesh_on(config: ConfigDict, devices: Sequence) -> jax.sharding.Mesh:
     return make_mesh(-1, **inner, devices=devices)
 
 
-def load_run(workdir: str | Path | None = None, changes: Mapping[str, Any] | Iterable[str] = ()) -> Run:
+def load_run(
+    workdir: str | Path | None = None, changes: Mapping[str, Any] | Iterable[str] = (), budget: float | None = None
+) -> Run:
     """The run in a work folder, or in an exported bundle; without one, the newest under `./runs` that can answer.
 
     Args:
       changes: see `Run.load`.
+      budget: the share of the dense (query, window) pairs that a search may look at, as `evaluate --budget` chose.
 
     Raises:
-      ConfigError: there is no trained run there, or its stage answers no search.
+      ConfigError: there is no trained run there, its stage answers no search, or nothing was chosen for the budget.
       CheckpointError: its files changed.
     """
+    changes = configs.as_mapping(changes)
     run = Run.load(newest_run() if workdir is None else workdir, changes)
     run.check_answers()
-    return run
+    if budget is None:
+        return run
+    run.check_windows()
+    budgets.check_budget(budget, changes)
+    chosen = budgets.chosen_search(run.workdir, budget)
+    return dataclasses.replace(Run.load(run.workdir, changes | chosen), budget=budget)
 
 
 def newest_run(folder: str | Path = "runs") -> Path:

@@ -31,6 +31,7 @@ class Policy:
       shortlists: it chooses the windows that the first upper level is shown, by their similarity to the sentence.
       needs_upper: it uses the scores of upper levels, where a search has some.
       compared: at which depths within its bounds `evaluate` compares it by default.
+      counted: fields that only `counts` reads. Programs get its numbers as an array, so that they serve all values.
     """
 
     name: ClassVar[str]
@@ -40,6 +41,7 @@ class Policy:
     shortlists: ClassVar[bool] = False
     needs_upper: ClassVar[bool] = True
     compared: ClassVar[Literal["every", "deepest", "never"]] = "never"
+    counted: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "Policy":
@@ -61,6 +63,10 @@ class Policy:
     def counts(self, upper: int, dense: int) -> np.ndarray:
         """Windows that each level is shown, and dense windows that are asked, of so many: `[L + 1]` int32."""
         raise NotImplementedError
+
+    def of_program(self) -> "Policy":
+        """The policy as a compiled program has it: without the fields in `counted`, which are None there."""
+        return dataclasses.replace(self, **dict.fromkeys(self.counted))
 
     def first_shown(self, windows: jax.Array, similarity: jax.Array | None, count: jax.Array) -> jax.Array:
         """The upper windows `[Q, U]` bool that the first upper level is shown; only they get a sparse vector.

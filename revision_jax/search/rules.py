@@ -6,6 +6,8 @@ from typing import Any
 from revision_jax.rules import ConfigError, Rule, anything, between, broken_rules, one_of
 from revision_jax.search.policies import policy_names  # the names of files
 
+# Fields that say which windows a search looks at.
+CHOOSING = ("depth", "policy", "keep", "shortlist")
 CONFIDENCES = ("inverse_mean_entropy", "inverse_max_entropy", "sequence_likelihood")
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from revision_jax.search.plan import Plan, plan_search
 from revision_jax.search.program import Fixed, Found, Parts, join_found, search_program, sent_down, vectors_program
 from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result, Searched
+from revision_jax.search.rules import CHOOSING
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
 
@@ -103,6 +105,18 @@ class Searcher:
         other = copy.copy(self)
         other._packer = dataclasses.replace(self._packer, questions=self._packer.questions.fitted_to(sentences))
         other.settings = dataclasses.replace(self.settings, question_tokens=other._packer.questions.length)
+        return other
+
+    def choosing(self, **changes: Any) -> "Searcher":
+        """The same search of other windows: `depth`, `policy`, `keep`, `shortlist`. Compiled programs are shared.
+
+        Raises:
+          ValueError: another field, or a value that breaks its rule.
+        """
+        if strangers := sorted(set(changes) - set(CHOOSING)):
+            raise ValueError(f"found {strangers}; expected some of {', '.join(CHOOSING)}.")
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, **changes)
         return other
 
     # -------------------------------------------------------------------------------------------------- what it is

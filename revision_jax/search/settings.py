@@ -13,7 +13,10 @@ from revision_jax.search.rules import check_search
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How a search runs: the fields of `search` in a config. The fields named in `LAYOUT` do not change its results.
+    """How a search runs: the fields of `search` in a config.
+
+    The fields named in `LAYOUT` do not change its results. Those named in `rules.CHOOSING` say which windows are looked
+    at: they become a policy and numbers of windows, and no compiled program depends on them.
 
     Attributes:
       depth: levels of a search where a call does not say: 0, one pass over the whole video; 1, the dense windows; from
@@ -85,6 +88,10 @@ class SearchSettings:
         if self.beam > 1:
             return Beam(self.beam)
         return Sampling(self.sampling) if self.sampling else GREEDY
+
+    def of_program(self) -> "SearchSettings":
+        """What a compiled program depends on: the same settings with the same values of `rules.CHOOSING` for all."""
+        return dataclasses.replace(self, depth=1, policy="top_down", keep=(1.0,), shortlist=1.0)
 
     def results(self) -> dict[str, Any]:
         """The settings that results depend on."""

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")  # no display is needed, and none may be there
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from revision_jax.report.plots import STYLE
 
@@ -43,8 +42,9 @@ def plot(column: str, rows: Sequence[Mapping[str, Any]], *, joined: bool, path: 
     points, series = (list(dict.fromkeys(row[key] for row in rows)) for key in ("point", "series"))
     flat = max(map(len, points)) > LONG_NAME
     size = (7.2, 0.55 * len(points) + 1.2) if flat else (1.1 * len(points) + 2.4, 3.2)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
         for number, name in enumerate(series):
             own = [row for row in rows if row["series"] == name]
             shift = 0.12 * (number - (len(series) - 1) / 2)
@@ -61,10 +61,9 @@ def plot(column: str, rows: Sequence[Mapping[str, Any]], *, joined: bool, path: 
         if len(series) > 1:
             axes.legend()
         figure.savefig(path)
-        plt.close(figure)
 
 
-def draw(axes: plt.Axes, places: Sequence[float], values: Sequence[Mapping[str, Any]], **style: Any) -> None:
+def draw(axes: Axes, places: Sequence[float], values: Sequence[Mapping[str, Any]], **style: Any) -> None:
     """A series of values with their intervals.
 
     Args:

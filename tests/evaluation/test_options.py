@@ -26,6 +26,7 @@ OPTIONS = {
     "wide": (["--wide"], SEARCHED),
     "diagnose": (["--diagnose"], SEARCHED),
     "queries": (["--queries", "3"], SEARCHED),
+    "budget": (["--budget", "0.4"], SEARCHED),
     "submission": (["--submission", "moment_detr"], SEARCHED),
     "score": (["--score", "eval-submission/submission_moment_detr_val.jsonl"], SEARCHED),
     "memory_gib": (["--memory_gib", "0.00001"], SEARCHED + CLIPS),
@@ -71,6 +72,7 @@ TOGETHER = (
     ("protocol", "queries"),
     ("methods", "search", "search "),
     ("memory_gib",),
+    ("budget",),
 )
 
 
@@ -82,7 +84,7 @@ def evaluate_with(options, name, runs, chain):
     flags = [flag for option in options for flag in OPTIONS[option][0]]
     flags = [flag.replace("DATA", data).replace("eval-sub", f"{workdir}/eval-sub") for flag in flags]
     # One method is enough to see an option act; tests/test_evaluate.py asks them all.
-    if "methods" not in options and name in OPTIONS["methods"][1]:
+    if not {"methods", "budget"} & set(options) and name in OPTIONS["methods"][1]:
         flags += ["--methods", "depth1"]
     return evaluate.main(["--workdir", str(workdir), "--out", folder.name, *flags]), folder
 
@@ -137,6 +139,11 @@ def effect(option, folder, beside):
     elif option == "diagnose":
         assert all(sign["evidence"] and sign["remedy"] for sign in metrics["diagnosis"]["signs"])
         assert metrics["diagnosis"]["method"] in metrics["methods"]
+    elif option == "budget":
+        assert metrics["budget"]["share"] == 0.4 and found == {metrics["served"]}
+        windows = metrics["methods"][metrics["served"]]["cost"]["all_pairs"] / metrics["queries"]
+        assert metrics["budget"]["chosen"]["frame_share"] <= 40 + 100 / windows
+        assert (folder.parent / "eval/budgets/0.4.json").exists()
     elif option == "wide":
         assert metrics["table"]["columns"][-3:] == ["mAP@.5", "mAP@.75", "mAP"]
         assert "<th>mAP@.75</th>" in (folder / "report_val.html").read_text()

@@ -75,11 +75,15 @@ def test_a_dense_run_takes_its_calibration_with_it(trained_run, tmp_path):
     """From PyTorch's files; the threshold is the one that the evaluation chose."""
     folder = trained_run.workdir.parents[1]
     world = copy_world(folder, tmp_path / "world", ["base", "runs"])
+    chosen = {"search": load_json(world / "runs/tiny/config.json").search.to_dict() | {"keep": [1.0, 0.4]}}
+    (world / "runs/tiny/eval/budgets").mkdir()
+    (world / "runs/tiny/eval/budgets/0.4.json").write_text(json.dumps(chosen))
     before = moments(world / "runs/tiny", trained_run.video, [1])
     bundle = bundle_of(world / "runs/tiny", tmp_path / "bundle")
     shutil.rmtree(world)
     assert moments(bundle, trained_run.video, [1]) == before
     assert before[0][0][1] == trained_run.metrics["calibration"]["depth1"]["threshold"]
+    assert load_run(bundle, budget=0.4).config.search.keep == (1.0, 0.4)
 
 
 def test_a_bundle_names_nothing_outside_itself_and_holds_each_part_once(chain, long_run, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from revision_jax import config as configs
 from revision_jax.config import ConfigError
-from revision_jax.runs import calibration
+from revision_jax.runs import budgets, calibration
 from revision_jax.search.settings import SearchSettings
 
 SETTINGS = SearchSettings.of(configs.load().search)
@@ -39,6 +39,19 @@ def test_each_method_has_its_own(evaluated, caplog):
     assert found == 3.0 and isinstance(found, float)
     assert threshold(workdir, window_block=4, top_k=3, query_batch=2) == 0.25  # what a confidence means is the same
     assert not caplog.records
+
+
+def test_a_budget_has_its_own(evaluated, caplog):
+    """Chosen with its shares, in a file of its own; told with the command that chooses it again."""
+    workdir, sound, _ = evaluated
+    place = workdir / budgets.place(0.15)
+    place.parent.mkdir()
+    place.write_text(json.dumps(sound | {"methods": {"depth3": {"threshold": 0.75}}}))
+    settings = SearchSettings.of(configs.load().search)
+    assert calibration.threshold(workdir, settings, 3, "top_down", 0.15) == 0.75 and threshold(workdir, 3) == 0.5
+    other = SearchSettings.of(configs.load().search, beam=4)
+    assert calibration.threshold(workdir, other, 3, "top_down", 0.15) == 0.0
+    assert f"run `{budgets.command(workdir, 0.15)}` with these" in caplog.text
 
 
 @pytest.mark.parametrize("depth, policy, name", [(2, "top_down", "depth2"), (1, "retrieve_then_ground", "depth1_retr")])

@@ -48,6 +48,26 @@ def test_a_number_of_windows_does_not_grow_with_the_video():
     assert [kept(0.5, 11), kept(1, 11), kept(8, 11), kept(8, 5)] == [6, 11, 8, 5]
 
 
+def test_one_program_serves_all_shares_of_a_policy():
+    """Numbers of windows are data; so are depth and policy as settings have them."""
+    searcher, video = make_searcher(make_settings(), HIERARCHY, upper=UpperOracle()), oracle_video(640, 2.0, SHOWN)
+    for keep, shortlist in (((1.0, 0.5), 0.6), ((12, 4), 0.9)):
+        other = searcher.choosing(depth=3, policy="cascade", keep=keep, shortlist=shortlist)
+        found = other.search(video, SENTENCES)
+        alone = make_searcher(make_settings(keep=keep, shortlist=shortlist), HIERARCHY, upper=UpperOracle())
+        expected = alone.search(video, SENTENCES, depth=3, policy="cascade")
+        assert found.cost.pairs == expected.cost.pairs == 2 * kept(keep[-1], 39)
+        assert [level.shown for level in found.cost.levels] == [level.shown for level in expected.cost.levels]
+        for one, same in zip(found.results, expected.results, strict=True):
+            np.testing.assert_array_equal(one.moments, same.moments)
+        assert other.settings.keep == keep and other.settings.depth == 3
+    assert searcher.compile_count == len(searcher.shapes) == 1
+    with pytest.raises(ValueError, match=r"found \['beam'\]; expected some of"):
+        searcher.choosing(beam=2)
+    with pytest.raises(ValueError, match=r"search.keep is \(0.0,\)"):
+        searcher.choosing(keep=(0.0,))
+
+
 def test_what_a_policy_needs_is_asked_for():
     searcher = make_searcher(make_settings(), HIERARCHY, upper=UpperOracle())
     with pytest.raises(ValueError, match="policies that compare CLIP features need those of"):

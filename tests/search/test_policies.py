@@ -52,6 +52,14 @@ def test_a_cascade_shows_the_most_similar_windows_and_no_level_more():
     np.testing.assert_array_equal(shown, [[True, True, False, False]])
 
 
+def test_programs_do_not_see_what_only_counts_reads():
+    assert Cascade(0.4, (0.8, 0.5)).of_program() == Cascade(0.1, (0.2,)).of_program() == Cascade(None, None)
+    assert TopDownRescaled((0.5,), 2.0).of_program() == TopDownRescaled(None, 2.0)
+    assert BottomUp(2, 0.5).of_program() == BottomUp(2, 0.5)
+    with pytest.raises(TypeError):  # told, where a program would use it all the same
+        TopDown((0.5,)).of_program().counts(11, 7)
+
+
 def test_every_file_is_a_policy_that_can_be_planned():
     assert set(policy_names()) >= {
         "top_down", "top_down_rescaled", "bottom_up", "fused", "cascade", "retrieve_then_ground"

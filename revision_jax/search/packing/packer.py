@@ -103,7 +103,10 @@ class Packer:
         counts = None
         if policy is not None:
             counts = policy.counts(0 if windows.upper is None else len(windows.upper), len(windows.dense))
-        plan = dataclasses.replace(plan, settings=settings, dense_batch=batch, upper_batch=max(batch // self.shards, 1))
+        plan = dataclasses.replace(
+            plan, settings=settings.of_program(), policy=None if policy is None else policy.of_program(),
+            dense_batch=batch, upper_batch=max(batch // self.shards, 1),
+        )  # fmt: skip
         table = pack_windows(windows.dense_frames, block, self.shards, growth=4)
         seconds = lambda x: pack_rows(x.astype(np.float32), table.valid.size).reshape(table.valid.shape)
         questions = self.questions.pack(texts, "dense", batch)._replace(first=np.int32(request.first))

@@ -30,6 +30,7 @@ class Cascade(Policy):
     needs_similarity = True
     shortlists = True
     compared = "deepest"
+    counted = ("shortlist", "keep")
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "Cascade":

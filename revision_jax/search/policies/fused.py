@@ -23,6 +23,7 @@ class Fused(Policy):
     name = "fused"
     needs_similarity = True
     compared = "deepest"
+    counted = ("keep",)
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "Fused":

@@ -23,6 +23,7 @@ class RetrieveThenGround(Policy):
     needs_similarity = True
     needs_upper = False
     compared = "deepest"
+    counted = ("keep",)
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "RetrieveThenGround":

@@ -20,6 +20,7 @@ class TopDown(Policy):
     name = "top_down"
     least_depth = 0
     compared = "every"
+    counted = ("keep",)
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "TopDown":

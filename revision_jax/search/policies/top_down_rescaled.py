@@ -22,6 +22,7 @@ class TopDownRescaled(Policy):
     power: float
     name = "top_down_rescaled"
     compared = "deepest"
+    counted = ("keep",)
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "TopDownRescaled":
