@@ -134,7 +134,7 @@ def test_ctrl_c_while_a_verb_starts(after_s, tmp_path):
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     try:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=15)
     except subprocess.TimeoutExpired:  # a library's callback may swallow the first one: a person presses again
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)

@@ -74,6 +74,8 @@ TOGETHER = (
     ("memory_gib",),
     ("budget",),
 )
+# With upper levels every policy is tried, a minute of compiling: tests/evaluation/test_budget.py does it once.
+ELSEWHERE = {("budget", "long"), ("budget", "unified")}
 
 
 def evaluate_with(options, name, runs, chain):
@@ -101,6 +103,7 @@ def test_every_option_acts_or_is_refused(name, runs, chain, capsys):
             err = capsys.readouterr().err
             assert code == 2 and f"--{option.strip()}" in err and "has no effect on" in err, (option, err)
             assert not folder.exists()
+        honoured = [option for option in honoured if (option, name) not in ELSEWHERE]
         if honoured:
             code, folder = evaluate_with(honoured, name, runs, chain)
             err = capsys.readouterr().err
