@@ -5,6 +5,8 @@ anywhere else; `--help` waits for none of them, see `lazy.py`.
 """
 
 import argparse
+import atexit
+import gc
 import logging
 import math
 import signal
@@ -126,6 +128,7 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     """
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("revision_jax").setLevel(logging.WARNING if quiet else logging.INFO)
+    atexit.register(gc.freeze)  # Python ends by looking for garbage in all that the libraries hold: most of a second
     try:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -146,8 +146,9 @@ def late_imports(house: House) -> list[str]:
 
 
 def lazy_modules(house: House) -> list[str]:
-    """Rooms that name modules lazily: the mechanism is for verbs' quick help alone."""
-    found = [house.tell(path) for path, text in house.texts.items() if "lazy.module(" in text]
+    """Rooms that name own modules lazily: that is for verbs' quick help alone."""
+    own = f'lazy.module("{house.package.name}.'
+    found = [house.tell(path) for path, text in house.texts.items() if own in text.replace("'", '"')]
     return [name for name in found if "/" in name]
 
 

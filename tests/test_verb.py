@@ -89,6 +89,15 @@ def test_a_lazy_module_is_imported_when_it_is_first_used():
         _ = lazy.module("revision_jax.nowhere").anything
 
 
+def test_a_search_waits_for_no_library_of_training_and_drawing():
+    """These cost two seconds of every start of `ground`."""
+    slow = ("grain", "matplotlib", "scipy", "tensorflow", "torch")
+    code = f"import sys\nimport revision_jax.runs.asking\nprint([x for x in {slow} if x in sys.modules])"
+    env = os.environ | {"PYTHONPATH": str(Path(revision_jax.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
 # ------------------------------------------------------------------------------------------------- exit codes
 MENDABLE = [
     ValueError("a"), ConfigError("b"), OSError("c"), FileNotFoundError("d"), ImportError("e"), MemoryError("f"),

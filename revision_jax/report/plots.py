@@ -1,20 +1,25 @@
 """The pictures of a report: matplotlib figures, written as PNG files. Times are seconds, scores percent."""
 
+from __future__ import annotations  # so that no annotation imports matplotlib
+
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure  # not pyplot: a notebook has its own display
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from revision_jax import lazy
 from revision_jax.report.table import clock, method_name
+
+# Where only the names of this file are needed, nothing is drawn. No pyplot: a notebook has its own display.
+matplotlib = lazy.module("matplotlib")
+backend = lazy.module("matplotlib.backends.backend_agg")
+figures = lazy.module("matplotlib.figure")
+lines = lazy.module("matplotlib.lines")
+patches = lazy.module("matplotlib.patches")
+ticker = lazy.module("matplotlib.ticker")
 
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -63,7 +68,7 @@ def loss_curve(
 ) -> None:  # fmt: skip
     """The training loss of every step and its running mean; validations, step -> loss, as points."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+        figure = figures.Figure(figsize=(6.4, 2.8), layout="constrained")
         axes = figure.subplots()
         axes.plot(steps, losses, color="#c9d6e3", linewidth=0.8, label="each step")
         axes.plot(steps, _running_mean(losses), color=PREDICTION, linewidth=1.8, label="running mean")
@@ -97,7 +102,7 @@ def recall_bars(recalls: Mapping[str, Mapping[str, float]], path: Path) -> None:
     colors = {method: COLORS.get(method) or next(others) for method in methods}
     width = 0.8 / len(methods)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 3.1), layout="constrained")
+        figure = figures.Figure(figsize=(9.2, 3.1), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, rank in zip(panels, (1, 5)):
             for i, method in enumerate(methods):
@@ -118,7 +123,7 @@ def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
     with matplotlib.rc_context(STYLE):
         # Places are given, in inches: a layout engine draws all rows once more to find them.
         height = 0.95 * len(cases) + 0.6
-        figure = Figure(figsize=(10, height))
+        figure = figures.Figure(figsize=(10, height))
         grid = figure.subplots(
             len(cases), 2, squeeze=False,
             gridspec_kw=dict(
@@ -132,10 +137,10 @@ def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
             _strip(close, case, top, _close_up(case), marks=False)
         figure.legend(
             handles=[
-                Patch(color=TRUTH, label="truth"),
-                Patch(color=PREDICTION, label=f"predictions 1 to {top} (paler = lower rank)"),
-                Patch(facecolor="white", edgecolor=PREDICTION, label="below the threshold"),
-                Line2D([], [], color=PREDICTION, marker="^", linestyle="", markersize=5, label="first prediction"),
+                patches.Patch(color=TRUTH, label="truth"),
+                patches.Patch(color=PREDICTION, label=f"predictions 1 to {top} (paler = lower rank)"),
+                patches.Patch(facecolor="white", edgecolor=PREDICTION, label="below the threshold"),
+                lines.Line2D([], [], color=PREDICTION, marker="^", linestyle="", markersize=5, label="first prediction"),
             ],
             loc="lower center", ncols=4,
         )  # fmt: skip
@@ -154,7 +159,7 @@ class Bars(NamedTuple):
 def bars_of_answers(answers: Sequence[Bars]) -> np.ndarray:
     """Pixels `[H, W, 3]` uint8: for each the right answer above the model's, under its name."""
     with matplotlib.rc_context(STYLE | {"figure.dpi": 100}):
-        figure = Figure(figsize=(7, 0.75 * len(answers) + 0.2), layout="constrained")
+        figure = figures.Figure(figsize=(7, 0.75 * len(answers) + 0.2), layout="constrained")
         rows = figure.subplots(len(answers), 1, squeeze=False)
         for axes, one in zip(rows[:, 0], answers):
             for height, span, color in ((1, one.truth, TRUTH), (0, one.told, PREDICTION)):
@@ -165,7 +170,7 @@ def bars_of_answers(answers: Sequence[Bars]) -> np.ndarray:
             axes.set_yticks([0, 1], ["model", "truth"], fontsize=6)
             axes.tick_params(axis="x", labelsize=6)
             axes.grid(axis="y", visible=False)
-        canvas = FigureCanvasAgg(figure)
+        canvas = backend.FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -189,8 +194,8 @@ def _strip(axes, case: Timeline, top: int, limits: tuple[float, float], marks: b
     axes.set_yticks([0, 1], ["model", "truth"], fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=7)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 3, 6, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(max(seconds, 0.0))))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 3, 6, 10]))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: clock(max(seconds, 0.0))))
     axes.grid(axis="y", visible=False)
 
 
@@ -210,5 +215,5 @@ def _caption(case: Timeline, width: int = 78) -> str:
     return sentence if case.truth else f"{sentence}  (never happens)"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: figures.Figure, path: Path) -> None:
     figure.savefig(path, pil_kwargs={"compress_level": 2})  # a third larger, at half of the time

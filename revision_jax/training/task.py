@@ -1,13 +1,17 @@
 """What a stage trains: a model, its data and the files it stands on. The loop knows nothing else of it."""
 
+from __future__ import annotations  # so that no annotation imports grain
+
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import grain
 import numpy as np
 from flax import nnx
 
+from revision_jax import lazy
 from revision_jax.training.examples import Readers
+
+grain = lazy.module("grain")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,18 @@
 Letters: B batch, F frames a window, n windows a group, D feature width, Q query tokens, T text tokens, G questions.
 """
 
+from __future__ import annotations  # so that no annotation imports grain
+
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import grain
 import numpy as np
+
+from revision_jax import lazy
+
+grain = lazy.module("grain")  # half a second, and a search reads no batch
 
 
 class Drawer(Protocol):

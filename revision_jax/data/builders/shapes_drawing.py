@@ -7,7 +7,10 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+
+from revision_jax import lazy
+
+ndimage = lazy.module("scipy.ndimage")  # for drawing alone
 
 SIZE = 64
 
@@ -26,7 +29,7 @@ def _distance_field(shape: str, grid: int = 96) -> np.ndarray:
         "moon": lambda: (x**2 + y**2 < 0.95) & (x**2 + (y + 0.5) ** 2 > 0.65),
     }[shape]()
     cell = 3.0 / (grid - 1)
-    return ((distance_transform_edt(inside) - distance_transform_edt(~inside)) * cell).astype(np.float32)
+    return ((ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)) * cell).astype(np.float32)
 
 
 def draw(canvas: np.ndarray, color: Sequence[float] | np.ndarray, shape: str, states: np.ndarray) -> None:
