@@ -1,8 +1,8 @@
 """Modules that are imported when they are first used, so that `--help` and the start of a search are quick.
 
-`runs = lazy.module("revision_jax.runs.run")` stands at the top of a verb's file among its imports, and JAX, transformers
-and the rest are loaded at the first look into it. Below the verbs this is for libraries that are slow to import and that
-a search does without, such as grain and matplotlib; own modules are imported as usual there.
+`runs = lazy.module("revision_jax.runs.run")` stands at the top of a verb's file among its imports, and JAX and the rest
+are loaded at the first look into it. Below the verbs this is for libraries alone that are slow to import and that a
+search does without, such as grain and matplotlib; own modules are imported as usual there.
 """
 
 import importlib

@@ -140,7 +140,7 @@ def timelines(cases: Sequence[Timeline], path: Path, top: int = 5) -> None:
                 patches.Patch(color=TRUTH, label="truth"),
                 patches.Patch(color=PREDICTION, label=f"predictions 1 to {top} (paler = lower rank)"),
                 patches.Patch(facecolor="white", edgecolor=PREDICTION, label="below the threshold"),
-                lines.Line2D([], [], color=PREDICTION, marker="^", linestyle="", markersize=5, label="first prediction"),
+                lines.Line2D([], [], color=PREDICTION, marker="^", ls="", markersize=5, label="first prediction"),
             ],
             loc="lower center", ncols=4,
         )  # fmt: skip

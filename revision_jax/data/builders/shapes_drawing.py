@@ -29,7 +29,8 @@ def _distance_field(shape: str, grid: int = 96) -> np.ndarray:
         "moon": lambda: (x**2 + y**2 < 0.95) & (x**2 + (y + 0.5) ** 2 > 0.65),
     }[shape]()
     cell = 3.0 / (grid - 1)
-    return ((ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)) * cell).astype(np.float32)
+    distance = ndimage.distance_transform_edt
+    return ((distance(inside) - distance(~inside)) * cell).astype(np.float32)
 
 
 def draw(canvas: np.ndarray, color: Sequence[float] | np.ndarray, shape: str, states: np.ndarray) -> None:
