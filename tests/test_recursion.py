@@ -126,7 +126,7 @@ workdir, video, out = sys.argv[1:4]
 # Every answer is kept: an untrained model is equally sure of many, and rounding decides which of them come first.
 everything = {"top_k": 500, "nms_iou": 1.0, "keep": (1.0, 1.0)}
 run = load_run(workdir, {"eval.before": False} | {f"search.{key}": value for key, value in everything.items()})
-evaluate(run, Options(out=out, methods=("depth3",), search=everything))
+evaluate(run, Options(out=out, methods=("depth2",), search=everything))
 found = run.ground(video, ["a red circle moves to the left", "a blue star spins"])
 print(json.dumps({"mesh": dict(run.mesh.shape), "moments": [sorted(result.moments.tolist()) for result in found]}))
 """
@@ -144,7 +144,7 @@ train(Run(config, sys.argv[2]), dict(prepare_data(config)))
 def test_trained_on_four_devices_answers_alike_on_one_and_on_four(chain, trained_run, tmp_path):
     from revision_jax import config as configs
 
-    changes = {"search__depth": 3, "mesh__data": 2, "mesh__fsdp": 2, "train__batch_size": 4, "data__train_videos": 6}
+    changes = {"search__depth": 2, "mesh__data": 2, "mesh__fsdp": 2, "train__batch_size": 4, "data__train_videos": 6}
     config = chain.config("configs/stage2.py", **changes, data__dir=str(tmp_path / "data"))
     configs.save_json(config, tmp_path / "config.json")
     workdir = tmp_path / "run"
