@@ -17,6 +17,7 @@ from revision_jax.config import ConfigError
 from revision_jax.data.annotations.queries import Query
 from revision_jax.evaluation import budget as b
 from revision_jax.evaluation import methods as m
+from revision_jax.evaluation import moments
 from revision_jax.evaluation.options import Options
 from revision_jax.evaluation.predictions import Prediction
 from revision_jax.evaluation.protocols import PROTOCOLS
@@ -141,7 +142,7 @@ def few_policies():
     """Those that differ most: each is a program of its own to compile. Above, all of them are laid out."""
     every = b.ways_to_spend
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(b, "ways_to_spend", lambda *given: [way for way in every(*given) if way.policy in POLICIES])
+        patch.setattr(moments, "ways_to_spend", lambda *given: [way for way in every(*given) if way.policy in POLICIES])
         yield
 
 
@@ -199,10 +200,10 @@ def test_a_way_costs_and_finds_what_its_search_does(spent):
     way = b.Way(chosen["depth"], chosen["policy"], tuple(chosen["keep"]), chosen["shortlist"])
     suffix = "_upper" if way.depth > 1 else ""
     alone = (workdir / f"budget30/predictions{suffix}_val.jsonl").read_text().splitlines()
-    moments = lambda rows, name: {
+    answers = lambda rows, name: {
         r["query_id"]: r["moments"] for r in rows if r.get("method") == name and "moments" in r
     }
-    tried, again = moments(lines, way.name), moments(map(json.loads, alone), way.method)
+    tried, again = answers(lines, way.name), answers(map(json.loads, alone), way.method)
     assert tried and tried == again
 
 

@@ -8,7 +8,8 @@ import io
 import math
 import os
 import pathlib
-from typing import Protocol
+import weakref
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -63,6 +64,11 @@ class Hdf5Features:
         return {"file": self.path.name, "bytes": self.path.stat().st_size}
 
 
+# Device and inode of a file -> its environment: a process can open an LMDB only once, and an error that is still
+# looked at holds the one that it came from.
+_environments: "weakref.WeakValueDictionary[tuple[int, int], Any]" = weakref.WeakValueDictionary()
+
+
 class LmdbFeatures:
     """An LMDB whose values are npz archives with `features` (videos) or `token_features` (sentences)."""
 
@@ -70,10 +76,20 @@ class LmdbFeatures:
         import lmdb  # needed for this format alone
 
         self.path = pathlib.Path(path)
+        place = self._data_file.stat() if self._data_file.is_file() else None
+        shared = _environments.get(place and (place.st_dev, place.st_ino))
         try:
-            self._env = lmdb.open(str(self.path), subdir=self.path.is_dir(), readonly=True, lock=False, readahead=False)
+            self._env = shared or lmdb.open(
+                str(self.path), subdir=self.path.is_dir(), readonly=True, lock=False, readahead=False
+            )
         except lmdb.Error as error:
             raise ValueError(f"{self.path}: cannot be read as LMDB ({error}); copy it again") from error
+        if place:
+            _environments[place.st_dev, place.st_ino] = self._env
+
+    @property
+    def _data_file(self) -> pathlib.Path:
+        return self.path / "data.mdb" if self.path.is_dir() else self.path
 
     def keys(self) -> list[str]:
         with self._env.begin() as transaction:
@@ -94,8 +110,7 @@ class LmdbFeatures:
         return _checked(array, where)
 
     def identity(self) -> dict:
-        files = [self.path / "data.mdb"] if self.path.is_dir() else [self.path]
-        return {"file": self.path.name, "bytes": sum(file.stat().st_size for file in files)}
+        return {"file": self.path.name, "bytes": self._data_file.stat().st_size}
 
 
 class NpyFolder:
