@@ -30,6 +30,8 @@ from revision_jax.search.settings import SearchSettings
 from revision_jax.units import GIB
 
 _FLOAT = 4
+# Measured: before jax 0.11 a program on a CPU begins with float32 copies of all narrow weights.
+COPIES_WHOLE = jax.__version_info__ < (0, 11)
 LOWER = (
     "lower --search.beam, divide the model (--mesh.fsdp, --mesh.tensor) or use a run whose weights have 8 bits "
     "(model.param_dtype=int8)"
@@ -178,10 +180,13 @@ def on_cpu(mesh: Mesh | None) -> bool:
 
 
 def float32_copies(weights: Any, llm: Llama) -> int:
-    """Bytes of the copies that XLA makes of weights on a CPU: bfloat16 ones in float32, a layer as it is read."""
+    """Bytes of the copies that XLA makes of weights on a CPU, in float32: a layer as it is read, and where
+    `COPIES_WHOLE`, all that are narrower."""
+    layer = sum(x.size for x in jax.tree.leaves(nnx.state(llm.layers))) // llm.config.num_layers
+    if not COPIES_WHOLE:
+        return layer * _FLOAT
     floats = [x for x in jax.tree.leaves(weights) if jnp.issubdtype(x.dtype, jnp.floating)]
     narrow = sum(held([x]) // x.dtype.itemsize for x in floats if x.dtype.itemsize < _FLOAT)
-    layer = sum(x.size for x in jax.tree.leaves(nnx.state(llm.layers))) // llm.config.num_layers
     return (narrow + layer) * _FLOAT
 
 

@@ -16,7 +16,7 @@ from revision_jax.models.llama import Compute, Llama, LlamaConfig
 from revision_jax.parallel.memory import GIB, held
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.search import memory
-from revision_jax.search.memory import fit, float32_copies, smaller
+from revision_jax.search.memory import COPIES_WHOLE, fit, float32_copies, smaller
 from revision_jax.search.sentences import Sentences
 from revision_jax.training.state import take_apart
 
@@ -51,15 +51,18 @@ def test_the_count_covers_what_the_compiler_reports(grounders, changes, options)
 
 
 def test_the_float32_copies_that_a_cpu_makes_of_narrow_weights_count():
-    """At Vicuna's width they took 2.4 GiB that were not counted, at 7B they would take 25."""
+    """At Vicuna's width they took 2.4 GiB that were not counted, at 7B they would take 25. jax 0.11 makes none."""
     narrow = Compute(jnp.bfloat16, jnp.bfloat16)
     llm = Llama(LlamaConfig(VOCABULARY, 256, 688, 4, 4, 2, 64), compute=narrow, rngs=nnx.Rngs(0))
     settings = dataclasses.replace(SETTINGS, window_block=2, query_batch=1, decode_block=2)
     searcher = make_searcher(settings, HIERARCHY, dense=Grounder(llm, DenseAdapter(6, 256, rngs=nnx.Rngs(1))))
     traced, need = searcher.trace(*_asked(seconds=100, queries=2), depth=1)
     used = traced.lower().compile().memory_analysis()
-    assert used.temp_size_in_bytes > 0.9 * float32_copies(searcher.parameters, llm) > need.weights
-    assert used.temp_size_in_bytes + used.argument_size_in_bytes <= need.total <= 2 * used.temp_size_in_bytes
+    assert (used.temp_size_in_bytes > need.weights) == COPIES_WHOLE
+    if COPIES_WHOLE:
+        assert used.temp_size_in_bytes > 0.9 * float32_copies(searcher.parameters, llm) > need.weights
+    actual = used.temp_size_in_bytes + used.argument_size_in_bytes
+    assert actual <= need.total <= 2 * actual
 
 
 def test_a_budget_makes_blocks_smaller_and_changes_no_answer(grounders):
