@@ -128,7 +128,7 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     """
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("revision_jax").setLevel(logging.WARNING if quiet else logging.INFO)
-    atexit.register(gc.freeze)  # Python ends by looking for garbage in all that the libraries hold: most of a second
+    atexit.register(gc.freeze)  # at its end Python looks for garbage in all libraries; a frozen object is left out
     try:
         if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -90,7 +90,7 @@ def test_a_lazy_module_is_imported_when_it_is_first_used():
 
 
 def test_a_search_waits_for_no_library_of_training_and_drawing():
-    """These cost two seconds of every start of `ground`."""
+    """They are slow to import, and `ground` imports this module at every start."""
     slow = ("grain", "matplotlib", "scipy", "tensorflow", "torch")
     code = f"import sys\nimport revision_jax.runs.asking\nprint([x for x in {slow} if x in sys.modules])"
     env = os.environ | {"PYTHONPATH": str(Path(revision_jax.__file__).parents[1])}

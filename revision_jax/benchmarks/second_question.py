@@ -1,9 +1,9 @@
 """What a second question about an hour costs against the first: `ground` twice, in processes of their own.
 
     python -m revision_jax.benchmarks.second_question --workdir runs/stage1-tiny
-    python -m revision_jax.benchmarks.second_question --workdir runs/stage1-tiny --width 1280 --height 720
+    python -m revision_jax.benchmarks.second_question --workdir runs/stage1-tiny --width 1920 --height 1080
 
-Minutes of Shapes as a recording has them: 1920 x 1080 at 25 frames a second by default, one minute encoded and repeated
+Minutes of Shapes as a recording has them: 1280 x 720 at 25 frames a second by default, one minute encoded and repeated
 to the length. The cache folder is empty before the first question, of features and of compiled programs. Seconds are
 those of a person who waits, from the start of the command to its end, with the parts that `--timings` tells; beside
 them the seconds of processors, which other work on the machine changes less. Prints one JSON line.
@@ -124,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="a run that can answer")
-    add("--width", type=int, default=1920, help="of the pictures, even (default: %(default)s)")
-    add("--height", type=int, default=1080, help="of the pictures, even (default: %(default)s)")
+    add("--width", type=int, default=1280, help="of the pictures, even (default: %(default)s)")
+    add("--height", type=int, default=720, help="of the pictures, even (default: %(default)s)")
     add("--fps", type=int, default=25, help="pictures a second (default: %(default)s)")
     add("--minutes", type=int, default=60, help="length of the film (default: %(default)s)")
     print(json.dumps(measure(parser.parse_args(argv))))

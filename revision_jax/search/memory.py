@@ -30,7 +30,7 @@ from revision_jax.search.settings import SearchSettings
 from revision_jax.units import GIB
 
 _FLOAT = 4
-# Measured: before jax 0.11 a program on a CPU begins with float32 copies of all narrow weights.
+# Whether a program on a CPU begins with float32 copies of all narrow weights: 0.10.2 makes them, 0.11.2 does not.
 COPIES_WHOLE = jax.__version_info__ < (0, 11)
 LOWER = (
     "lower --search.beam, divide the model (--mesh.fsdp, --mesh.tensor) or use a run whose weights have 8 bits "
@@ -180,8 +180,8 @@ def on_cpu(mesh: Mesh | None) -> bool:
 
 
 def float32_copies(weights: Any, llm: Llama) -> int:
-    """Bytes of the copies that XLA makes of weights on a CPU, in float32: a layer as it is read, and where
-    `COPIES_WHOLE`, all that are narrower."""
+    """Bytes of the float32 copies that XLA makes of weights on a CPU: one layer, as it is read; where `COPIES_WHOLE`,
+    all weights of fewer bits, too."""
     layer = sum(x.size for x in jax.tree.leaves(nnx.state(llm.layers))) // llm.config.num_layers
     if not COPIES_WHOLE:
         return layer * _FLOAT

@@ -11,7 +11,7 @@ from flax import nnx
 from revision_jax import lazy
 from revision_jax.training.examples import Readers
 
-grain = lazy.module("grain")
+grain = lazy.module("grain")  # for annotations alone
 
 
 @dataclasses.dataclass(frozen=True)

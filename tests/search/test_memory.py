@@ -51,7 +51,7 @@ def test_the_count_covers_what_the_compiler_reports(grounders, changes, options)
 
 
 def test_the_float32_copies_that_a_cpu_makes_of_narrow_weights_count():
-    """At Vicuna's width they took 2.4 GiB that were not counted, at 7B they would take 25. jax 0.11 makes none."""
+    """At Vicuna's width they took 2.4 GiB that were not counted, at 7B they would take 25. jax 0.11.2 makes none."""
     narrow = Compute(jnp.bfloat16, jnp.bfloat16)
     llm = Llama(LlamaConfig(VOCABULARY, 256, 688, 4, 4, 2, 64), compute=narrow, rngs=nnx.Rngs(0))
     settings = dataclasses.replace(SETTINGS, window_block=2, query_batch=1, decode_block=2)

@@ -23,7 +23,7 @@ import numpy as np
 
 from revision_jax import lazy
 
-grain = lazy.module("grain")  # half a second, and a search reads no batch
+grain = lazy.module("grain")  # slow to import, and a search reads no batch
 
 
 class Drawer(Protocol):
