@@ -3,8 +3,7 @@
 Letters: B batch, T text tokens, N captions.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from revision_jax.evaluation.evaluator import Evaluation, Scored
 from revision_jax.evaluation.questions import HONOURS, Question, ask_all, batches_of, some_of
 from revision_jax.fingerprints import fingerprint
 from revision_jax.models.grounder import Grounder
+from revision_jax.parallel.programs import Program
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import open_captions
 from revision_jax.training.state import Arrays, Module, take_apart
@@ -43,20 +43,20 @@ class _Predicting:
 
     def __init__(self, run: Run, load: LoadCaption):
         self._run, self._load = run, load
-        self._counts: Callable = jax.jit(functools.partial(caption_counts, run.prompts.prefix), static_argnums=0)
 
     def __call__(self, grounder: Grounder, numbers: Sequence[int]) -> np.ndarray:
         module, arrays = take_apart(grounder)
+        counts = Program(caption_counts, module)
         rows = [self._load((0, number)) for number in numbers]
         found = [
-            np.asarray(self._counts(module, arrays, batch))[:count]
+            np.asarray(counts(self._run.prompts.prefix, arrays, batch))[:count]
             for batch, count in batches_of(rows, self._run.config.train.batch_size, self._run.mesh)
         ]
         return np.concatenate(found)
 
 
 def caption_counts(
-    prefix: np.ndarray, module: Module, arrays: Arrays, batch: Mapping[str, jax.Array]
+    module: Module, prefix: jax.Array, arrays: Arrays, batch: Mapping[str, jax.Array]
 ) -> jax.Array:  # fmt: skip
     """`[B, 3]` float32: summed loss (nats), right tokens and tokens of each caption.
 

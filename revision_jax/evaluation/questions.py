@@ -29,7 +29,8 @@ from revision_jax.metrics.answers import interval_scores, presence_scores
 from revision_jax.models.grounder import Grounder
 from revision_jax.parallel import multihost
 from revision_jax.parallel.mesh import batch_sharding
-from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers, presence_answers, video_answers
+from revision_jax.parallel.programs import Program
+from revision_jax.prompts import AnswerGrammar, group_answers, presence_answers, video_answers
 from revision_jax.runs.batches import clip_kind, group_rows, make_loader
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
@@ -173,9 +174,11 @@ class Answerer:
     def __call__(self, grounder: Grounder, clips: Sequence[Group]) -> np.ndarray:
         """`[N, 2]` int: what each answer stands for, see `AnswerGrammar.answer`."""
         module, arrays = take_apart(grounder)
+        answer = Program(answer_greedily, module, self.grammar.max_length)
+        grammar, prefix = Grammar.of(self.grammar), self.loader.prompts.prefix
         rows = map(self._row, clips)
         answers = [
-            np.asarray(self._answer(module, arrays, batch))[:count]
+            np.asarray(answer(grammar, prefix, arrays, batch))[:count]
             for batch, count in batches_of(rows, group_rows(self.run.config), self.run.mesh)
         ]
         return np.concatenate(answers) if answers else np.empty((0, 2), np.int32)
@@ -188,26 +191,21 @@ class Answerer:
         pad = self.loader.prompts.pad_id
         return record | {"tokens": np.where(asked, record["tokens"], pad), "length": np.int32(length)}
 
-    @functools.cached_property
-    def _answer(self) -> Callable[[Module, Arrays, Mapping[str, jax.Array]], jax.Array]:
-        answer = functools.partial(
-            answer_greedily, Grammar.of(self.grammar), self.loader.prompts, self.grammar.max_length
-        )
-        return jax.jit(answer, static_argnums=0)
-
 
 def answer_greedily(
-    grammar: Grammar, prompts: PromptEncoder, max_length: int, module: Module, arrays: Arrays,
+    module: Module, max_length: int, grammar: Grammar, prefix: jax.Array, arrays: Arrays,
     batch: Mapping[str, jax.Array],
 ) -> jax.Array:  # fmt: skip
     """Answers `[B, 2]` int32 to a batch of questions, the whole text read again for each token.
 
     Args:
+      max_length: tokens of the longest answer.
+      prefix: `[P]` int32, tokens before the video.
       batch: `video [B, n, F, D]`, `query`, `query_mask`, `tokens [B, T]` with room for the answer, `length [B]`.
     """
     model = module.merge(arrays)
     group = model.group_tokens(batch["video"], batch["query"], batch["query_mask"])
-    context = model.embed_group(prompts.prefix, group)  # [B, S, H]
+    context = model.embed_group(prefix, group)  # [B, S, H]
     row = jnp.arange(len(batch["tokens"]))
 
     def step(k, carry):

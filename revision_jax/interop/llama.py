@@ -26,6 +26,7 @@ from revision_jax.models.layers import shapes_of
 from revision_jax.models.llama import FLOAT32, Compute, Llama, LlamaConfig
 from revision_jax.models.lora import LoRAConfig, LoRALinear
 from revision_jax.models.names import ATTENTION_LINEARS, MLP_LINEARS
+from revision_jax.parallel.programs import Program
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -122,8 +123,7 @@ def load_llama(
     import_params(llama_table(config), weights, base, place, source=directory)
     check_tied(config, weights, directory)
     if drawn:
-        # Under jit only what is returned is computed: the base weights are never drawn.
-        fresh = jax.jit(lambda key: _lora_arrays(build(nnx.Rngs(key))))(rngs.params())
+        fresh = Program(_draw_lora, config, lora, compute)(rngs.params())
         for path, param in drawn.items():
             param.set_value(fresh[path] if place is None else place(path, param, np.asarray(fresh[path])))
     return model
@@ -152,5 +152,7 @@ def is_lora_path(path: str) -> bool:
     return path.endswith(("/lora_a", "/lora_b"))
 
 
-def _lora_arrays(model: Llama) -> dict[str, jax.Array]:
+def _draw_lora(config: LlamaConfig, lora: LoRAConfig, compute: Compute, key: jax.Array) -> dict[str, jax.Array]:
+    """A fresh LoRA by path. Under jit only what is returned is computed: the base weights are never drawn."""
+    model = Llama(config, lora=lora, compute=compute, rngs=nnx.Rngs(key))
     return {path: param[...] for path, param in flat_params(model).items() if is_lora_path(path)}

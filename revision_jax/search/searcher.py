@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from revision_jax.data.video.extraction import VideoFeatures
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
 from revision_jax.models.grounder import Grounder
+from revision_jax.parallel.programs import Program
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.counting import Flops, count_cost
@@ -78,8 +78,8 @@ class Searcher:
         self._sizes = dataclasses.replace(self._sizes, beside=memory.beside)
         self._memory, self._budget = memory, memory.budget(mesh)
         self._flops = Flops(models.dense), None if models.upper is None else Flops(models.upper)
-        self._program = jax.jit(functools.partial(search_program, self._fixed), static_argnums=0)
-        self._vectors = jax.jit(functools.partial(vectors_program, self._fixed))
+        self._program = Program(search_program, self._fixed, static_argnums=0)
+        self._vectors = Program(vectors_program, self._fixed)
         self.shapes: set[tuple] = set()
 
     # ------------------------------------------------------------------------------------------ the same, changed
@@ -128,7 +128,7 @@ class Searcher:
     @property
     def compile_count(self) -> int:
         """How many programs were compiled: one a shape, never again for a shape seen before."""
-        return self._program._cache_size() + self._vectors._cache_size()
+        return self._program.compile_count + self._vectors.compile_count
 
     @property
     def vector_bytes(self) -> int:

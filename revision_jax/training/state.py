@@ -5,6 +5,7 @@ costs no module handling and a checkpoint knows no model.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -41,6 +42,8 @@ class TrainState:
 class Module:
     """A model without its arrays: `merge` gives it back, inside `jit` too.
 
+    Modules of one structure with arrays of the same shapes are equal, so that `jit` compiles once for them all.
+
     Attributes:
       graphdef: its NNX structure.
       variables: path -> its variable, holding only shape and dtype.
@@ -48,6 +51,17 @@ class Module:
 
     graphdef: nnx.GraphDef
     variables: dict[tuple, nnx.Variable]
+
+    @functools.cached_property
+    def _identity(self) -> tuple:
+        shapes = ((key, variable.get_value()) for key, variable in self.variables.items())
+        return self.graphdef, tuple((key, shape.shape, shape.dtype) for key, shape in shapes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Module) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     def merge(self, *parts: Arrays) -> nnx.Module:
         """The model with its arrays taken from flat dicts that together hold every path."""

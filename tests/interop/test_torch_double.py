@@ -88,7 +88,8 @@ def test_sparse_logits_and_the_answers_about_groups(stage, exported):
     batch = {"video": video, "query": query, "query_mask": mask, "length": lengths}
     batch["tokens"] = np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, prompts.pad_id)
     batch = jax.tree.map(jnp.asarray, batch)
-    answers = answer_greedily(Grammar.of(grammar), prompts, grammar.max_length, *take_apart(grounder), batch)
+    module, arrays = take_apart(grounder)
+    answers = answer_greedily(module, grammar.max_length, Grammar.of(grammar), prompts.prefix, arrays, batch)
     for row, sentence in enumerate(SENTENCES):
         texts = (torch.tensor(x[row]).expand(windows, *x[row].shape) for x in (query, mask))
         vectors = double.adapter(torch.tensor(video[row]), *texts).detach()

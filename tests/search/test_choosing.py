@@ -6,6 +6,7 @@ import pytest
 from fake_search import F, UpperOracle, make_searcher, make_settings, oracle_sentences, oracle_video
 
 from revision_jax.hierarchy import Hierarchy
+from revision_jax.parallel.programs import forget
 from revision_jax.search.levels.selection import fuse_ranks, window_similarity
 from revision_jax.search.policy import kept
 from revision_jax.search.sentences import Sentences
@@ -49,6 +50,7 @@ def test_a_number_of_windows_does_not_grow_with_the_video():
 
 
 def test_one_program_serves_all_shares_of_a_policy():
+    forget()
     """Numbers of windows are data; so are depth and policy as settings have them."""
     searcher, video = make_searcher(make_settings(), HIERARCHY, upper=UpperOracle()), oracle_video(640, 2.0, SHOWN)
     for keep, shortlist in (((1.0, 0.5), 0.6), ((12, 4), 0.9)):

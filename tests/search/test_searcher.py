@@ -7,6 +7,7 @@ from fake_search import PROMPTS, F, make_searcher, make_settings, oracle_sentenc
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.metrics.cost import Cost
 from revision_jax.metrics.grounding import best_iou
+from revision_jax.parallel.programs import forget
 from revision_jax.search.result import Result
 from revision_jax.search.sentences import Sentences
 
@@ -50,6 +51,7 @@ def test_blocks_batches_and_buckets_do_not_change_the_answers():
 
 
 def test_compiles_once_a_shape():
+    forget()
     searcher = _searcher()
     searcher.search(oracle_video(900, 2.0, EVENTS), Sentences(["event 0"]))
     assert searcher.compile_count == 1
@@ -130,6 +132,7 @@ def test_errors_say_what_to_do():
 
 
 def test_one_question_length_for_many_sentences():
+    forget()
     searcher = _searcher()
     fitted = searcher.fitted_to(["event 0", "one two three four five six seven eight event 1"])
     assert (searcher.settings.question_tokens, fitted.settings.question_tokens) == (0, 16)

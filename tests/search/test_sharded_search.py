@@ -13,6 +13,7 @@ import numpy as np
 from fake_search import F, FAMILIES, Sentences, VideoFeatures, make_searcher, make_settings, tiny_grounder
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.mesh import make_mesh
+from revision_jax.parallel.programs import forget
 from revision_jax.training.state import place, take_apart
 
 features = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float16)
@@ -34,6 +35,7 @@ def searcher_of(mesh, **changes):
     return make_searcher(settings, hierarchy, dense=grounders[0], upper=grounders[1], mesh=mesh)
 
 def search(mesh, asked=ALL[:1], share=False, **changes):
+    forget()
     searcher = searcher_of(mesh, **changes)
     answers, results, costs = [], [], []
     with jax.set_mesh(mesh):

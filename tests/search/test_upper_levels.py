@@ -21,6 +21,7 @@ from fake_search import (
 )
 
 from revision_jax.hierarchy import Hierarchy
+from revision_jax.parallel.programs import forget
 from revision_jax.prompts import AnswerGrammar, group_answers
 from revision_jax.search.answers.asking import Answerer, Asking, Pairs, encode_context
 from revision_jax.search.answers.confidence import token_entropy
@@ -265,6 +266,7 @@ def test_a_video_of_fewer_windows_than_a_group(searcher):
 
 
 def test_compiles_once_a_shape_and_counts_what_was_done():
+    forget()
     searcher = _searcher()
     cost = _searched(searcher, depth=3).cost
     _search(searcher, sentences=SENTENCES[::-1], duration=630.0, depth=3)

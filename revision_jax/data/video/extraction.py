@@ -5,7 +5,6 @@ width.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from revision_jax.interop.texts import Texts, Tokens
 from revision_jax.interop.weights import weight_files
 from revision_jax.parallel.memory import held
 from revision_jax.parallel.mesh import batch_sharding, check_batch, replicated, round_up_rows
+from revision_jax.parallel.programs import Program
 
 
 class Rows(NamedTuple):
@@ -130,15 +130,15 @@ class Extractor:
         if mesh is not None:
             self._weights = jax.device_put(self._weights, replicated(mesh))
             self._rows = batch_sharding(mesh)
-        self._encode_image = jax.jit(functools.partial(encode_images, self._graphdef, pictures.mean, pictures.std))
-        self._encode_text = jax.jit(functools.partial(encode_texts, self._graphdef))
+        self._encode_image = Program(encode_images, self._graphdef, tuple(pictures.mean), tuple(pictures.std))
+        self._encode_text = Program(encode_texts, self._graphdef)
 
     def forget_pictures(self) -> None:
         """Frees the tower of pictures, the larger one, where only sentences will be encoded."""
         encoder = nnx.merge(self._graphdef, self._weights)
         encoder.vision = None
         self._graphdef, self._weights = nnx.split(encoder)
-        self._encode_text = jax.jit(functools.partial(encode_texts, self._graphdef))
+        self._encode_text = Program(encode_texts, self._graphdef)
 
     @property
     def held_bytes(self) -> int:
@@ -148,7 +148,7 @@ class Extractor:
     @property
     def compile_count(self) -> int:
         """Programs compiled so far: at most one a tower."""
-        return self._encode_image._cache_size() + self._encode_text._cache_size()
+        return self._encode_image.compile_count + self._encode_text.compile_count
 
     def encode_video(self, path: str | os.PathLike, *, allow_truncated: bool = False) -> VideoFeatures:
         """Decodes a file at `fps` and encodes it; VideoError (see frames.py) if it cannot be used."""

@@ -10,6 +10,7 @@ import transformers
 from revision_jax.data.video.extraction import Extractor, rows_on
 from revision_jax.data.video.frames import VideoError, read_frames, write_video
 from revision_jax.parallel.mesh import make_mesh
+from revision_jax.parallel.programs import forget
 from revision_jax.prompts import clip_query
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (21, 32, 32, 3), np.uint8)
@@ -18,6 +19,7 @@ SENTENCES = ["A red circle moves left.", "a blue circle spins", "red."]
 
 @pytest.fixture(scope="module")
 def extractor(clip_dir):
+    forget()
     return Extractor(clip_dir, fps=2.0, batch=8)
 
 
@@ -54,6 +56,7 @@ def test_frames_of_another_size_are_scaled_as_those_of_a_file(extractor, tmp_pat
 
 
 def test_mesh_gives_the_same(clip_dir, extractor):
+    forget()
     meshed = Extractor(clip_dir, fps=2.0, batch=8, mesh=make_mesh(-1))
     np.testing.assert_array_equal(meshed.encode_frames([FRAMES]), extractor.encode_frames([FRAMES]))
     np.testing.assert_array_equal(meshed.encode_queries(SENTENCES), extractor.encode_queries(SENTENCES))

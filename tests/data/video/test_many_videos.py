@@ -10,6 +10,7 @@ from revision_jax.data.annotations.gaps import Gap
 from revision_jax.data.video.extraction import Extractor, identify
 from revision_jax.data.video.frames import write_video
 from revision_jax.data.video.many_videos import encode_videos
+from revision_jax.parallel.programs import forget
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def files(tmp_path_factory):
 
 
 def test_features_are_those_of_each_video_alone(files, clip_dir):
+    forget()
     extractor = Extractor(clip_dir, 1.0, batch=8)
     together = dict(encode_videos(extractor, files, decoders=2))
     assert isinstance(together.pop("bad"), Gap)

@@ -13,6 +13,7 @@ from revision_jax.data.video.scaling import Scaler, Square
 from revision_jax.interop import texts
 from revision_jax.interop.encoder import TextRules
 from revision_jax.interop.texts import Texts
+from revision_jax.parallel.programs import forget
 
 SENTENCES = [
     "A red Circle moves left.",
@@ -28,6 +29,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor(directory):
+    forget()
     return Extractor(directory, fps=2.0, batch=8)
 
 
