@@ -104,6 +104,14 @@ def give_freed_memory_back():
     memory.keep_freed_memory = lambda: None
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_programs():
+    """What a file counts or patches does not depend on the files before it."""
+    from revision_jax.parallel.programs import forget
+
+    forget()
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
     """A folder that one worker fills and all use, and what `make(folder)` returned; the others wait for it."""
     folder = factory.getbasetemp()
@@ -138,6 +146,7 @@ class TrainedRun:
 def trained_run(tmp_path_factory):
     from tiny_base import config_of, make_base, to_torch
 
+    from revision_jax.parallel.programs import forget
     from revision_jax.runs.splits import prepare_data
     from revision_jax.train import train
 
@@ -152,6 +161,7 @@ def trained_run(tmp_path_factory):
         if PYTORCH:
             to_torch(base)
         config = config_in(folder)
+        forget()  # what it compiles is counted
         metrics = train(config, folder / "runs" / "tiny")
         return dict(prepare_data(config)), metrics
 

@@ -200,7 +200,7 @@ def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluat
             assert scores["cost"]["frame_share"] == levels[-1]["sent"] == 100.0
         else:
             assert levels[-1]["sent"] == scores["cost"]["frame_share"] < 75.0
-    assert metrics["compilations"]["search"]["programs"] == metrics["compilations"]["search"]["shapes"]
+    assert metrics["compilations"]["search"]["programs"] <= metrics["compilations"]["search"]["shapes"]
 
 
 def test_upper_levels_are_told_beside_the_rest(evaluated, capsys):

@@ -102,6 +102,7 @@ def test_the_align_stage_gives_its_projector_alone(published, tmp_path, capsys):
 
 KILLED = """
 import os, signal, sys
+import tensorflow_datasets  # an old one asks whether PyTorch is there, and takes None for yes
 sys.modules["torch"] = None  # this format does not need it
 from revision_jax import export
 from revision_jax.interop import shards

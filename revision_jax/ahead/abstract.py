@@ -9,11 +9,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from revision_jax.models.llama import LlamaConfig
+from revision_jax.parallel.programs import Program
 from revision_jax.prompts import PromptEncoder, PromptTemplate
 from revision_jax.runs.base import make_prompts
 from revision_jax.runs.grounder import abstract_grounder
 from revision_jax.training.state import Arrays, TrainState, split_by_table, state_shardings, take_apart
-from revision_jax.training.step import Program, compile_step, make_program
+from revision_jax.training.step import Fixed, compile_step, make_fixed
 
 PREFIX_TOKENS = 36  # of Vicuna's system prompt and `USER: ` in Llama's tokens, where there is no tokenizer to ask
 _PIECES = re.compile(r"\d| (?=\d)|[^\W\d_]{1,8}|[^\w\s]")  # digits one by one, as Llama's tokenizer writes them
@@ -43,19 +44,17 @@ def prompts_or_stand_in(config: ConfigDict) -> PromptEncoder:
 
 def abstract_step(
     config: ConfigDict, mesh: Mesh, sizes: LlamaConfig | None = None
-) -> tuple[Program, TrainState, Arrays, jax.stages.Wrapped]:
-    """(program, state, frozen arrays, jitted step) of a stage, all arrays as shapes in their places."""
+) -> tuple[Fixed, TrainState, Arrays, Program]:
+    """(fixed, state, frozen arrays, jitted step) of a stage, all arrays as shapes in their places."""
     module, shapes = take_apart(abstract_grounder(config, sizes))
     shardings = module.shardings(mesh)
     trainable, frozen, multipliers = split_by_table(shapes, config.trainable)
-    program = make_program(config, module, multipliers, prompts_or_stand_in(config).prefix, _STEPS)
-    where = state_shardings(trainable, program.optimizer, shardings, mesh)
-    fresh = jax.eval_shape(
-        lambda: TrainState(_zeros(trainable), program.optimizer.init(_zeros(trainable)), jnp.int32(0))
-    )
+    fixed = make_fixed(config, module, multipliers, prompts_or_stand_in(config).prefix, _STEPS)
+    where = state_shardings(trainable, fixed.optimizer, shardings, mesh)
+    fresh = jax.eval_shape(lambda: TrainState(_zeros(trainable), fixed.optimizer.init(_zeros(trainable)), jnp.int32(0)))
     state = jax.tree.map(_placed, fresh, where)
     frozen = {path: _placed(shape, shardings[path]) for path, shape in frozen.items()}
-    return program, state, frozen, compile_step(program, where)
+    return fixed, state, frozen, compile_step(fixed, where)
 
 
 def _placed(shape, sharding) -> jax.ShapeDtypeStruct:

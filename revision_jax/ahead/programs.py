@@ -29,9 +29,9 @@ Program = tuple[str, Callable[[], jax.stages.Traced], Facts]
 def train_programs(run: Run, memory_gib: float) -> Iterator[Program]:
     """The train step for every kind of batch of the stage."""
     config, mesh = run.config, run.mesh
-    program, state, frozen, step = abstract_step(config, mesh)
+    fixed, state, frozen, step = abstract_step(config, mesh)
     shapes = {path: array.shape for path, array in (frozen | state.trainable).items()}
-    count = FlopCount(shapes, set(state.trainable), len(program.prefix))
+    count = FlopCount(shapes, set(state.trainable), len(fixed.prefix))
     width = encoder_of(config)[1].feature_width
     batches = [kind.shapes(config, mesh, width) for kind in run.stage.batches]
     for name, batch in [item for kind in batches for item in kind.items()]:

@@ -101,9 +101,9 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int, peer: Peer | Non
     """
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
-        program, state, frozen, step = abstract_step(config, mesh, sizes)
+        fixed, state, frozen, step = abstract_step(config, mesh, sizes)
         shapes = {path: array.shape for path, array in (frozen | state.trainable).items()}
-        count = FlopCount(shapes, set(state.trainable), len(program.prefix))
+        count = FlopCount(shapes, set(state.trainable), len(fixed.prefix))
         width = encoder_of(config)[1].feature_width
         batch = make_batch(WINDOWS.shapes(config, mesh, width)["windows"], sizes.vocab_size)
         state, frozen = fill(state, jax.random.key(0)), fill(frozen, jax.random.key(1))
@@ -113,9 +113,9 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int, peer: Peer | Non
             losses.append(float(metrics["loss"]))
         wall, python, state = _time(step, state, batch, frozen, steps)
         beside = {} if peer is None else {"beside": _time_beside(step, state, batch, frozen, peer)}
-    if step._cache_size() != 1:
-        raise RuntimeError(f"the step was compiled {step._cache_size()} times; expected once.")
-    tokens = config.train.batch_size * (len(program.prefix) + config.hierarchy.num_frames)
+    if step.compile_count > 1:
+        raise RuntimeError(f"the step was compiled {step.compile_count} times; expected once.")
+    tokens = config.train.batch_size * (len(fixed.prefix) + config.hierarchy.num_frames)
     tokens += math.prod(batch["tokens"].shape)
     flops, peak = count.step(batch), peak_flops(jax.devices()[0].device_kind)
     return {

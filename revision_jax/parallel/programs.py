@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+Numbers = int | tuple[int, ...]
 KEPT = 32  # jitted functions; a program that nothing has used for long is freed, on the device too
 
 
@@ -18,14 +19,19 @@ class Program:
     Args:
       function: pure; arrays come as its later arguments.
       fixed: hashable and compared by value: structures, meshes, numbers.
-      static_argnums: of the later arguments, those that are hashable too.
+      static_argnums, donate_argnums, out_shardings: as `jax.jit` has them, numbers of the later arguments.
 
     Attributes:
       compile_count: how many programs this one had to compile itself.
     """
 
-    def __init__(self, function: Callable, *fixed: Hashable, static_argnums: int | tuple[int, ...] = ()):
-        self._jitted = _jitted(function, fixed, static_argnums)
+    def __init__(
+        self, function: Callable, *fixed: Hashable, static_argnums: Numbers = (), donate_argnums: Numbers = (),
+        out_shardings: Any = None,
+    ):  # fmt: skip
+        places = None if out_shardings is None else jax.tree.flatten(out_shardings)
+        places = places and (tuple(places[0]), places[1])
+        self._jitted = _jitted(function, fixed, static_argnums, donate_argnums, places)
         self.compile_count = 0
 
     def __call__(self, *arguments: Any) -> Any:
@@ -34,14 +40,20 @@ class Program:
         self.compile_count += self._jitted._cache_size() - before
         return result
 
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """The program for these arguments, lowered but not compiled."""
+        return self._jitted.lower(*arguments)
+
     def trace(self, *arguments: Any) -> jax.stages.Traced:
         """The program for these arguments, arrays or their shapes, traced but not run."""
         return self._jitted.trace(*arguments)
 
 
 @functools.lru_cache(KEPT)
-def _jitted(function: Callable, fixed: tuple, static_argnums: int | tuple[int, ...]) -> Callable:
-    return jax.jit(functools.partial(function, *fixed), static_argnums=static_argnums)
+def _jitted(function: Callable, fixed: tuple, static: Numbers, donated: Numbers, places: tuple | None) -> Callable:
+    """`places`: the leaves of `out_shardings` and their tree; a tree of dicts could not be a key."""
+    where = {} if places is None else {"out_shardings": jax.tree.unflatten(places[1], places[0])}
+    return jax.jit(functools.partial(function, *fixed), static_argnums=static, donate_argnums=donated, **where)
 
 
 def forget() -> None:

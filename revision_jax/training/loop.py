@@ -31,7 +31,7 @@ from revision_jax.training.state import (
     split_by_table,
     take_apart,
 )
-from revision_jax.training.step import compile_answers, compile_step, compile_validation, make_program
+from revision_jax.training.step import compile_answers, compile_step, compile_validation, make_fixed
 from revision_jax.training.task import Task
 from revision_jax.training.workdir import FREE, MetricsLog, open_workdir
 
@@ -133,7 +133,7 @@ def run(config: ConfigDict, workdir: str | Path, task: Task, *, profile: bool = 
                 best, trained = checkpoints.restore_params(trained, best=True)
                 log.info("the weights of step %d have the lowest validation loss", best)
         model = setup.module.merge(trained, setup.frozen)
-    return Result(model, mesh, first, last, setup.step_fn._cache_size(), len(shapes))
+    return Result(model, mesh, first, last, setup.step_fn.compile_count, len(shapes))
 
 
 def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -161,14 +161,14 @@ def build(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> tuple[Setu
     module, arrays = take_apart(task.model)
     shardings = module.shardings(mesh)
     trainable, frozen, multipliers = split_by_table(arrays, config.trainable)
-    program = make_program(config, module, multipliers, task.prefix, total_steps(config, task))
-    state, where = init_state(trainable, program.optimizer, shardings, mesh)
+    fixed = make_fixed(config, module, multipliers, task.prefix, total_steps(config, task))
+    state, where = init_state(trainable, fixed.optimizer, shardings, mesh)
     flops = FlopCount({path: array.shape for path, array in arrays.items()}, set(trainable), len(task.prefix))
     frozen = place(frozen, shardings)
     parts = {"frozen weights": held(frozen), "trained": held(state.trainable), "optimizer": held(state.opt_state)}
     memory = check_memory(parts, mesh.shape, device_limit())
     log.info("%s\nmesh %s\n%s", describe_table(arrays, config.trainable), dict(mesh.shape), memory)
-    steps = compile_step(program, where), compile_validation(program), compile_answers(program, mesh)
+    steps = compile_step(fixed, where), compile_validation(fixed), compile_answers(fixed, mesh)
     return Setup(module, frozen, *steps, mesh, flops), state
 
 

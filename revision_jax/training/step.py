@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from revision_jax.parallel.mesh import replicated
+from revision_jax.parallel.programs import KEPT, Program
 from revision_jax.training.optimizer import make_optimizer, make_schedule, updates_done
 from revision_jax.training.state import Arrays, Module, TrainState
 
@@ -22,8 +23,8 @@ HEAD_BLOCK = 32  # places of a text that go through the output head together; a 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Program:
-    """What a step needs beside arrays; fixed for a run.
+class Fixed:
+    """What a step needs beside arrays; the same for a whole run. Static.
 
     Attributes:
       module: the model's structure.
@@ -44,19 +45,27 @@ class Program:
     skips: bool = False
 
 
-def make_program(
+def make_fixed(
     config: ConfigDict, module: Module, multipliers: Mapping[str, float], prefix: np.ndarray, steps: int
-) -> Program:
-    """What a config says about a step.
+) -> Fixed:
+    """What a config says about a step; the same object for the same, so that runs alike share their programs.
 
     Args:
       multipliers: path of every trained parameter -> factor on the learning rate.
       steps: of the whole run, for the schedule.
     """
-    schedule = make_schedule(config.train, steps)
-    optimizer = make_optimizer(config.train, schedule, multipliers)
-    prefix, skips = np.asarray(prefix, np.int32), config.train.skip_nonfinite > 0
-    return Program(module, optimizer, schedule, prefix, config.seed, config.train.accumulate, skips)
+    prefix = tuple(np.asarray(prefix, np.int32).tolist())
+    return _fixed(FrozenConfigDict(config.train), config.seed, module, tuple(multipliers.items()), prefix, steps)
+
+
+@functools.lru_cache(KEPT)
+def _fixed(
+    train: FrozenConfigDict, seed: int, module: Module, multipliers: tuple, prefix: tuple[int, ...], steps: int
+) -> Fixed:
+    schedule = make_schedule(train, steps)
+    optimizer = make_optimizer(train, schedule, dict(multipliers))
+    prefix = np.array(prefix, np.int32)
+    return Fixed(module, optimizer, schedule, prefix, seed, train.accumulate, train.skip_nonfinite > 0)
 
 
 def answer_loss(
@@ -114,7 +123,7 @@ def head_loss(
 
 
 def train_step(
-    state: TrainState, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program
+    fixed: Fixed, state: TrainState, batch: dict[str, jax.Array], frozen: Arrays
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Pure update `state, batch -> state, metrics`.
 
@@ -124,19 +133,19 @@ def train_step(
       frozen: path -> array, never changed.
     Returns:
       The next state, and float32 scalars: loss, grad_norm (before clipping), learning_rate, token_accuracy; where the
-      program skips, `skipped`, the steps so far that were.
+      step skips, `skipped`, the steps so far that were.
     """
-    dropout_key = jax.random.fold_in(jax.random.key(program.seed), state.step)
-    (loss, accuracy), gradients = _gradients(program, state.trainable, batch, frozen, dropout_key)
-    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.trainable)
+    dropout_key = jax.random.fold_in(jax.random.key(fixed.seed), state.step)
+    (loss, accuracy), gradients = _gradients(fixed, state.trainable, batch, frozen, dropout_key)
+    updates, opt_state = fixed.optimizer.update(gradients, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     metrics = {
         "loss": loss,
         "token_accuracy": accuracy,
         "grad_norm": optax.tree.norm(gradients),
-        "learning_rate": jnp.asarray(program.schedule(updates_done(state.opt_state)), jnp.float32),
+        "learning_rate": jnp.asarray(fixed.schedule(updates_done(state.opt_state)), jnp.float32),
     }
-    if program.skips:
+    if fixed.skips:
         sound = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
         old, new = (state.trainable, state.opt_state), (trainable, opt_state)
         trainable, opt_state = jax.tree.map(lambda before, after: jnp.where(sound, after, before), old, new)
@@ -144,13 +153,13 @@ def train_step(
     return TrainState(trainable, opt_state, state.step + 1), metrics
 
 
-def _gradients(program: Program, trainable: Arrays, batch, frozen: Arrays, dropout_key: jax.Array):
-    """((loss, accuracy), gradient) of a batch, in `program.accumulate` parts of equal size."""
-    gradient = jax.value_and_grad(functools.partial(_loss, program, frozen), has_aux=True)
-    if program.accumulate == 1:
+def _gradients(fixed: Fixed, trainable: Arrays, batch, frozen: Arrays, dropout_key: jax.Array):
+    """((loss, accuracy), gradient) of a batch, in `fixed.accumulate` parts of equal size."""
+    gradient = jax.value_and_grad(functools.partial(_loss, fixed, frozen), has_aux=True)
+    if fixed.accumulate == 1:
         return gradient(trainable, batch, dropout_key, None)
     # Every `accumulate`-th row, not a block of rows: so each device goes through its own.
-    split = lambda x: x.reshape(-1, program.accumulate, *x.shape[1:]).swapaxes(0, 1)
+    split = lambda x: x.reshape(-1, fixed.accumulate, *x.shape[1:]).swapaxes(0, 1)
     count = batch["loss_mask"].sum().astype(jnp.float32)
 
     def add(total, part):
@@ -162,11 +171,11 @@ def _gradients(program: Program, trainable: Arrays, batch, frozen: Arrays, dropo
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, trainable, batch, dropout_key, count)
     )
-    return jax.lax.scan(add, zeros, (jnp.arange(program.accumulate), jax.tree.map(split, batch)))[0]
+    return jax.lax.scan(add, zeros, (jnp.arange(fixed.accumulate), jax.tree.map(split, batch)))[0]
 
 
 def validation_step(
-    trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program
+    fixed: Fixed, trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays
 ) -> dict[str, jax.Array]:
     """Sums over the answer tokens of a held-out batch, without dropout: `loss`, `right` and `tokens`, float32 scalars.
 
@@ -174,11 +183,11 @@ def validation_step(
       batch, frozen: as in `train_step`.
     """
     tokens = batch["loss_mask"].sum().astype(jnp.float32)
-    loss, accuracy = _loss(program, frozen, trainable, batch, None, None)
+    loss, accuracy = _loss(fixed, frozen, trainable, batch, None, None)
     return {"loss": loss * tokens, "right": accuracy * tokens, "tokens": tokens}
 
 
-def answer_step(trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays, *, program: Program) -> jax.Array:
+def answer_step(fixed: Fixed, trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays) -> jax.Array:
     """The batch's tokens `[B, (G,) T]` int32 with the model's answers, likeliest tokens, in place of the right ones.
 
     So many tokens are made as the longest right answer has; what lies behind the end of an answer means nothing.
@@ -186,12 +195,12 @@ def answer_step(trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays, 
     Args:
       batch, frozen: as in `train_step`; `tokens` and `loss_mask` say where an answer begins.
     """
-    model = program.module.merge(trainable, frozen)
+    model = fixed.module.merge(trainable, frozen)
     mask, others = batch["loss_mask"], {k: x for k, x in batch.items() if k not in ("loss_mask", "tokens")}
     first = mask.argmax(-1, keepdims=True)  # [B, (G,) 1]
 
     def add(number, tokens):
-        hidden = model.hidden(program.prefix, **others, tokens=tokens, dropout_key=None)  # [B, (G,) T, H]
+        hidden = model.hidden(fixed.prefix, **others, tokens=tokens, dropout_key=None)  # [B, (G,) T, H]
         place = jnp.minimum(first + number, tokens.shape[-1] - 1)
         likeliest = model.logits(jnp.take_along_axis(hidden, place[..., None], axis=-2)).argmax(-1)
         return jnp.where(jnp.arange(tokens.shape[-1]) == place, likeliest.astype(tokens.dtype), tokens)
@@ -199,24 +208,23 @@ def answer_step(trainable: Arrays, batch: dict[str, jax.Array], frozen: Arrays, 
     return jax.lax.fori_loop(0, mask.sum(-1).max(), add, batch["tokens"])
 
 
-def _loss(program: Program, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array | None, count):
-    model = program.module.merge(trainable, frozen)
+def _loss(fixed: Fixed, frozen: Arrays, trainable: Arrays, batch, dropout_key: jax.Array | None, count):
+    model = fixed.module.merge(trainable, frozen)
     seen = {name: array for name, array in batch.items() if name != "loss_mask"}
-    hidden = model.hidden(program.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, H]
+    hidden = model.hidden(fixed.prefix, **seen, dropout_key=dropout_key)  # [B, (G,) T, H]
     return head_loss(model.logits, hidden, batch["tokens"], batch["loss_mask"], count)
 
 
-def compile_step(program: Program, shardings: TrainState) -> Callable:
+def compile_step(fixed: Fixed, shardings: TrainState) -> Program:
     """The jitted step `(state, batch, frozen)`; `state` is donated and comes back where it was."""
-    step = functools.partial(train_step, program=program)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+    return Program(train_step, fixed, donate_argnums=0, out_shardings=(shardings, shardings.step))
 
 
-def compile_validation(program: Program) -> Callable:
+def compile_validation(fixed: Fixed) -> Program:
     """The jitted `validation_step(trainable, batch, frozen)`."""
-    return jax.jit(functools.partial(validation_step, program=program))
+    return Program(validation_step, fixed)
 
 
-def compile_answers(program: Program, mesh: jax.sharding.Mesh) -> Callable:
+def compile_answers(fixed: Fixed, mesh: jax.sharding.Mesh) -> Program:
     """The jitted `answer_step(trainable, batch, frozen)`, whose result every host has."""
-    return jax.jit(functools.partial(answer_step, program=program), out_shardings=replicated(mesh))
+    return Program(answer_step, fixed, out_shardings=replicated(mesh))

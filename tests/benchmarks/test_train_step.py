@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from revision_jax.benchmarks import torch_step, train_step
+from revision_jax.parallel.programs import forget
 
 
 def test_a_line_of_json_with_every_variant(capsys):
@@ -42,6 +43,7 @@ def test_a_repeat_without_pytorch_is_refused(capsys):
 
 
 def test_a_second_compilation_is_an_error(monkeypatch):
+    forget()
     config = train_step.make_config(train_step.SHAPES["toy"], dtype="float32", param_dtype="float32")
     time = train_step._time
 

@@ -182,7 +182,7 @@ def test_the_choice_is_scored_and_told(spent):
     }
     # One program for each policy and one for the sparse vectors, however many shares were tried.
     compiled = metrics["compilations"]["search"]
-    assert compiled["programs"] == compiled["shapes"] <= len(POLICIES) + 1 + 2
+    assert compiled["programs"] <= compiled["shapes"] <= len(POLICIES) + 1 + 2
     rows = budget_rows(metrics)[1]
     assert len(rows) == len(tried) and rows[0][2] == f"{chosen['R1@0.3']:.1f}"
     assert "Ways to spend the budget" in (workdir / "budget30/report.html").read_text()

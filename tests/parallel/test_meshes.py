@@ -67,7 +67,7 @@ def train(sizes, dtype, steps):
         "parameters": {path: shard(x) for path, x in (parts.frozen | state.trainable).items()},
         "rows": shard(batch["tokens"])[0], "activations": shard(activations)[0],
         "collectives": [[c.kind, c.bytes, c.times] for c in read_collectives(hlo)],
-        "compilations": parts.step_fn._cache_size(),
+        "compilations": parts.step_fn.compile_count,
         "stack": max(x.nbytes for x in parts.frozen.values()),
     }
 

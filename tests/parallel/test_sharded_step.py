@@ -49,7 +49,7 @@ def first_steps(mesh):
         "losses": losses,
         "frozen": {path: shapes(array) for path, array in parts.frozen.items()},
         "rows": [shape[0] for shape in shapes(batch["tokens"])],
-        "compilations": parts.step_fn._cache_size(),
+        "compilations": parts.step_fn.compile_count,
     }
     return report, parts.frozen, iterator
 

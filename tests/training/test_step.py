@@ -90,7 +90,7 @@ def test_learns_one_batch_and_leaves_the_frozen_alone():
     assert state.trainable.keys() == {"llm/layers/lora_a", "llm/layers/lora_b"}
     assert all(np.any(before[path] != copied(state.trainable)[path]) for path in before)
     jax.tree.map(np.testing.assert_array_equal, frozen, copied(parts.frozen))
-    assert int(state.step) == 60 and parts.step_fn._cache_size() == 1
+    assert int(state.step) == 60 and parts.step_fn.compile_count == 1
     # The state is donated, the frozen part is not.
     assert all(array.is_deleted() for array in first.values())
     assert not any(array.is_deleted() for array in parts.frozen.values())
