@@ -5,16 +5,17 @@
 #   sbatch --nodes=4 launch/slurm_gpu.sh evaluate --workdir /shared/runs/mad          # the nodes share the videos
 #   sbatch --array=0-7 launch/slurm_gpu.sh prepare folder --videos DIR --out DATA ...  # each a shard of eight, then
 #   sbatch launch/slurm_gpu.sh prepare merge DATA/test
+#   sbatch launch/slurm_gpu.sh ablate --config configs/ablation.py:variants_mad --workdir /shared/studies ...
 #   launch/slurm_gpu.sh --dry_run --config configs/stage1.py:mad --workdir RUN      # prints what would run
 #
 # Stage 1 on 8 x H100 (one node; sbatch's own options go in front of the script):
 #   sbatch --nodes=1 --gpus-per-node=8 launch/slurm_gpu.sh --config configs/stage1.py:mad --workdir RUN \
 #       --config.data.dir=DIR --config.base.llm=DIR --config.base.encoder=DIR --config.base.projector=mm_projector.bin
 #
-# `prepare DATASET` also shares its videos among the nodes of one job; export, convert and ground take one node.
+# `prepare DATASET` also shares its videos among the nodes of one job; ablate, export, convert and ground take one node.
 # The work folder, data and weights lie on a disk that all nodes share. SIGTERM comes 5 minutes before the time limit:
 # the run saves, leaves with code 75, and the job is put into the queue again, where the same command goes on. So do
-# evaluate and prepare, which keep what they have done at any time.
+# evaluate, prepare and ablate, which keep what they have done at any time.
 #SBATCH --job-name=revision_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -41,8 +42,11 @@ if ((${#arguments[@]})) && [[ ${arguments[0]} != -* ]]; then
   verb=${arguments[0]} arguments=("${arguments[@]:1}")
 fi
 case "$verb" in
-  train | evaluate | prepare | export | convert | ground) ;;
-  *) echo "error: no verb $verb; expected train, evaluate, prepare, export, convert or ground; see --help" >&2; exit 2 ;;
+  train | evaluate | prepare | ablate | export | convert | ground) ;;
+  *)
+    echo "error: no verb $verb; expected train, evaluate, prepare, ablate, export, convert or ground; see --help" >&2
+    exit 2
+    ;;
 esac
 if ((${#arguments[@]} == 0)); then
   echo "error: no options of revision_jax.$verb given; see --help" >&2
@@ -87,7 +91,7 @@ if ((code == 137)); then
     "lower data.read_threads, data.prefetch and what a step holds (model.param_dtype, train.accumulate; search.window_block)" >&2
 fi
 # SIGTERM ends these at once, a training only before its first step; later it saves. The same command goes on.
-if [[ $code == 143 && ($verb == train || $verb == evaluate || $verb == prepare) ]]; then code=75; fi
+if ((code == 143)) && [[ $verb =~ ^(train|evaluate|prepare|ablate)$ ]]; then code=75; fi
 if ((code == 75)); then
   # scancel sends SIGTERM too; a job that a person cancelled must not come back. SLURM calls it COMPLETING while it still
   # runs, else RUNNING.

@@ -29,6 +29,7 @@ EVALUATE, FOLDER = (
     ["prepare", "folder", "--videos", "V", "--out", "D", "--split", "test"],
 )
 TRAIN = ["--config", "configs/stage1.py:mad", "--config.prompt.system=a b"]
+STUDY = ["ablate", "--config", "configs/ablation.py:modules", "--workdir", "S", "--seeds", "0"]
 
 
 def run(name, *arguments, path: Path | None = None, **environment):
@@ -278,6 +279,9 @@ def test_slurm_runs_other_verbs(tmp_path):
         "revision_jax.export",
         *export[1:],
     ]
+    study = srun(tmp_path, *STUDY)
+    assert study[1:] == ["--nodes=1", "--ntasks=1", "python", "-m", "revision_jax.ablate", *STUDY[1:]]
+    assert parsed(STUDY).seeds == "0"
     merge = srun(tmp_path, "prepare", "merge", "D", SLURM_ARRAY_TASK_ID="1")
     assert merge[1:] == ["--nodes=1", "--ntasks=1", "python", "-m", "revision_jax.prepare", "merge", "D"]
 
@@ -301,7 +305,7 @@ def test_slurm_makes_a_shard_on_every_node(tmp_path):
     assert parsed(["prepare", *done.stdout.splitlines()[2:]]).shard == (1, 2)
 
 
-@pytest.mark.parametrize("arguments", [EVALUATE, FOLDER, ["train", *TRAIN]], ids=lambda given: given[0])
+@pytest.mark.parametrize("arguments", [EVALUATE, FOLDER, STUDY, ["train", *TRAIN]], ids=lambda given: given[0])
 def test_slurm_goes_on_with_what_was_stopped_before_it_could_save(tmp_path, arguments):
     """SIGTERM ends an evaluation and a shard at once, and a training before its first step."""
     srun(tmp_path, *arguments, code=143)

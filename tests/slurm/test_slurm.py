@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study_file import dense, row, write_study
 from tiny_base import config_of, make_base, overrides_of
 
 from revision_jax import evaluate
@@ -193,6 +194,23 @@ def test_two_nodes_give_the_predictions_of_one_process(slurm, calm, tmp_path):
     assert metrics["measured"]["hosts"] == 2 and metrics["videos"] == 2
     assert evaluate.main([*map(str, given[1:]), "--out", "alone"]) == 0
     assert predictions(calm / "shared") == predictions(calm / "alone") != []
+
+
+def test_a_study_goes_on(slurm, flags, tmp_path):
+    """SIGTERM in the middle of its training."""
+    spec = write_study(tmp_path / "mine.py", [row("windows", dense(), "depth1")])
+    given = [flag for flag in flags if not flag.startswith("--config.eval.before")]  # a study sets it
+    study = ["ablate", "--config", spec, "--workdir", tmp_path / "studies", "--seeds", "0", *given]
+    job = Job(slurm, tmp_path / "log.txt", LAUNCH, *study)
+    job.wait_until_said(r"step +10/")
+    job.cancel("--signal=TERM")
+    job.wait_until_said("back into the queue")
+    job.start_again()
+    shown = job.wait(*END)
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1"), job.said()[-3000:]
+    assert job.said().count("resumes from step") == 1
+    [found] = json.loads((tmp_path / "studies/small/results.json").read_text())["rows"]
+    assert found["name"] == "windows" and found["steps"] == STEPS and found["by_seed"]["0"]["queries"]["present"] > 0
 
 
 def test_an_array_of_prepare_merges(slurm, tmp_path):
