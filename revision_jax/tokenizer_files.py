@@ -1,6 +1,7 @@
 """The tokenizer of a Hugging Face directory, read by transformers: its small files are checked, no code is run."""
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def _is_plain(directory: str) -> bool:
 
 @functools.cache
 def _load(directory: str) -> Any:
+    # Without PyTorch, transformers says when imported that it has no models; only its tokenizers are used here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Slow to import; `--help` must be quick. AutoTokenizer imports all of PyTorch where it is installed.
     if _is_plain(directory):
         from transformers import PreTrainedTokenizerFast as Tokenizer

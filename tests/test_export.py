@@ -34,7 +34,9 @@ def _export(workdir, out, form, *flags):
 
 
 @pytest.mark.parametrize("stage", ["dense", "sparse"])
-@pytest.mark.parametrize("form", TORCH_FORMATS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.parity] * (form == "revisionllm")) for form in TORCH_FORMATS]
+)
 def test_every_format_of_a_run_is_written_checked_and_described(chain, tmp_path, stage, form, capsys):
     out = tmp_path / "out"
     assert _export(chain.folder / stage, out, form) == 0

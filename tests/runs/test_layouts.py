@@ -63,6 +63,7 @@ def test_windows_and_groups_have_batches_of_their_own_size(trained):
     assert groups["video"].ndim == 4 and {len(array) for array in groups.values()} == {1}
 
 
+@pytest.mark.parity
 def test_it_goes_out_and_comes_in_again_exactly(trained, tmp_path, caplog):
     layout, run, _ = trained
     export(run.workdir, tmp_path / "out", "revisionllm", check=False)
@@ -87,6 +88,7 @@ def test_it_goes_out_merged_and_is_checked_at_both_levels(trained, tmp_path):
     assert (tmp_path / "merged/visual_norm.safetensors").is_file()
 
 
+@pytest.mark.parity
 def test_what_starts_from_it_must_have_its_layout_and_takes_over_what_it_trained(trained, chain, tmp_path):
     layout, run, _ = trained
     export(run.workdir, tmp_path / "out", "revisionllm", check=False)
