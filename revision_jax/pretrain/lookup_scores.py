@@ -22,7 +22,7 @@ def first_token_right(predicted: np.ndarray, batch: Mapping[str, np.ndarray]) ->
 
 
 def mean_iou(predicted: np.ndarray, batch: Mapping[str, np.ndarray], numbers: Mapping[int, int]) -> float:
-    """IoU of an answer's two numbers, averaged over `Find` questions. The second is predicted behind the true first.
+    """IoU of an answer's two numbers, averaged over `Find` questions, NaN without any. The second is predicted behind the true first.
 
     Args:
       predicted: [B * n, T] tokens; batch: as `make_batch` makes it.
@@ -36,7 +36,7 @@ def mean_iou(predicted: np.ndarray, batch: Mapping[str, np.ndarray], numbers: Ma
         a, b = (numbers.get(int(tokens[first + k]), -1) for k in (1, 3))
         inter, union = min(b, e) - max(a, s), max(b, e) - min(a, s)
         ious.append(max(inter, 0) / union if union > 0 else float((a, b) == (s, e)))
-    return float(np.mean(ious))
+    return float(np.mean(ious)) if ious else float("nan")
 
 
 def measure(
