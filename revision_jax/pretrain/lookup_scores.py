@@ -22,7 +22,9 @@ def first_token_right(predicted: np.ndarray, batch: Mapping[str, np.ndarray]) ->
 
 
 def mean_iou(predicted: np.ndarray, batch: Mapping[str, np.ndarray], numbers: Mapping[int, int]) -> float:
-    """IoU of an answer's two numbers, averaged over `Find` questions, NaN without any. The second is predicted behind the true first.
+    """IoU of an answer's two numbers, averaged over `Find` questions; NaN without any.
+
+    The second number is predicted behind the true first.
 
     Args:
       predicted: [B * n, T] tokens; batch: as `make_batch` makes it.
