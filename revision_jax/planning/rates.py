@@ -14,8 +14,12 @@ def _rate(default: float, what: str, source: str) -> float:
 class Rates:
     """What cannot be counted. Each field is a flag of `plan`; `describe` lists all of them."""
 
-    train_utilisation: float = _rate(0.33, "share of the peak that model FLOPs of training reach", f"measured, {_GPU}")
-    search_utilisation: float = _rate(0.12, "the same of a search", f"measured, {_GPU}: 123 of 989 TFLOP/s at depth 3")
+    train_utilisation: float = _rate(
+        0.33, "share of the peak that model FLOPs of training reach", f"measured, {_GPU}: 0.33 to 0.35 with remat=names"
+    )
+    search_utilisation: float = _rate(
+        0.12, "the same of a search", f"measured, {_GPU}: 114 to 126 of 989 TFLOP/s at depth 3"
+    )
     encode_utilisation: float = _rate(0.2, "the same of the encoder of frames, in float32", "assumed, not measured")
     decode_rate: float = _rate(
         12.0,
