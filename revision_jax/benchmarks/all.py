@@ -32,8 +32,11 @@ STEP = "--dtype float32 --remat none --dropout 0 --torch"
 FAST = (
     f"train_step --shape tiny {STEP} --steps 2 --repeat 7",
     f"train_step --shape 135m --batch 1 {STEP} --steps 1 --repeat 3",
+    "decoding --width 320 --height 240 --codec av1 --seconds 60 --repeat 3",
+    "decoding --width 1280 --height 720 --codec h264 --repeat 3",
+    "decoding --width 1920 --height 1080 --codec hevc --seconds 10 --repeat 3",
     "extraction --repeat 3",
-    "extraction --encoder random-b32 --fps 1 --repeat 3",
+    "extraction --encoder random-b32 --fps 1 --seconds 30 --repeat 3",
     "loaders --gigabytes 0.3 --windows 800 --repeat 3",
     "span_decoding --windows 16 --repeat 3",
 )
@@ -41,6 +44,9 @@ WHOLE = (
     f"train_step --shape tiny {STEP} --steps 4 --repeat 11",
     f"train_step --shape 135m {STEP} --steps 1 --repeat 7",
     f"train_step --shape 1b {STEP} --steps 1 --repeat 7",
+    "decoding --width 320 --height 240 --codec h264,hevc,av1 --seconds 60 --repeat 7",
+    "decoding --width 1280 --height 720 --codec h264,hevc,av1 --seconds 60 --repeat 5",
+    "decoding --width 1920 --height 1080 --codec h264,hevc,av1 --seconds 30 --repeat 5",
     "extraction --repeat 7",
     "extraction --width 1280 --height 720 --repeat 5",
     "extraction --encoder random-b32 --repeat 5",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from revision_jax.benchmarks import all as together
-from revision_jax.benchmarks import extraction, loaders, span_decoding, train_step
+from revision_jax.benchmarks import decoding, extraction, loaders, span_decoding, train_step
 from revision_jax.benchmarks.peers_table import BEGIN, END, NOTHING, render, with_table
 from revision_jax.files import read_json
 
@@ -83,6 +83,8 @@ def test_every_command_is_understood(command, monkeypatch, capsys):
     module, *flags = shlex.split(command)
     monkeypatch.setattr(loaders, "measure", lambda args, folder: {})
     monkeypatch.setattr(extraction, "measure", lambda args, folder: {})
+    monkeypatch.setattr(decoding, "measure", lambda args, codec, folder: {"beside": [ROW]})
+    monkeypatch.setattr(decoding, "version", lambda program: "7.1")
     monkeypatch.setattr(span_decoding, "measure", lambda *_: ([], 1))
     monkeypatch.setattr(train_step, "measure_variants", lambda arguments, shape, peer: [{"beside": [ROW]}])
     monkeypatch.setattr(train_step, "steps_beside", lambda *_: contextlib.nullcontext())

@@ -1,6 +1,7 @@
 """Video files -> RGB frames on the video's own clock, a batch at a time (PyAV).
 
-All frames are decoded, only the sampled ones are converted (the cost). The clock is that of a player: clock.py.
+What is not sampled is not converted, and not decoded where nothing else needs it (skipping.py). The clock is that of a
+player: clock.py.
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from revision_jax.data.video.clock import LATE_S, MAX_GAP_S, Clock, declared_s
+from revision_jax.data.video.clock import LATE_S, MAX_GAP_S, Clock, declared_s, zero_s
 from revision_jax.data.video.joined import second_recording
 from revision_jax.data.video.opening import IMAGES, VideoError, opened, still, too_large
 from revision_jax.data.video.scaling import Scaler, Square
+from revision_jax.data.video.skipping import can_skip, with_skips
 
 log = logging.getLogger(__name__)
 CLOCK_SLACK_S = 1e-3  # containers such as Matroska round times to milliseconds
@@ -95,6 +97,7 @@ class FrameReader(Iterator[np.ndarray]):
         self._opened = opened(path)
         self._container, self._stream = self._opened.__enter__()
         self._clock = Clock(path, self._container, self._stream)
+        self._skips = can_skip(self._container, self._stream)
         self._scaler = Scaler(size)
         self._batches = self._run(batch)
 
@@ -170,10 +173,12 @@ class FrameReader(Iterator[np.ndarray]):
         stream.thread_type = "NONE" if small else "AUTO"
         previous, time_s = None, 0.0
         try:
-            for packet in _packets(self._container):
+            for packet, unseen in self._marked_packets():
                 clock.note(packet)
                 if packet.stream is not stream:  # the last packets, without data, have no index of their own
                     continue
+                if self._skips:
+                    stream.codec_context.skip_frame = "NONREF" if unseen else "DEFAULT"
                 for frame in packet.decode():
                     if frame.time is not None:
                         time_s = clock.time_s(frame.time, previous)
@@ -184,6 +189,13 @@ class FrameReader(Iterator[np.ndarray]):
         except FFmpegError as error:
             if not self._allow_truncated:
                 raise _damaged(self.path, time_s, error, stream) from error
+
+    def _marked_packets(self) -> Iterator[tuple[av.Packet, bool]]:
+        """Packets of all streams, with whether no sample shows their picture."""
+        packets = _packets(self._container)
+        if not self._skips:
+            return ((packet, False) for packet in packets)
+        return with_skips(packets, self._stream, zero_s(self._container), self.fps)
 
     def _length(self, frame) -> float:
         """Seconds for which a frame is shown when none follows."""
