@@ -51,6 +51,7 @@ def defaults() -> ConfigDict:
                 param_dtype="float32",  # frozen weights, or int8; LoRA and adapter are always float32
                 remat="none",  # recomputed in the backward pass, from none to all: none | mlp | names | full
                 attention="auto",  # auto (by platform) | xla | cudnn | splash
+                unroll=5,  # blocks of the LLM in a turn of its loop when it trains: more are faster on a CPU
                 window_chunk=64,  # windows whose sparse tokens are computed together
                 layout="visual_width",  # adapters of variant U: visual_width | llm_width | clip_adapter
                 visual_norm=False,  # variant U: a LayerNorm over the tokens of frames and windows, before the LLM
@@ -162,6 +163,7 @@ PAPER = {
     "model.dtype": "bfloat16",
     "model.param_dtype": "bfloat16",
     "model.remat": "names",
+    "model.unroll": 1,
     "sparse.mlp_width": 2048,
     "sparse.num_heads": 8,
     "sparse.dropout": 0.1,

@@ -66,6 +66,7 @@ RULES: dict[str, Rule] = {
     "model.param_dtype": one_of("float32", "bfloat16", "int8"),
     "model.remat": one_of(*REMAT_POLICIES),
     "model.attention": one_of(*ATTENTION_BACKENDS),
+    "model.unroll": between(1, 1000),
     "model.window_chunk": between(1, 10**5),
     "model.layout": one_of(*LAYOUTS),
     "model.visual_norm": anything,
@@ -223,6 +224,7 @@ ADDED: dict[str, Any] = {
     "model.layout": "visual_width",
     "model.visual_norm": False,
     "track": "tensorboard",
+    "model.unroll": 1,
     "train.group_batch_size": 0,
 }
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ CHANGES = {
     "model.param_dtype": ("model", {"model.param_dtype": "bfloat16"}),
     "model.remat": ("gradient", {"model.remat": "full"}),
     "model.attention": (RAISES, {"model.attention": "cudnn"}),
+    "model.unroll": ("gradient", {"model.unroll": 1}),
     "model.window_chunk": ("sparse", {"model.window_chunk": 1}),
     "model.layout": (RAISES, {"model.layout": "llm_width"}),  # of variant U alone: runs/test_layouts.py
     "model.visual_norm": (RAISES, {"model.visual_norm": True}),
@@ -150,11 +152,12 @@ def observe_model(config, place, made):
 
 
 def observe_gradient(config, place, made):
-    """What the backward pass of the model computes again."""
+    """What the backward pass of the model computes again, and how many layers a turn of its loop has."""
     module, arrays = take_apart(Run(config).grounder("fresh"))
     video, tokens = jnp.ones((1, 4, 16)), jnp.ones((1, 3), int)
     loss = lambda arrays: module.merge(arrays)(np.arange(2), video, tokens).sum()
-    return str(jax.make_jaxpr(jax.grad(loss))(arrays)).count("remat")
+    program = str(jax.make_jaxpr(jax.grad(loss))(arrays))
+    return program.count("remat"), re.findall(r"unroll=\d+", program)
 
 
 def observe_sparse(config, place, made):

@@ -22,6 +22,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -78,7 +79,7 @@ OURS = "ours"
 WARM_UP = 2  # steps before the clock: the first compiles
 
 
-def make_config(shape: Shape, *, dropout: float = 0.05, **model: str) -> ConfigDict:
+def make_config(shape: Shape, *, dropout: float = 0.05, **model: str | int) -> ConfigDict:
     """Stage 1 of the `mad` preset with a shape's batch; the toy shape keeps its 7 LoRA matrices a layer."""
     changes = {
         "train.batch_size": shape.rows,
@@ -123,6 +124,7 @@ def measure(config: ConfigDict, sizes: LlamaConfig, steps: int, peer: Peer | Non
         "python_ms": round(python * 1e3, 3),
         "tokens_per_s": round(tokens / wall),
         "model_tflops": round(flops / 1e12, 3),
+        "gflop_per_s": round(flops / wall / 1e9, 1),
         "mfu": round(flops / wall / peak / mesh.size, 4) if peak else "not measured: no known peak",
         "first_loss": losses[0],
         **device_memory(),
@@ -182,6 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--remat", default="names", help="policies, with commas")
     add("--attention", default="auto", help="backends, with commas: auto,xla,cudnn")
     add("--dtype", default="bfloat16", help="with commas: bfloat16,float32 compares the losses")
+    add("--unroll", default="1", help="layers of one turn of the loop over them, with commas (`model.unroll`)")
     add("--dropout", default="0.05", help="with commas: 0.05,0 shows the cost of random bits")
     add("--torch", action="store_true", help="PyTorch + PEFT in the same call")
     add("--repeat", type=int, help="with --torch, on a CPU: rounds in which the two take turns")
@@ -212,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         "tokens_a_window": shape.length,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
+        "product_gflop_per_s": round(product_rate(shape), 1),
         "variants": variants,
     }
     if arguments.torch:
@@ -220,11 +224,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def product_rate(shape: Shape, seconds: float = 1.0) -> float:
+    """GFLOP/s of a float32 product as the step has them: all tokens of a batch through a layer's widest matrix."""
+    tokens, sizes = shape.rows * shape.length, shape.sizes
+    x, w = jnp.ones((tokens, sizes.hidden_size)), jnp.ones((sizes.hidden_size, sizes.intermediate_size))
+    product, best, begun = jax.jit(jnp.matmul), math.inf, time.perf_counter()
+    product(x, w).block_until_ready()
+    while time.perf_counter() - begun < seconds:
+        started = time.perf_counter()
+        product(x, w).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return 2 * x.size * sizes.intermediate_size / best / 1e9
+
+
 def measure_variants(arguments: argparse.Namespace, shape: Shape, peer: Peer | None) -> list[dict[str, Any]]:
     """Each combination of what was given with commas."""
-    flags, variants = (arguments.dtype, arguments.remat, arguments.attention, arguments.dropout), []
-    for dtype, remat, attention, dropout in itertools.product(*(flag.split(",") for flag in flags)):
-        model = {"dtype": dtype, "param_dtype": dtype, "remat": remat, "attention": attention}
+    flags, variants = ("dtype", "remat", "attention", "unroll", "dropout"), []
+    given = (getattr(arguments, flag).split(",") for flag in flags)
+    for dtype, remat, attention, unroll, dropout in itertools.product(*given):
+        model = {"dtype": dtype, "param_dtype": dtype, "remat": remat, "attention": attention, "unroll": int(unroll)}
         config = make_config(shape, dropout=float(dropout), **model)
         found = measure_if_it_fits(config, shape.sizes, arguments.steps, peer)
         variants.append(model | {"dropout": float(dropout)} | found)

@@ -110,12 +110,15 @@ class Compute:
       param_dtype: weights. int8 is for the layers' kernels, and the other weights then have `dtype`.
       remat: what the backward pass computes again, one of `names.REMAT_POLICIES`.
       attention: one of `names.ATTENTION_BACKENDS`.
+      unroll: blocks in one turn of the loop over them when a model is trained (`scan_layers`), at most all. More run
+        faster on a CPU, and compile longer.
     """
 
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: str = "none"
     attention: str = "auto"
+    unroll: int = 1
 
     def __post_init__(self):
         check_remat(self.remat)
@@ -289,7 +292,8 @@ class Llama(nnx.Module):
         `packing` replaces these two where T holds several texts behind one video.
         `dropout_key` turns LoRA dropout on; None is deterministic.
         """
-        h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, packing)
+        unroll = min(self.compute.unroll, self.config.num_layers)
+        h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, packing, unroll)
         return self.norm(h)
 
     def hidden_states(self, embeddings: jax.Array) -> jax.Array:
@@ -353,7 +357,7 @@ class Llama(nnx.Module):
     def _rope(self) -> Rope:
         return make_rope(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
-    def _run(self, embeddings, collect, dropout_key=None, packing=None):
+    def _run(self, embeddings, collect, dropout_key=None, packing=None, unroll=1):
         """Full pass, causal unless texts are packed; `collect(h, (k, v))` chooses what is kept of every layer."""
         positions = np.arange(embeddings.shape[1]) if packing is None else packing.positions
         self.config.check_reach(int(positions.max()) + 1)
@@ -370,7 +374,8 @@ class Llama(nnx.Module):
             return h, collect(h, entry)
 
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_layers)
-        return scan_layers(self.layers, step, embeddings.astype(self.dtype), keys, remat=self.compute.remat)
+        embeddings, remat = embeddings.astype(self.dtype), self.compute.remat
+        return scan_layers(self.layers, step, embeddings, keys, remat=remat, unroll=unroll)
 
 
 class Embedding(nnx.Module):

@@ -79,6 +79,7 @@ def _load_llm(config: ConfigDict, mesh: Mesh) -> Llama:
             param_dtype=jnp.dtype(config.model.dtype if narrow else config.model.param_dtype),
             remat=config.model.remat,
             attention=config.model.attention,
+            unroll=config.model.unroll,
         ),
         rngs=nnx.Rngs(config.seed),
         place=put_parameter,
@@ -115,7 +116,8 @@ def abstract_grounder(config: ConfigDict, sizes: LlamaConfig | None = None) -> G
     """
     sizes = sizes or llama_config(config)
     model = config.model
-    compute = Compute(jnp.dtype(model.dtype), jnp.dtype(model.param_dtype), model.remat, model.attention)
+    dtypes = jnp.dtype(model.dtype), jnp.dtype(model.param_dtype)
+    compute = Compute(*dtypes, model.remat, model.attention, model.unroll)
 
     def build(rngs: nnx.Rngs) -> Grounder:
         return _join(config, Llama(sizes, lora=LoRAConfig(**config.lora), rngs=rngs, compute=compute))

@@ -206,6 +206,7 @@ def train(
             with tracing.step(step):
                 batch = put_batch(batch, setup.mesh)
                 state, metrics = setup.step_fn(state, batch, setup.frozen)
+            tracing.done(step, metrics)
             pending.append((step, records, metrics))
             taken, validation = preemption.reached(step), None
             if step % every.log_every == 0 or step == last or taken:

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -26,14 +27,19 @@ class Profile:
 
     def step(self, number: int) -> contextlib.AbstractContextManager:
         """The context of one step."""
+        return jax.profiler.StepTraceAnnotation("train", step_num=number) if self._begin else contextlib.nullcontext()
+
+    def done(self, number: int, result: Any) -> None:
+        """Told after each step, with something that it computes: the trace holds the devices' work of whole steps."""
         if self._begin is None:
-            return contextlib.nullcontext()
-        if number == self._begin:
+            return
+        if number == self._begin - 1:
+            jax.block_until_ready(result)
             jax.profiler.start_trace(str(self.folder))
             self._running = True
-        elif number == self._begin + TRACED:
+        elif number == self._begin + TRACED - 1:
+            jax.block_until_ready(result)
             self._stop()
-        return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     def _stop(self) -> None:
         if self._running:

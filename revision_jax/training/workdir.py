@@ -20,9 +20,10 @@ from revision_jax.training.tracker import open_trackers
 # What may differ when a run goes on: it changes how fast a run is, what it keeps and what is done with it afterwards,
 # not what it learns. A name that ends with a dot stands for all fields that begin with it.
 FREE = (
-    "mesh.", "search.", "eval.", "model.remat", "model.attention", "model.window_chunk", "data.read_threads",
-    "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.eval_every", "train.keep_best", "train.skip_nonfinite", "sparse.precision", "track",
+    "mesh.", "search.", "eval.", "model.remat", "model.attention", "model.unroll", "model.window_chunk",
+    "data.read_threads", "data.prefetch", "train.accumulate", "train.log_every", "train.checkpoint_every",
+    "train.keep_checkpoints", "train.eval_every", "train.keep_best", "train.skip_nonfinite", "sparse.precision",
+    "track",
 )  # fmt: skip
 # What else may differ where a trained run is read: where files lie (they are compared by content), and which data.
 READ_FREE = (*FREE, "base.", "init.", "data.dir", "data.mined", "data.mixture", "data.faults")

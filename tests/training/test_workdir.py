@@ -40,6 +40,7 @@ FREE_CHANGES = {
     "eval.": {"eval.max_rows": 3, "eval.split": "val"},
     "model.remat": {"model.remat": "full"},
     "model.attention": {"model.attention": "xla"},
+    "model.unroll": {"model.unroll": 3},
     "model.window_chunk": {"model.window_chunk": 3},
     "data.read_threads": {"data.read_threads": 2},
     "data.prefetch": {"data.prefetch": 3},
