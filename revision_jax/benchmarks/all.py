@@ -30,7 +30,7 @@ JSON = "benchmarks.json"
 ON_CPUS = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # both sides, on machines with a GPU, too
 STEP = "--dtype float32 --remat none --dropout 0 --torch"
 FAST = (
-    f"train_step --shape tiny {STEP} --steps 2 --repeat 7",
+    f"train_step --shape tiny {STEP} --unroll 5 --steps 2 --repeat 7",
     f"train_step --shape 135m --batch 1 {STEP} --steps 1 --repeat 3",
     "decoding --width 320 --height 240 --codec av1 --seconds 60 --repeat 3",
     "decoding --width 1280 --height 720 --codec h264 --repeat 3",
@@ -41,7 +41,7 @@ FAST = (
     "span_decoding --windows 16 --repeat 3",
 )
 WHOLE = (
-    f"train_step --shape tiny {STEP} --steps 4 --repeat 11",
+    f"train_step --shape tiny {STEP} --unroll 5 --steps 4 --repeat 11",
     f"train_step --shape 135m {STEP} --steps 1 --repeat 7",
     f"train_step --shape 1b {STEP} --steps 1 --repeat 7",
     "decoding --width 320 --height 240 --codec h264,hevc,av1 --seconds 60 --repeat 7",
