@@ -73,7 +73,7 @@ def encodings(folder, rng):
         for name, encoding in ENCODINGS.items():
             for end in ("\n", "\r\n"):
                 text, values = written(form, some_rows(rng))
-                path = folder / f"{form}-{name}-{len(end)}.csv"
+                path = folder / f"{form}-{name}-{len(end)}.{'csv' if form == 'msrvtt' else 'jsonl'}"
                 path.write_bytes(text.replace("\n", end).encode(encoding))
                 yield Case(path, {"rows": values, "gaps": 0}, "", how(form))
 
