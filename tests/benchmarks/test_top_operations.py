@@ -35,12 +35,9 @@ def test_a_trace_of_a_program(tmp_path, capsys):
     assert operations.startswith("| operation | events a step") and kinds.startswith("| kind |")
     for text in (operations, kinds):
         [*_, last] = rows = text.split("\n")[2:]
-        assert (
-            len(rows) == 3
-            and float(rows[0].split("|")[2]) >= 1
-            and last.startswith("| all ")
-            and last.endswith("| 100.0 % |")
-        )
+        assert len(rows) in (2, 3)  # the compiler may make one operation of the program
+        assert float(rows[0].split("|")[2]) >= 1
+        assert last.startswith("| all ") and last.endswith("| 100.0 % |")
 
 
 def test_what_is_not_there_is_told(tmp_path, capsys):
