@@ -16,16 +16,19 @@ Spans = Sequence[Sequence[float]]
 THETAS = (0.3, 0.5, 0.7)
 
 
-def matched_iou(found: Spans, truth: Spans) -> np.ndarray:
-    """IoU of each pair of the one-to-one matching with the largest sum of IoU (Hungarian method): `[min(n, m)]`."""
+def matched_iou(found: Spans, truth: Spans, theta: float = 0.0) -> np.ndarray:
+    """IoU of each pair of the one-to-one matching with the largest sum of IoU (Hungarian method): `[min(n, m)]`.
+
+    Of matchings with equal sums, the one with most pairs of at least `theta`, whatever the order of the spans.
+    """
     overlap = iou(found, truth)
-    return overlap[linear_sum_assignment(overlap, maximize=True)]
+    return overlap[linear_sum_assignment(overlap + 1e-9 * (overlap >= theta), maximize=True)]
 
 
 def set_f1(found: Spans, truth: Spans, theta: float) -> float:
     """F1 of one query in [0, 1]; two empty sets agree (1), an empty and another one do not (0)."""
     total = len(found) + len(truth)
-    return 2.0 * int(np.sum(matched_iou(found, truth) >= theta)) / total if total else 1.0
+    return 2.0 * int(np.sum(matched_iou(found, truth, theta) >= theta)) / total if total else 1.0
 
 
 def union_iou(found: Spans, truth: Spans) -> float:

@@ -44,6 +44,12 @@ def test_union_iou_equals_counting_tenths(found, truth):
     assert union_iou(found, truth) == pytest.approx(len(a & b) / len(a | b) if a | b else 1.0)
 
 
+def test_of_equal_matchings_the_one_with_most_right_pairs_counts():
+    found, truth = [(2.0, 3.0), (2.0, 4.0)], [(2.0, 4.0), (3.0, 4.0)]  # 1 + 0, or 0.5 + 0.5
+    for order in (1, -1):
+        assert set_f1(found[::order], truth, 0.5) == set_f1(truth, found[::order], 0.5) == 1.0
+
+
 @settings(max_examples=100, deadline=None)
 @given(SPANS, SPANS, st.randoms(), st.integers(0, 50))
 def test_order_and_origin_do_not_matter(found, truth, random, shift):
