@@ -25,7 +25,7 @@ def test_a_run_leaves_a_trace_that_xprof_opens(tmp_path):
         for event in line.events
         if (stats := dict(event.stats)).get("hlo_module") == "jit_train_step" and not event.name.startswith("end:")
     )
-    assert times and set(times.values()) <= {TRACED * n for n in range(1, 9)}  # whole steps, some of them in loops
+    assert times and min(times.values()) >= TRACED  # whole steps; more where it lies in a loop or threads share it
 
 
 def test_without_asking_there_is_none(tmp_path):

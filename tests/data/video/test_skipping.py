@@ -13,14 +13,12 @@ from revision_jax.data.video.opening import opened
 from revision_jax.data.video.skipping import AHEAD, can_skip, with_skips
 from tests.data.video.forms import REORDERED, Form, read_number, write
 
-FILM, SIZE = Fraction(25), (64, 48)
+FILM = Fraction(25)
 X265 = ("x265-params", "log-level=none:pools=1:bframes=4:open-gop=1:keyint=24")
 OPEN_GOP = ("x264-params", "open-gop=1:b-pyramid=none:keyint=48")
 FORMS = (
     Form(".mp4", "libx264", rate=FILM, options=REORDERED),
-    Form(
-        ".mkv", "libx264", rate=FILM, options=(("bf", "8"), ("g", "48"), ("x264-params", "open-gop=1:b-pyramid=none"))
-    ),
+    Form(".mkv", "libx264", rate=FILM, options=(("bf", "8"), OPEN_GOP)),
     Form(".mp4", "libx264", rate=None, options=REORDERED),
     Form(".mkv", "libx264", rate=None, options=REORDERED),
     Form(".mp4", "libx264", size=(400, 304), rate=FILM, options=REORDERED),  # large enough for several threads
