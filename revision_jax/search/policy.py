@@ -27,7 +27,8 @@ class Policy:
     Class attributes:
       name: as `search.policy` has it; the name of the file.
       least_depth, most_depth: the depths at which it can search; None: as deep as there are levels.
-      needs_similarity: it compares CLIP's holistic features of sentences with those of frames.
+      needs_similarity: it compares CLIP's holistic features of sentences with those of frames. Then dense windows are
+        chosen so that they cover most (`levels.similarity.keep_covering`), else the best ones.
       shortlists: it chooses the windows that the first upper level is shown, by their similarity to the sentence.
       needs_upper: it uses the scores of upper levels, where a search has some.
       compared: at which depths within its bounds `evaluate` compares it by default.
@@ -89,7 +90,7 @@ class Policy:
         return keep_best(scores, count)
 
     def dense_scores(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
-        """Scores `[Q, W]` by which dense windows are chosen; -inf is never chosen.
+        """Scores `[Q, W]` by which dense windows are chosen, among those that exist.
 
         Args:
           scores: `[Q, W]` of the upper levels; None without upper levels.

@@ -21,7 +21,8 @@ from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.levels.dense import Answers, DenseInputs, search_pairs, search_windows
-from revision_jax.search.levels.selection import keep_best, window_similarity
+from revision_jax.search.levels.selection import keep_best
+from revision_jax.search.levels.similarity import keep_covering, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
 from revision_jax.search.models import Weights
 from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
@@ -131,15 +132,16 @@ def _seconds(num_frames: int, spans: jax.Array, video: VideoInputs) -> tuple[jax
 def _choose(plan: Plan, video: VideoInputs, scores: jax.Array | None) -> jax.Array:
     """The pairs `[Q, W]` bool that the dense level is asked about, given the upper levels' scores `[Q, W]`."""
     asked = jnp.arange(len(video.questions.tokens)) < video.questions.count
-    chosen, similarity = asked[:, None] & video.table.valid.reshape(-1), None
+    chosen = asked[:, None] & video.table.valid.reshape(-1)
     if plan.policy is None:
         return chosen
-    if plan.policy.needs_similarity:
-        similarity = window_similarity(video.features, video.table.frames, video.similar)
-        similarity = jnp.where(chosen, similarity, -jnp.inf)
-    scores = None if scores is None else jnp.where(chosen, scores, -jnp.inf)
-    scores = plan.policy.dense_scores(scores, similarity)
-    return keep_best(jnp.where(chosen, scores, -jnp.inf), video.counts[-1])
+    count = video.counts[-1]
+    real = lambda x: jnp.where(chosen, x, -jnp.inf)
+    scores = None if scores is None else real(scores)
+    if not plan.policy.needs_similarity:
+        return keep_best(real(plan.policy.dense_scores(scores, None)), count)
+    similarity = window_similarity(video.features, video.table.frames, video.similar)
+    return keep_covering(real(plan.policy.dense_scores(scores, real(similarity.score))), similarity, count)
 
 
 def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -> LevelsFound:

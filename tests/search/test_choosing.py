@@ -7,7 +7,8 @@ from fake_search import F, UpperOracle, make_searcher, make_settings, oracle_sen
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.programs import forget
-from revision_jax.search.levels.selection import fuse_ranks, window_similarity
+from revision_jax.search.levels.selection import keep_best
+from revision_jax.search.levels.similarity import Similarity, fuse_ranks, keep_covering, window_similarity
 from revision_jax.search.policy import kept
 from revision_jax.search.sentences import Sentences
 
@@ -92,5 +93,37 @@ def test_similarity_equals_a_loop():
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     for q in range(3):
         for i, rows in enumerate(frames.reshape(8, 6)):
-            cosines = np.sort(unit(features[rows].astype(np.float32)) @ unit(queries[q]))[-3:]
-            assert found[q, i] == pytest.approx(cosines.mean(), abs=1e-5)
+            cosines = unit(features[rows].astype(np.float32)) @ unit(queries[q])
+            assert found.score[q, i] == pytest.approx(np.sort(cosines)[-3:].mean(), abs=1e-5)
+            assert found.peak[q, i] == rows[np.argmax(cosines)]
+            assert (found.first[i], found.last[i]) == (rows[0], rows[-1])
+
+
+def test_windows_that_cover_are_kept():
+    """Windows of 4 frames, 2 apart: the second best shows the same frame as the best, and waits behind the others."""
+    first = jnp.array([0, 2, 4, 6])
+    similarity = lambda *peak: Similarity(None, jnp.array([peak]), first, first + 3)
+    scores = jnp.array([[1.0, 4.0, 3.0, 2.0]])
+    kept_of = lambda similarity, count: np.asarray(keep_covering(scores, similarity, count))[0].astype(int).tolist()
+    same = similarity(1, 5, 5, 8)  # frame 5 lies in windows 1 and 2
+    assert [kept_of(same, count) for count in range(1, 5)] == [
+        [0, 1, 0, 0], [0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1],
+    ]  # fmt: skip
+    # Where every window shows a moment of its own, or all the same one, the best are kept.
+    for each in (similarity(0, 3, 6, 9), similarity(3, 3, 3, 3)):
+        for count in range(5):
+            assert kept_of(each, count) == np.asarray(keep_best(scores, count))[0].astype(int).tolist()
+    # What cannot be chosen is not chosen, however many are asked for; and then nothing else is lost.
+    some = keep_covering(scores.at[0, 1].set(-jnp.inf), same, 4)
+    assert np.asarray(some)[0].astype(int).tolist() == [1, 0, 1, 1]
+    assert not keep_covering(jnp.full((1, 4), -jnp.inf), same, 3).any()
+
+
+def test_similar_windows_do_not_overlap_where_another_one_shows_something():
+    """Each event lies in two windows, which overlap; of four windows asked, one shows it and three show other frames."""
+    for policy, depth in (("retrieve_then_ground", 1), ("fused", 3), ("cascade", 3)):
+        results, _ = _search(policy, depth=depth)
+        everything, _ = _search("top_down")
+        for result, full, (_, start, end, _) in zip(results, everything, SHOWN):
+            assert sum(a <= start and end <= b for a, b in result.sent[-1]) == 1
+            np.testing.assert_array_equal(result.moments[0], full.moments[0])

@@ -211,10 +211,10 @@ def test_top_down_may_rank_as_bottom_up_does(searcher):
 
 
 def test_a_cascade_reads_a_shortlist_alone(searcher):
-    """Its sparse vectors are those of the shortlist; of all windows it is `top_down`."""
+    """Its sparse vectors are those of the shortlist; of all windows it is `fused`."""
     for depth in (2, 3):
         whole = _searched(_searcher(shortlist=1.0), depth=depth, policy="cascade")
-        expected = _searched(searcher, depth=depth)
+        expected = _searched(searcher, depth=depth, policy="fused")
         assert whole.cost.levels == expected.cost.levels and whole.cost.flops == expected.cost.flops
         for a, b in zip(expected.results, whole.results):
             np.testing.assert_array_equal(a.moments, b.moments)

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.models.precision import einsum
 from revision_jax.parallel.rules import unsplit
 from revision_jax.prompts import AnswerGrammar
 
@@ -125,40 +124,3 @@ def keep_best(scores: jax.Array, count: int | jax.Array) -> jax.Array:
 def pass_down(scores: jax.Array, parents: jax.Array) -> jax.Array:
     """Scores of dense windows `[Q, W]`: the best of their parents `[W, P]` among upper windows `[Q, U]`."""
     return jnp.max(scores[:, parents], axis=2)
-
-
-_EVEN = 60.0  # of reciprocal rank fusion: the larger, the more the two rankings' first places are alike
-
-
-def fuse_ranks(*scores: jax.Array) -> jax.Array:
-    """Reciprocal rank fusion (Cormack et al., SIGIR 2009): `[Q, W]` each -> `[Q, W]`, whatever their scales.
-
-    A score of -inf counts as ranked behind all others.
-    """
-    fused = jnp.zeros(scores[0].shape)
-    for one in scores:
-        rank = jnp.argsort(jnp.argsort(-one, axis=1, stable=True), axis=1)
-        rank = jnp.where(jnp.isfinite(one), rank, one.shape[1])
-        fused = fused + 1.0 / (_EVEN + rank)
-    return fused
-
-
-def window_similarity(features: jax.Array, frames: jax.Array, queries: jax.Array, best: int = 3) -> jax.Array:
-    """How like sentences the frames of windows are: the mean cosine of a window's `best` frames.
-
-    Args:
-      features: `[N, D]` of a whole video.
-      frames: `[blocks, B, F]` int32, windows in blocks; one block is in memory at a time.
-      queries: `[Q, D]`, holistic features of the sentences.
-
-    Returns:
-      `[Q, blocks * B]` float32.
-    """
-    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    queries = unit(queries.astype(jnp.float32))
-
-    def compare(rows: jax.Array) -> jax.Array:
-        cosine = einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
-        return jnp.mean(jax.lax.top_k(cosine, min(best, rows.shape[-1]))[0], axis=-1)
-
-    return jnp.moveaxis(jax.lax.map(compare, frames), 0, 1).reshape(len(queries), -1)

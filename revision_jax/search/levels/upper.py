@@ -35,8 +35,8 @@ from revision_jax.search.levels.selection import (
     first_numbers,
     pass_down,
     window_scores,
-    window_similarity,
 )
+from revision_jax.search.levels.similarity import window_similarity
 from revision_jax.search.packing.inputs import UpperInputs
 from revision_jax.search.policy import Policy
 
@@ -161,7 +161,7 @@ def search_levels(
         shown = asked[:, None] & inputs.table.valid.reshape(-1)  # [q, U]
         similarity = None
         if asking.policy.shortlists:
-            similarity = window_similarity(data.features, inputs.table.frames, inputs.similar[queries])
+            similarity = window_similarity(data.features, inputs.table.frames, inputs.similar[queries]).score
         shown = asking.policy.first_shown(shown, similarity, data.counts[0])
         made = inputs.vectors is None
         sparse = sparse_vectors(upper, data.features, inputs, queries, shown) if made else inputs.vectors[queries]

@@ -1,4 +1,4 @@
-"""CLIP similarity shortlists the windows that the upper levels read; then as `top_down`.
+"""CLIP similarity shortlists the windows that the upper levels read; then as `fused`.
 
 Sparse vectors, one for every query and window, are nearly all the arithmetic of a search with many queries. Similarity
 costs one product a frame.
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.search.levels.selection import keep_best
+from revision_jax.search.levels.similarity import fuse_ranks
 from revision_jax.search.policy import Policy, kept, kept_counts
 from revision_jax.search.settings import SearchSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Cascade(Policy):
-    """A shortlist by similarity, then the levels send their best windows down.
+    """A shortlist by similarity, then the levels; dense windows are chosen by both, as `fused` does.
 
     Attributes:
       shortlist: how many of the upper windows the first level is shown; see `policy.kept`.
@@ -43,3 +44,6 @@ class Cascade(Policy):
 
     def first_shown(self, windows: jax.Array, similarity: jax.Array | None, count: jax.Array) -> jax.Array:
         return keep_best(jnp.where(windows, similarity, -jnp.inf), count)
+
+    def dense_scores(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
+        return fuse_ranks(scores, similarity)

@@ -3,17 +3,16 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from revision_jax.search.levels.selection import fuse_ranks
+from revision_jax.search.levels.similarity import fuse_ranks
 from revision_jax.search.policy import Policy, kept_counts
 from revision_jax.search.settings import SearchSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Policy):
-    """Chooses the dense windows that rank first by reciprocal rank fusion of both scores.
+    """Ranks dense windows by reciprocal rank fusion of both scores.
 
     Attributes:
       keep: what each of the L levels sends down, coarse first; see `policy.kept`.
@@ -33,4 +32,4 @@ class Fused(Policy):
         return kept_counts(self.keep, upper, dense)
 
     def dense_scores(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
-        return jnp.where(jnp.isfinite(similarity), fuse_ranks(scores, similarity), -jnp.inf)
+        return fuse_ranks(scores, similarity)

@@ -11,7 +11,7 @@ from revision_jax.search.settings import SearchSettings
 
 @dataclasses.dataclass(frozen=True)
 class RetrieveThenGround(Policy):
-    """Asks the dense windows that are most similar to the sentence.
+    """Ranks dense windows by their similarity to the sentence.
 
     Attributes:
       keep: how many of the dense windows; see `policy.kept`.

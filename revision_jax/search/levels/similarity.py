@@ -1,0 +1,85 @@
+"""How like a sentence the frames of windows are, by CLIP, and what it chooses: no language model is asked.
+
+Letters: Q queries, W windows in N blocks of B, F frames of a window, D feature width.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from revision_jax.models.precision import einsum
+
+_EVEN = 60.0  # of reciprocal rank fusion: the larger, the more the two rankings' first places are alike
+
+
+class Similarity(NamedTuple):
+    """Of windows and sentences.
+
+    Attributes:
+      score: `[Q, W]` float32, the mean cosine of the window's most similar frames.
+      peak: `[Q, W]` int32, its most similar frame.
+      first, last: `[W]` int32, the frames at its ends.
+    """
+
+    score: jax.Array
+    peak: jax.Array
+    first: jax.Array
+    last: jax.Array
+
+
+def window_similarity(features: jax.Array, frames: jax.Array, queries: jax.Array, best: int = 3) -> Similarity:
+    """How like sentences the frames of windows are.
+
+    Args:
+      features: `[frames, D]` of a whole video.
+      frames: `[N, B, F]` int32, windows in blocks; one block is in memory at a time.
+      queries: `[Q, D]`, holistic features of the sentences.
+      best: frames of a window whose cosines are averaged.
+    """
+    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    queries = unit(queries.astype(jnp.float32))
+
+    def compare(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cosine = einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
+        cosines, places = jax.lax.top_k(cosine, min(best, rows.shape[-1]))
+        return jnp.mean(cosines, axis=-1), rows[jnp.arange(len(rows)), places[..., 0]]
+
+    of_queries = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(queries), -1)
+    score, peak = map(of_queries, jax.lax.map(compare, frames))
+    return Similarity(score, peak, frames[..., 0].reshape(-1), frames[..., -1].reshape(-1))
+
+
+def fuse_ranks(*scores: jax.Array) -> jax.Array:
+    """Reciprocal rank fusion (Cormack et al., SIGIR 2009): `[Q, W]` each -> `[Q, W]`, whatever their scales.
+
+    A score of -inf counts as ranked behind all others.
+    """
+    fused = jnp.zeros(scores[0].shape)
+    for one in scores:
+        rank = jnp.argsort(jnp.argsort(-one, axis=1, stable=True), axis=1)
+        rank = jnp.where(jnp.isfinite(one), rank, one.shape[1])
+        fused = fused + 1.0 / (_EVEN + rank)
+    return fused
+
+
+def keep_covering(scores: jax.Array, similarity: Similarity, count: int | jax.Array) -> jax.Array:
+    """The `count` windows of each row that cover most: `[Q, W]` -> bool.
+
+    One after the other, the best one is chosen whose most similar frame lies in no window that is chosen already; when
+    none is left, the best of the others. So windows that overlap are not chosen for the same moment. Scores of -inf are
+    never chosen; of equal ones the earlier.
+    """
+    rows = jnp.arange(len(scores))
+    real = scores > -jnp.inf
+
+    def choose(_: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        chosen, covered = state
+        left = real & ~chosen
+        new = left & ~covered
+        best = jnp.argmax(jnp.where(jnp.where(jnp.any(new, axis=1, keepdims=True), new, left), scores, -jnp.inf), axis=1)
+        first, last = similarity.first[best][:, None], similarity.last[best][:, None]
+        covered |= (similarity.peak >= first) & (similarity.peak <= last)
+        return chosen.at[rows, best].max(left[rows, best]), covered
+
+    return jax.lax.fori_loop(0, count, choose, (jnp.zeros_like(real), jnp.zeros_like(real)))[0]
