@@ -7,7 +7,6 @@ from fake_search import F, UpperOracle, make_searcher, make_settings, oracle_sen
 
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.programs import forget
-from revision_jax.search.levels.selection import keep_best
 from revision_jax.search.levels.similarity import Similarity, fuse_ranks, keep_covering, window_similarity
 from revision_jax.search.policy import kept
 from revision_jax.search.sentences import Sentences
@@ -100,23 +99,22 @@ def test_similarity_equals_a_loop():
 
 
 def test_windows_that_cover_are_kept():
-    """Windows of 4 frames, 2 apart: the second best shows the same frame as the best, and waits behind the others."""
-    first = jnp.array([0, 2, 4, 6])
+    """Windows of 4 frames, 2 apart: the second best shows the same frame as the best, and waits for 1.5 others."""
+    first = jnp.arange(0, 10, 2)
     similarity = lambda *peak: Similarity(None, jnp.array([peak]), first, first + 3)
-    scores = jnp.array([[1.0, 4.0, 3.0, 2.0]])
-    kept_of = lambda similarity, count: np.asarray(keep_covering(scores, similarity, count))[0].astype(int).tolist()
-    same = similarity(1, 5, 5, 8)  # frame 5 lies in windows 1 and 2
-    assert [kept_of(same, count) for count in range(1, 5)] == [
-        [0, 1, 0, 0], [0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1],
-    ]  # fmt: skip
-    # Where every window shows a moment of its own, or all the same one, the best are kept.
-    for each in (similarity(0, 3, 6, 9), similarity(3, 3, 3, 3)):
-        for count in range(5):
-            assert kept_of(each, count) == np.asarray(keep_best(scores, count))[0].astype(int).tolist()
+    scores = jnp.array([[1.0, 5.0, 4.0, 3.0, 2.0]])
+
+    def order(similarity, scores=scores):
+        """The windows in the order in which they are chosen."""
+        kept = [set(np.flatnonzero(keep_covering(scores, similarity, count)[0])) for count in range(6)]
+        return [(after - before).pop() for before, after in zip(kept, kept[1:]) if after > before]
+
+    assert order(similarity(1, 5, 5, 8, 11)) == [1, 3, 2, 4, 0]  # frame 5 lies in windows 1 and 2
+    # Where every window shows a moment of its own, or all the same one, the best come first.
+    assert order(similarity(0, 3, 6, 9, 11)) == order(similarity(5, 5, 5, 5, 5)) == [1, 2, 3, 4, 0]
     # What cannot be chosen is not chosen, however many are asked for; and then nothing else is lost.
-    some = keep_covering(scores.at[0, 1].set(-jnp.inf), same, 4)
-    assert np.asarray(some)[0].astype(int).tolist() == [1, 0, 1, 1]
-    assert not keep_covering(jnp.full((1, 4), -jnp.inf), same, 3).any()
+    assert order(similarity(1, 5, 5, 8, 11), scores.at[0, 1].set(-jnp.inf)) == [2, 3, 4, 0]
+    assert order(similarity(1, 5, 5, 8, 11), jnp.full((1, 5), -jnp.inf)) == []
 
 
 def test_similar_windows_do_not_overlap_where_another_one_shows_something():
