@@ -131,7 +131,7 @@ def defaults() -> ConfigDict:
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
                 shortlist=0.3,  # cascade: share, or number, of the windows that the first upper level is shown
                 readings=2,  # groups of an upper level that show a window, in different company
-                rescale=0.5,  # bottom_up, top_down_rescaled: power of the upper levels' likelihood in the confidence
+                rescale=0.5,  # power of the upper levels' likelihood in the confidence; top_down ranks without it
                 confidence="inverse_mean_entropy",  # or inverse_max_entropy | sequence_likelihood
                 beam=1,  # answers kept of a pair of query and window; 1 = greedy
                 sampling=0.0,  # temperature at which answers are sampled; 0 = greedy

@@ -118,5 +118,11 @@ def kept_counts(keep: tuple[float, ...], upper: int, dense: int) -> np.ndarray:
 
 
 def rescaled(confidence: jax.Array, scores: jax.Array, power: float) -> jax.Array:
-    """Confidences `[Q, W, K]` times the likelihood of their windows to a power; `scores [Q, W]` are its logarithms."""
-    return confidence * jnp.exp(power * jnp.where(jnp.isfinite(scores), scores, 0.0))[..., None]
+    """Confidences `[Q, W, K]` times the likelihood of their windows to a power; `scores [Q, W]` are its logarithms.
+
+    A window that an upper level was not shown counts as its query's least likely one.
+    """
+    known = jnp.isfinite(scores)
+    least = jnp.min(jnp.where(known, scores, jnp.inf), axis=1, keepdims=True)
+    scores = jnp.where(known, scores, jnp.where(jnp.isfinite(least), least, 0.0))
+    return confidence * jnp.exp(power * scores)[..., None]

@@ -27,7 +27,8 @@ class SearchSettings:
       shortlist: cascade: the upper windows most similar to the sentence that the first upper level is shown; a share of
         them up to 1, above it their number.
       readings: groups of an upper level that show a window, in different company; their scores are averaged.
-      rescale: bottom_up, top_down_rescaled: power of the upper levels' likelihood that rescales confidences.
+      rescale: power of the upper levels' likelihood that rescales confidences; of all policies with upper levels but
+        top_down.
       confidence: what the confidence of an answer is, see `answers/confidence.py`.
       beam: answers kept of each pair of query and window; 1 is greedy decoding.
       sampling: temperature at which answers are sampled under the grammar; 0 is greedy decoding.

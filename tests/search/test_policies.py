@@ -29,8 +29,9 @@ def test_top_down_keeps_shares_of_all_windows():
     np.testing.assert_array_equal(policy.rescale(confidence, scores), confidence)
     squared = TopDownRescaled((0.5,), power=2.0)
     assert squared.counts(11, 7).tolist() == [11, 4]
+    # The last one was not shown: it counts as the least likely of the others.
     found = squared.rescale(confidence, jnp.log(jnp.array([[2.0, 1.0, 0.5, 0.0]])))
-    np.testing.assert_allclose(found, [[[12.0], [0.0], [0.5], [1.0]]], rtol=1e-6)
+    np.testing.assert_allclose(found, [[[12.0], [0.0], [0.5], [0.25]]], rtol=1e-6)
 
 
 def test_bottom_up_asks_everything_and_rescales():
@@ -40,20 +41,20 @@ def test_bottom_up_asks_everything_and_rescales():
     np.testing.assert_array_equal(policy.survivors(jnp.zeros((1, 4)), shown, 1), shown)
     scores = jnp.log(jnp.array([[4.0, 0.25, 1.0, 0.0]]))
     rescaled = policy.rescale(jnp.array([[[3.0, 6.0], [4.0, 8.0], [0.0, 0.0], [7.0, 1.0]]]), scores)
-    np.testing.assert_allclose(rescaled, [[[6.0, 12.0], [2.0, 4.0], [0.0, 0.0], [7.0, 1.0]]], rtol=1e-6)
+    np.testing.assert_allclose(rescaled, [[[6.0, 12.0], [2.0, 4.0], [0.0, 0.0], [3.5, 0.5]]], rtol=1e-6)
 
 
 def test_a_cascade_shows_the_most_similar_windows_and_no_level_more():
-    policy = Cascade(0.4, (0.8, 0.5))
-    assert policy.counts(11, 7).tolist() == [5, 5, 4] and Cascade(0.4, (0.2,)).counts(11, 7).tolist() == [5, 2]
-    assert Cascade(1.0, (0.8, 0.5)).counts(11, 7).tolist() == TopDown((0.8, 0.5)).counts(11, 7).tolist()
+    policy = Cascade(0.4, (0.8, 0.5), 0.5)
+    assert policy.counts(11, 7).tolist() == [5, 5, 4] and Cascade(0.4, (0.2,), 0.5).counts(11, 7).tolist() == [5, 2]
+    assert Cascade(1.0, (0.8, 0.5), 0.5).counts(11, 7).tolist() == TopDown((0.8, 0.5)).counts(11, 7).tolist()
     windows = jnp.array([[True, True, True, False]])
     shown = policy.first_shown(windows, jnp.array([[0.1, 0.4, -0.2, 0.9]]), 2)
     np.testing.assert_array_equal(shown, [[True, True, False, False]])
 
 
 def test_programs_do_not_see_what_only_counts_reads():
-    assert Cascade(0.4, (0.8, 0.5)).of_program() == Cascade(0.1, (0.2,)).of_program() == Cascade(None, None)
+    assert Cascade(0.4, (0.8, 0.5), 0.5).of_program() == Cascade(0.1, (0.2,), 0.5).of_program() == Cascade(None, None, 0.5)
     assert TopDownRescaled((0.5,), 2.0).of_program() == TopDownRescaled(None, 2.0)
     assert BottomUp(2, 0.5).of_program() == BottomUp(2, 0.5)
     with pytest.raises(TypeError):  # told, where a program would use it all the same

@@ -12,21 +12,23 @@ import numpy as np
 
 from revision_jax.search.levels.selection import keep_best
 from revision_jax.search.levels.similarity import fuse_ranks
-from revision_jax.search.policy import Policy, kept, kept_counts
+from revision_jax.search.policy import Policy, kept, kept_counts, rescaled
 from revision_jax.search.settings import SearchSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Cascade(Policy):
-    """A shortlist by similarity, then the levels; dense windows are chosen by both, as `fused` does.
+    """A shortlist by similarity, then the levels; dense windows and answers are ranked as `fused` does.
 
     Attributes:
       shortlist: how many of the upper windows the first level is shown; see `policy.kept`.
       keep: what each of the L levels sends down, coarse first; see `policy.kept`.
+      power: a confidence is multiplied by the upper levels' likelihood of its window to this power.
     """
 
     shortlist: float
     keep: tuple[float, ...]
+    power: float
     name = "cascade"
     needs_similarity = True
     shortlists = True
@@ -35,7 +37,7 @@ class Cascade(Policy):
 
     @classmethod
     def make(cls, settings: SearchSettings, levels: int) -> "Cascade":
-        return cls(settings.shortlist, settings.keep[-levels:])
+        return cls(settings.shortlist, settings.keep[-levels:], settings.rescale)
 
     def counts(self, upper: int, dense: int) -> np.ndarray:
         counts = kept_counts(self.keep, upper, dense)
@@ -47,3 +49,6 @@ class Cascade(Policy):
 
     def dense_scores(self, scores: jax.Array | None, similarity: jax.Array | None) -> jax.Array:
         return fuse_ranks(scores, similarity)
+
+    def rescale(self, confidence: jax.Array, scores: jax.Array | None) -> jax.Array:
+        return rescaled(confidence, scores, self.power)
