@@ -68,6 +68,8 @@ WORLDS |= {
     }
     for name in ("mad", "vidchapters")
 }
+# As the paper searches; the embedded presets have what the budget curve found.
+PUBLISHED = {"search.policy": "top_down", "search.keep": (0.9, 0.59)}
 KEEP = {2: (0.59,), 3: (0.9, 0.59), 4: (0.95, 0.9, 0.59), 5: (0.97, 0.95, 0.9, 0.59)}
 LONG_VIDEO = {"data.video_s": 36000.0, "data.test_videos": 1}
 # As in the paper. With more, a window's other questions are also about events that it does not show, and contrast.
@@ -122,14 +124,18 @@ def chain(
     world: Mapping, dense: Mapping[str, Any] = {}, sparse: Mapping[str, Any] = {}, long: Mapping[str, Any] = {}
 ) -> list[dict]:
     """Dense, sparse, long, each with its changes."""
-    files = {"dense": ("stage1", dense), "sparse": ("stage1_sparse", sparse), "long": ("stage2", long)}
+    files = {
+        "dense": ("stage1", dense),
+        "sparse": ("stage1_sparse", sparse),
+        "long": ("stage2", PUBLISHED | dict(long)),
+    }
     return [stage(name, file, world["preset"], changes) for name, (file, changes) in files.items()]
 
 
 def unified(world: Mapping) -> list[dict]:
     """Dense, sparse, then variant U."""
     preset, changes = world["unified"]
-    return [*chain(world)[:2], stage("unified", "stage2", preset, changes)]
+    return [*chain(world)[:2], stage("unified", "stage2", preset, PUBLISHED | changes)]
 
 
 # ------------------------------------------------------------------------------------------------- studies
@@ -154,7 +160,7 @@ def hierarchies(world: Mapping) -> dict:
 
 
 def features(world: Mapping) -> dict:
-    crossed = [*chain(world)[:2], stage("unified", "stage2", world["sees_query"])]
+    crossed = [*chain(world)[:2], stage("unified", "stage2", world["sees_query"], PUBLISHED)]
     return study(
         "As what are frames and windows shown to the LLM?",
         [

@@ -59,13 +59,16 @@ LAYOUTS = {
 }
 PAPER = {"train.batch_size": 8, "train.epochs": 2}
 TINY = {"train.batch_size": 8, "train.steps": 1000, "train.learning_rate": 2e-3, "data.train_videos": 64}
+# From the budget curve (docs/benchmarks.md, The recursion). The 7B presets search as published: top_down.
+FUSED = {"search.policy": "fused"}
+BUDGET = FUSED | {"search.keep": (1.0, 0.15)}
 PRESETS = {
-    "tiny": TINY,
-    "unified": TINY | {"stage": "unified", "train.steps": 800, "data.questions_per_window": 4},
+    "tiny": TINY | BUDGET,
+    "unified": TINY | BUDGET | {"stage": "unified", "train.steps": 800, "data.questions_per_window": 4},
     "retrieval": TINY
     | {"train.steps": 250, "data.groups": "videos", "data.video_s": 64.0}
     | {"data.train_videos": 200, "data.val_videos": 60, "data.test_videos": 200},
-    "folder": TINY | {"init.dense": "runs/stage1-folder", "init.sparse": "runs/stage1_sparse-folder"},
+    "folder": TINY | FUSED | {"init.dense": "runs/stage1-folder", "init.sparse": "runs/stage1_sparse-folder"},
     "mad": PAPER | {"init.dense": "runs/stage1-mad", "init.sparse": "runs/stage1_sparse-mad"},
     "vidchapters": PAPER
     | {"init.dense": "runs/stage1-vidchapters", "init.sparse": "runs/stage1_sparse-vidchapters", "train.epochs": 1},

@@ -1,5 +1,7 @@
 """Similarity as a policy, alone and with upper levels; numbers of windows instead of shares."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -99,7 +101,7 @@ def test_similarity_equals_a_loop():
 
 
 def test_windows_that_cover_are_kept():
-    """Windows of 4 frames, 2 apart: the second best shows the same frame as the best, and waits for 1.5 others."""
+    """Windows of 4 frames, 2 apart: the second best shows the same frame as the best, and falls back by 1.5 places."""
     first = jnp.arange(0, 10, 2)
     similarity = lambda *peak: Similarity(None, jnp.array([peak]), first, first + 3)
     scores = jnp.array([[1.0, 5.0, 4.0, 3.0, 2.0]])
@@ -107,7 +109,7 @@ def test_windows_that_cover_are_kept():
     def order(similarity, scores=scores):
         """The windows in the order in which they are chosen."""
         kept = [set(np.flatnonzero(keep_covering(scores, similarity, count)[0])) for count in range(6)]
-        return [(after - before).pop() for before, after in zip(kept, kept[1:]) if after > before]
+        return [(after - before).pop() for before, after in itertools.pairwise(kept) if after > before]
 
     assert order(similarity(1, 5, 5, 8, 11)) == [1, 3, 2, 4, 0]  # frame 5 lies in windows 1 and 2
     # Where every window shows a moment of its own, or all the same one, the best come first.
@@ -118,7 +120,7 @@ def test_windows_that_cover_are_kept():
 
 
 def test_similar_windows_do_not_overlap_where_another_one_shows_something():
-    """Each event lies in two windows, which overlap; of four windows asked, one shows it and three show other frames."""
+    """Each event lies in two windows, which overlap; of four windows that are asked, one shows it."""
     for policy, depth in (("retrieve_then_ground", 1), ("fused", 3), ("cascade", 3)):
         results, _ = _search(policy, depth=depth)
         everything, _ = _search("top_down")

@@ -54,7 +54,9 @@ def test_a_cascade_shows_the_most_similar_windows_and_no_level_more():
 
 
 def test_programs_do_not_see_what_only_counts_reads():
-    assert Cascade(0.4, (0.8, 0.5), 0.5).of_program() == Cascade(0.1, (0.2,), 0.5).of_program() == Cascade(None, None, 0.5)
+    assert (
+        Cascade(0.4, (0.8, 0.5), 0.5).of_program() == Cascade(0.1, (0.2,), 0.5).of_program() == Cascade(None, None, 0.5)
+    )
     assert TopDownRescaled((0.5,), 2.0).of_program() == TopDownRescaled(None, 2.0)
     assert BottomUp(2, 0.5).of_program() == BottomUp(2, 0.5)
     with pytest.raises(TypeError):  # told, where a program would use it all the same

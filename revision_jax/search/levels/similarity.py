@@ -67,9 +67,9 @@ def fuse_ranks(*scores: jax.Array) -> jax.Array:
 def keep_covering(scores: jax.Array, similarity: Similarity, count: int | jax.Array) -> jax.Array:
     """The `count` windows of each row that cover most: `[Q, W]` -> bool.
 
-    One after the other, the best one is chosen. A window whose most similar frame lies in a chosen one waits behind as
-    many others as are `_WAIT` of the row's: so windows that overlap are not chosen for the same moment while others have
-    one to show, and still come in time where many are asked. Scores of -inf are never chosen; of equal ones the earlier.
+    One after the other, the best one is chosen. A window whose most similar frame lies in a chosen one falls back by
+    `_WAIT` of the row's windows: overlapping windows are not chosen for the same moment while others have one to show,
+    and still come in time where many are asked. Scores of -inf are never chosen; of equal ones the earlier is.
     """
     rows, real = jnp.arange(len(scores)), scores > -jnp.inf
     place = jnp.argsort(jnp.argsort(-scores, axis=1, stable=True), axis=1).astype(jnp.float32)
