@@ -27,9 +27,10 @@ def evaluated(evaluated_long, tmp_path_factory):
 
 
 METHODS = {
-    "depth1": ["--depth", "1"],
-    "depth2": ["--depth", "2"],
-    "depth3": [],  # as the run's config has it
+    "depth1": ["--depth", "1"],  # at which the run's own policy does not search
+    "depth2": ["--depth", "2", "--policy", "top_down"],
+    "depth3": ["--policy", "top_down"],
+    "depth3_fused": [],  # as the run's config has it
     "depth2_bottom_up": ["--depth", "2", "--policy", "bottom_up"],
     "depth1_retrieve_then_ground": ["--depth", "1", "--policy", "retrieve_then_ground"],
 }
@@ -64,7 +65,7 @@ def test_keep_says_how_much_is_looked_at(evaluated, capfd):
         assert ground.main([str(video), rows[0]["sentence"], "--workdir", str(workdir), "--keep", keep]) == 0
         out = capfd.readouterr().out
         assert "looked at: groups of 5 kept" in out and "then groups of 4 kept" in out
-        shares[keep] = int(out.split("depth 3, top_down: ")[1].split(" %")[0])
+        shares[keep] = int(out.split("depth 3, fused: ")[1].split(" %")[0])
     assert shares["1.0,1.0"] == 100 and shares["0.5,0.2"] < 30
 
 
@@ -72,13 +73,16 @@ def test_the_same_in_python(evaluated):
     workdir, metrics, video, rows = evaluated
     run = load_run(workdir)
     features = run.encode(video)
-    for depth in (1, 3):
+    for depth, method in ((1, "depth1"), (3, "depth3_fused")):
         (result,) = run.ground(features, rows[0]["sentence"], depth=depth)
-        expected = next(r for r in rows if r["method"] == f"depth{depth}" and r["sentence"] == rows[0]["sentence"])
+        expected = next(r for r in rows if r["method"] == method and r["sentence"] == rows[0]["sentence"])
         # Of moments that are equally sure, rounding decides which comes first.
         found, wanted = sorted(result.moments.tolist()), sorted(expected["moments"])
         np.testing.assert_allclose(np.reshape(found, (-1, 3)), np.reshape(wanted, (-1, 3)), rtol=1e-3, atol=1e-3)
-        assert result.threshold == metrics["calibration"][f"depth{depth}"]["threshold"]
+        assert result.threshold == metrics["calibration"][method]["threshold"]
+    searches = lambda **changes: Run.load(workdir, {f"search.{name}": x for name, x in changes.items()}).config.search
+    assert [searches(depth=depth).policy for depth in (0, 1, 2, 3)] == ["top_down", "top_down", "fused", "fused"]
+    assert searches(depth=1, policy="retrieve_then_ground").policy == "retrieve_then_ground"
     with pytest.raises(ValueError, match=r"search\.policy 'bottom_up' does not search at depth 1"):
         run.ground(features, "a red circle", depth=1, policy="bottom_up")
 

@@ -34,6 +34,7 @@ from revision_jax.runs.predecessors import is_run, missing_predecessors, predece
 from revision_jax.runs.splits import Split, open_split, prepare_data
 from revision_jax.runs.stage import Stage, check_stage, makers, stage_of
 from revision_jax.search.memory import Memory
+from revision_jax.search.method import policy_at
 from revision_jax.search.models import Models
 from revision_jax.search.policies import find_policy
 from revision_jax.search.result import Result, Searched
@@ -81,6 +82,7 @@ class Run:
 
         Args:
           changes: fields that differ from its training, some of `SERVED`: `{"search.depth": 3}` or "search.depth=3".
+            A depth alone, at which the run's policy does not search, is searched by `top_down`.
           devices: default: all of this process. Where `changes` name an axis of the mesh, `data` takes the rest of
             them; else the axes of the run's mesh stay where they fit, or all devices are on its `data` axis.
 
@@ -96,6 +98,9 @@ class Run:
             if not key.startswith(SERVED):
                 raise ConfigError(f"{key} cannot be changed after training; expected one of {', '.join(SERVED)}.")
         config = configs.load_json(workdir / "config.json", changes)
+        if "search.depth" in changes and "search.policy" not in changes:
+            changes |= {"search.policy": policy_at(config.search.depth, config.search.policy)}
+            config = configs.load_json(workdir / "config.json", changes)
         devices = jax.local_devices() if devices is None else devices
         axes = {axis: size for axis, size in config.mesh.items() if f"mesh.{axis}" in changes}
         return cls(config, workdir, make_mesh(**axes, devices=devices) if axes else _mesh_on(config, devices))
@@ -267,7 +272,7 @@ class Run:
           threshold: the least confidence of a moment that is there; default: what `evaluate` chose for this search.
         """
         depth = self.config.search.depth if depth is None else depth
-        policy = policy or self.config.search.policy
+        policy = policy or policy_at(depth, self.config.search.policy)
         searcher = self._served
         compares = searcher.settings.ranking == "cosine"
         sentences = self.sentences(texts, depth, policy, similar=compares)
@@ -287,7 +292,8 @@ class Run:
         Args:
           video: a file that FFmpeg reads, or what `encode` made of one.
           sentences: one query or several; several share the work on the video.
-          depth, policy: of the search; default: `search.depth` and `search.policy` of the run's config.
+          depth, policy: of the search; default: `search.depth` and `search.policy` of the run's config, and `top_down`
+            at a depth at which that policy does not search.
 
         Raises:
           VideoError: the file cannot be used as a video.

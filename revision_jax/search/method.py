@@ -10,13 +10,21 @@ def method_name(depth: int, policy: str) -> str:
     return f"depth{depth}" if policy == PLAIN else f"depth{depth}_{policy}"
 
 
+def policy_at(depth: int, policy: str) -> str:
+    """The policy of a search of which only the depth was chosen: the run's own, or else the plain one.
+
+    The plain one searches at every depth.
+    """
+    kind = find_policy(policy)
+    return policy if kind.least_depth <= depth and (kind.most_depth is None or depth <= kind.most_depth) else PLAIN
+
+
 def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
     """Method -> (depth, policy) of every way to search with so many levels, upper ones last."""
     methods = {}
     for depth in range(max_depth + 1):
         for policy in sorted(policy_names(), key=lambda name: (name != PLAIN, name)):
-            kind = find_policy(policy)
-            if kind.least_depth <= depth and (kind.most_depth is None or depth <= kind.most_depth):
+            if policy_at(depth, policy) == policy:
                 methods[method_name(depth, policy)] = depth, policy
     return methods
 
