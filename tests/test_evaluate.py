@@ -182,7 +182,7 @@ def test_a_long_run_is_searched_at_every_depth_with_its_dense_run(chain, evaluat
     deeper = {"depth2", "depth3", "depth2_bottom_up", "depth3_bottom_up", "depth3_top_down_rescaled", "depth3_fused"}
     deeper |= {"depth1_retrieve_then_ground", "depth3_cascade"}
     assert set(metrics["methods"]) == {"depth1", "depth0", "clip"} | deeper == set(metrics["calibration"])
-    assert metrics["served"] == "depth3" and metrics["stage"] == "long" and metrics["version"] == 5
+    assert metrics["served"] == "depth3_fused" and metrics["stage"] == "long" and metrics["version"] == 5
     # The dense level is the dense run's own model.
     dense = shutil.copytree(chain.folder / "dense", tmp_path / "dense")
     alone = evaluate_run(Run.load(dense), Options(out="eval-alone", methods=("depth1", "depth0")))

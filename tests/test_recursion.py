@@ -114,7 +114,7 @@ def test_the_newest_run_that_can_answer_is_used_and_named(evaluated, chain, tmp_
         os.utime(copied / "checkpoints", (1e9 + age, 1e9 + age))
     assert ground.main([str(video), rows[0]["sentence"], "--top", "1"]) == 0
     out, err = capfd.readouterr()
-    assert "uses runs/long (stage long)" in err and "depth 3, top_down" in out
+    assert "uses runs/long (stage long)" in err and "depth 3, fused" in out
     shutil.rmtree(tmp_path / "runs/long")
     assert ground.main([str(video), rows[0]["sentence"], "--top", "1"]) == 0
     assert "uses runs/dense (stage dense)" in capfd.readouterr().err

@@ -271,8 +271,9 @@ class Run:
         Args:
           threshold: the least confidence of a moment that is there; default: what `evaluate` chose for this search.
         """
+        if policy is None:
+            policy = self.config.search.policy if depth is None else policy_at(depth, self.config.search.policy)
         depth = self.config.search.depth if depth is None else depth
-        policy = policy or policy_at(depth, self.config.search.policy)
         searcher = self._served
         compares = searcher.settings.ranking == "cosine"
         sentences = self.sentences(texts, depth, policy, similar=compares)

@@ -49,7 +49,8 @@ def test_a_long_run_in_a_bundle_answers_without_its_sources(chain, long_run, tmp
     """At every depth: its base, both runs that it started from and the run itself are gone."""
     world = copy_world(chain.folder, tmp_path / "world", ["base", "dense", "sparse", long_run.name])
     (world / "long/eval").mkdir()
-    calibration = {"methods": {f"depth{n}": {"threshold": 0.1 * n} for n in (1, 2, 3)}}
+    methods = ("depth1", "depth2_fused", "depth3_fused")  # what the run searches by at each depth
+    calibration = {"methods": {name: {"threshold": 0.1 * n} for n, name in enumerate(methods, 1)}}
     search = load_json(world / "long/config.json").search.to_dict()
     (world / "long/eval/calibration.json").write_text(json.dumps(calibration | {"search": search}))
     film = next((chain.directories["test"] / "videos").iterdir())
