@@ -16,7 +16,7 @@ from revision_jax.runs.splits import Split
 from revision_jax.training.optimizer import Table, trained_by
 from revision_jax.training.state import take_apart
 
-FORMAT = 5  # of the predictions; another one starts the files anew
+FORMAT = 6  # of the predictions and of what makes them; another one starts the files anew
 
 
 def answers_digest(run: Run, results: Mapping[str, Any], split: Split, grounders: Iterable[Grounder]) -> str:

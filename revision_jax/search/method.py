@@ -15,8 +15,7 @@ def policy_at(depth: int, policy: str) -> str:
 
     The plain one searches at every depth.
     """
-    kind = find_policy(policy)
-    return policy if kind.least_depth <= depth and (kind.most_depth is None or depth <= kind.most_depth) else PLAIN
+    return policy if find_policy(policy).searches_at(depth) else PLAIN
 
 
 def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
@@ -24,7 +23,7 @@ def known_methods(max_depth: int) -> dict[str, tuple[int, str]]:
     methods = {}
     for depth in range(max_depth + 1):
         for policy in sorted(policy_names(), key=lambda name: (name != PLAIN, name)):
-            if policy_at(depth, policy) == policy:
+            if find_policy(policy).searches_at(depth):
                 methods[method_name(depth, policy)] = depth, policy
     return methods
 

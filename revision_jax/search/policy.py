@@ -50,9 +50,14 @@ class Policy:
         raise NotImplementedError
 
     @classmethod
+    def searches_at(cls, depth: int) -> bool:
+        """Whether this policy can search at a depth."""
+        return cls.least_depth <= depth and (cls.most_depth is None or depth <= cls.most_depth)
+
+    @classmethod
     def check_depth(cls, depth: int) -> None:
         """Raises ValueError for a depth at which this policy cannot search."""
-        if depth < cls.least_depth or (cls.most_depth is not None and depth > cls.most_depth):
+        if not cls.searches_at(depth):
             bounds = f"at least {cls.least_depth}" if cls.most_depth is None else f"{cls.least_depth}"
             if cls.most_depth not in (None, cls.least_depth):
                 bounds = f"{cls.least_depth} to {cls.most_depth}"
