@@ -47,10 +47,10 @@ def make_clip(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int, st
     checkpoint.unlink(missing_ok=True)
 
 
-def make_llm(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int, minutes: float) -> None:
+def make_llm(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int, steps: int) -> None:
     """Trains the LLM and writes it as a Hugging Face directory."""
     checkpoint = directory.with_suffix(".partial")
-    model = lookup_lm.train(tokenizer, seed=seed, minutes=minutes, checkpoint=checkpoint)
+    model = lookup_lm.train(tokenizer, seed=seed, steps=steps, checkpoint=checkpoint)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     save_llama(model, directory, **ids, pad_token_id=tokenizer.pad_token_id)
     tokenizer.save_pretrained(directory)
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clip_steps", type=int, default=12_000, help="batches of 64 pictures")
-    parser.add_argument("--llm_minutes", type=float, default=120, help="longest time for the LLM's curriculum")
+    parser.add_argument("--llm_steps", type=int, default=40_000, help="the most steps of the LLM's curriculum")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     started = time.time()
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if not (clip_dir / "preprocessor_config.json").exists():
         make_clip(clip_dir, tokenizer, args.seed, args.clip_steps)
     if not (llm_dir / "tokenizer.json").exists():
-        make_llm(llm_dir, tokenizer, args.seed, args.llm_minutes)
+        make_llm(llm_dir, tokenizer, args.seed, args.llm_steps)
     encode = frame_encoder(clip_dir)
     llm = load_llama(llm_dir)
     save_projector(align.fit_projector(encode, llm, tokenizer), projector)

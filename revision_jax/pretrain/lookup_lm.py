@@ -47,26 +47,27 @@ SAVE_EVERY = 100  # steps
 
 
 def train(
-    tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, minutes: float = 60.0, checkpoint: Path | None = None
+    tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, steps: int = 40_000, checkpoint: Path | None = None
 ) -> Llama:
     """Trains the tiny LLM through the curriculum.
 
     Args:
       tokenizer: every word of the world is one of its tokens.
-      minutes: stops early after so long.
-      checkpoint: a file that is written every SAVE_EVERY steps; the training goes on from it if it is there.
+      steps: the most steps; the curriculum ends by itself before, where its scores are reached.
+      checkpoint: a file that is written every SAVE_EVERY steps; the training goes on from it if it is there, as if it
+        had never stopped.
     """
     encoder, fixed, numbers = make_encoder(tokenizer), Fixed.of(tokenizer), number_tokens(tokenizer)
     model = Llama(tiny_config(len(tokenizer)), rngs=nnx.Rngs(seed))
     initialise(model)
     graphdef, params = nnx.split(model)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.95, weight_decay=0.01))
-    state, place, rng = (params, tx.init(params)), Place(), np.random.default_rng(seed)
+    state, place = (params, tx.init(params)), Place()
     if checkpoint and checkpoint.exists():
         state, place = pickle.loads(checkpoint.read_bytes())
-        rng = np.random.default_rng([seed, place.step])
     started = time.time()
-    while time.time() - started < minutes * 60 and not place.done:
+    while place.step < steps and not place.done:
+        rng = np.random.default_rng([seed, place.step])  # of this step alone, so that a stopped run goes on the same
         chosen = place.choose(rng)
         batch = make_batch(encoder, chosen.frames, chosen.kind, chosen.size, rng, chosen.hints)
         arrays = {key: batch[key] for key in ARRAYS}
