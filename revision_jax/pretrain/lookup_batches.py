@@ -16,7 +16,7 @@ from revision_jax.pretrain.lookup_world import CHANGES
 
 PRESENCE_WEIGHT = 4.0  # of `Yes` and `No` in the loss: one token tells all, where a span's answer has six
 FILLERS = 7  # at most so many words without meaning stand between the keywords of a lookup
-LOOKUP_TOKENS = 18 + FILLERS  # "Find: red triangle moves from left to right ASSISTANT:", fillers, and the answer
+LOOKUP_TOKENS = 18 + FILLERS  # "Find: red triangle hits blue square and bounces back ASSISTANT:", fillers, the answer
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
 PLAIN = np.array([word in (*COLORS, *SHAPES, attributes.NOTHING) for word in attributes.WORDS], np.float32)
 

@@ -14,6 +14,7 @@ from revision_jax.pretrain.lookup_world import (
     Segment,
     random_actor,
     random_change,
+    random_other,
     segments_of,
     shown_by,
 )
@@ -73,7 +74,8 @@ def absent_keywords(segments: list[Segment], kind: str, rng: np.random.Generator
     """Keywords that fit no segment but differ from one in a single thing; None if a few tries find none.
 
     That thing is mostly what another segment shows (a red circle is there, and a blue one grows: "red circle growing"),
-    or the opposite of what is seen. With easier ones it would be enough to find the words one by one.
+    or the opposite of what is seen, or what something collides with. With easier ones it would be enough to find the
+    words one by one.
     """
     shown = [s for s in segments if s.color >= 0]
     for _ in range(8):
@@ -81,9 +83,14 @@ def absent_keywords(segments: list[Segment], kind: str, rng: np.random.Generator
         donor = shown[rng.integers(len(shown))]
         if rng.random() < 0.3:
             color, shape = random_actor(rng)
-            donor = Segment(near.length, color, shape, random_change(near.shape, near.length, rng))
-        opposite = (near.change - 1 ^ 1) + 1 if near.change else 0
-        others = [{"color": donor.color}, {"shape": donor.shape}, {"change": donor.change}, {"change": opposite}]
+            change = random_change(near.shape, near.length, rng)
+            donor = Segment(near.length, color, shape, change, random_other(change, [], (color, shape), rng))
+        if near.other:
+            opposite = {"other": donor.things[-1]}
+        else:
+            opposite = {"change": (near.change - 1 ^ 1) + 1 if near.change else 0}
+        changed = {"change": donor.change, "other": donor.other}
+        others = [{"color": donor.color}, {"shape": donor.shape}, changed, opposite]
         chance, forms = ((0.5, 0.5), (0, 1)) if kind == "plain" else ((0.15, 0.15, 0.5, 0.2), (0.55, 0.15, 0.15, 0.15))
         near = dataclasses.replace(near, **others[rng.choice(len(chance), p=chance)])
         form = int(rng.choice(len(forms), p=forms))
@@ -137,8 +144,9 @@ def told(frames: int, rng: np.random.Generator) -> Video:
     yes[slice(*span)] = frames > 1 or rng.random() < 0.5
     questions = []
     for _ in range(LOOKUPS):
-        color, shape = random_actor(rng)
-        keywords = Segment(0, color, shape, int(rng.integers(1, len(CHANGES)))).keywords(0, rng)
+        (color, shape), change = random_actor(rng), int(rng.integers(1, len(CHANGES)))
+        other = random_other(change, [], (color, shape), rng)
+        keywords = Segment(0, color, shape, change, other).keywords(0, rng)
         kind = "Does" if frames == 1 or rng.random() < 0.2 else "In"
         questions.append(Question(kind, keywords, span if yes.any() else None))
     weights = np.zeros((frames, len(attributes.WORDS)), np.float32)
