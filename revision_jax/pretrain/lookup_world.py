@@ -1,4 +1,4 @@
-"""What a symbolic video shows: segments of frames, each of a shape that stands still or changes, or of two that collide.
+"""What a symbolic video shows: segments of frames. Each has one shape, still or changing, or two that collide.
 
 A frame is its word weights (`attributes.weights`). `lookup_questions` asks about such videos.
 """

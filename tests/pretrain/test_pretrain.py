@@ -23,7 +23,7 @@ from revision_jax.pretrain import (
     lookup_world,
     shapes_clip,
 )
-from revision_jax.pretrain.__main__ import frame_encoder
+from revision_jax.pretrain.parts import frame_encoder
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
 
