@@ -31,11 +31,15 @@ def wilson(percent: float, count: int) -> tuple[float, float]:
     return 100.0 * max(low, 0.0), 100.0 * min(high, 1.0)
 
 
-def over_seeds(values: Sequence[float], bounds: Sequence[tuple[float, float] | None]) -> Spread:
+def over_seeds(
+    values: Sequence[float], bounds: Sequence[tuple[float, float] | None], most: float = math.inf
+) -> Spread:  # fmt: skip
     """The mean of a value a seed, with its interval.
 
     Args:
+      values: none of them is below 0.
       bounds: interval of each value over queries, or None where there is none.
+      most: what no value can be above. The interval ends there, and at 0.
     """
     mean, known = float(np.mean(values)), [pair for pair in bounds if pair is not None]
     if len(values) < 2 and not known:
@@ -45,4 +49,4 @@ def over_seeds(values: Sequence[float], bounds: Sequence[tuple[float, float] | N
         seeds = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     below = np.mean([value - pair[0] for value, pair in zip(values, bounds) if pair]) if known else 0.0
     above = np.mean([pair[1] - value for value, pair in zip(values, bounds) if pair]) if known else 0.0
-    return Spread(mean, mean - math.hypot(seeds, below), mean + math.hypot(seeds, above))
+    return Spread(mean, max(mean - math.hypot(seeds, below), 0.0), min(mean + math.hypot(seeds, above), most))

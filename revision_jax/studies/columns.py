@@ -1,5 +1,6 @@
 """The columns of a study's table: where a value stands in `metrics.json`, and how sure it is for the queries asked."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,12 @@ class Column(NamedTuple):
     path: tuple[str | int, ...]
     share_of: str = ""
     decimals: int = 1
+
+    @property
+    def most(self) -> float:
+        """What no value is above: 100 percent, or nothing for costs and ranks."""
+        counted = self.path[0] in ("cost", "measured", WARM, "median_rank") and self.path[-1] != "frame_share"
+        return math.inf if counted else 100.0
 
 
 def _known() -> dict[str, Column]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from revision_jax.metrics.spread import over_seeds
 from revision_jax.studies import facts
-from revision_jax.studies.columns import bounds_of, scores_of, value_of
+from revision_jax.studies.columns import COLUMNS, bounds_of, scores_of, value_of
 from revision_jax.studies.grid import Chain, Row, Study
 
 VERSION = 1
@@ -80,7 +80,7 @@ def _spread(name: str, whole: Mapping[int, Outcome]) -> dict[str, Any] | None:
     if not known or len(known) < len(values):
         return None
     bounds = [bounds_of(one["queries"], one["scores"], name) for one in whole.values()]
-    return over_seeds(known, bounds)._asdict() | {"by_seed": known}
+    return over_seeds(known, bounds, COLUMNS[name].most)._asdict() | {"by_seed": known}
 
 
 def results(study: Study, seeds: Sequence[int], found: Mapping[str, Mapping[int, Outcome]]) -> dict[str, Any]:

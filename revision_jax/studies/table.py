@@ -7,8 +7,9 @@ from revision_jax.studies.columns import COLUMNS, NOTES
 
 INTERVALS = (
     "Means over seeds with intervals of 95 %, which count seeds (Student's t) and, for shares of queries, the queries "
-    "(Wilson): both half widths, added in squares. Parameters: trained ones that the search needs. Steps and minutes: "
-    "of all stages behind a row, shared ones too, for a seed; then of its evaluation, by the clock."
+    "(Wilson): both half widths, added in squares, and cut where no value can be. Parameters: trained ones that the "
+    "search needs. Steps and minutes: of all stages behind a row, shared ones too, for a seed; then of its evaluation, "
+    "by the clock."
 )
 
 

@@ -32,3 +32,9 @@ def test_both_parts_are_added_in_squares_and_queries_do_not_shrink_with_seeds():
     assert spread.low == pytest.approx(80 - np.hypot(seeds, 6)) and spread.high == pytest.approx(
         80 + np.hypot(seeds, 5)
     )
+
+
+def test_an_interval_ends_where_no_value_can_be():
+    assert over_seeds([70.0, 100.0, 99.0], [None] * 3, most=100.0).high == 100.0
+    assert over_seeds([0.0, 30.0, 1.0], [None] * 3, most=100.0).low == 0.0
+    assert over_seeds([700.0, 1000.0, 990.0], [None] * 3).high > 1000
