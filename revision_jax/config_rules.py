@@ -219,6 +219,7 @@ def _data_conflicts(config: ConfigDict) -> list[str]:
 ADDED: dict[str, Any] = {
     "train.skip_nonfinite": 0,
     "search.shortlist": 0.3,
+    "search.similarity": 0.0,
     "sparse.precision": "high",
     "data.occurrences": "apart",
     "model.layout": "visual_width",

@@ -20,8 +20,8 @@ from revision_jax.search.retrieval import join_clips, score_clips
 
 # Fields of a search that change how clips are ranked: all of them are asked, none is suppressed or cut off.
 ACTING = (
-    "confidence", "beam", "sampling", "drop_last_frame", "rescale", "readings", "query_batch", "window_block",
-    "decode_block", "question_tokens",
+    "confidence", "beam", "sampling", "drop_last_frame", "rescale", "similarity", "readings", "query_batch",
+    "window_block", "decode_block", "question_tokens",
 )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ class Asking:
             if not texts:
                 missed = [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)]
                 return missed, Cost(videos=1)
-            sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.ranking == "cosine")
+            sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.compares)
             # A shortlist alone needs few of all vectors.
             shares = depth > 1 and (self.shares_shortlists or not find_policy(policy).shortlists)
             vectors = self.shared(f"{store.path} {video_id}", video, sentences) if shares else None

@@ -33,12 +33,21 @@ PROTOCOLS = {
     "ours": Protocol("ours", says="greedy answers, IoU unrounded, every query in the denominator, failures are misses"),
     # The paper names no suppression of overlapping moments.
     "paper": Protocol(
-        "paper", {"nms_iou": 1.0, "readings": 1}, says="greedy answers by 1 / mean entropy, no suppression"
+        "paper",
+        {"nms_iou": 1.0, "readings": 1, "similarity": 0.0},
+        says="greedy answers by 1 / mean entropy, no suppression",
     ),
     # Its ranking orders all answers, not the surest 50: `top_k` is more than the windows of any film.
     "released": Protocol(
         "released",
-        {"nms_iou": 1.0, "top_k": 500, "sampling": 0.05, "drop_last_frame": True, "ranking": "cosine"}
+        {
+            "nms_iou": 1.0,
+            "top_k": 500,
+            "sampling": 0.05,
+            "drop_last_frame": True,
+            "ranking": "cosine",
+            "similarity": 0.0,
+        }
         | {"windows": "released", "readings": 1},
         iou_decimals=2,
         skip_failed=True,

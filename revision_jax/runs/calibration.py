@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from revision_jax.config import ConfigError
+from revision_jax.config_rules import ADDED
 from revision_jax.files import read_json
 from revision_jax.runs import budgets
 from revision_jax.search.method import method_name
@@ -12,7 +13,7 @@ from revision_jax.search.settings import SearchSettings
 
 FILE = Path("eval") / "calibration.json"
 # Fields of a search that change what its confidence means: a threshold chosen with other values says nothing.
-MEANING = ("confidence", "beam", "sampling", "rescale", "readings")
+MEANING = ("confidence", "beam", "sampling", "rescale", "similarity", "readings")
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,9 @@ def threshold(
     try:
         searched, evaluated = found["search"], method in found["methods"]
         chosen = found["methods"][method]["threshold"] if evaluated else None
-        differing = [name for name in MEANING if searched.get(name) != getattr(settings, name)]
+        differing = [
+            name for name in MEANING if searched.get(name, ADDED.get(f"search.{name}")) != getattr(settings, name)
+        ]
     except (AttributeError, KeyError, TypeError):
         raise ConfigError(f"{workdir / file} is no calibration; make it again with `{command}`.") from None
     if not evaluated:

@@ -240,12 +240,12 @@ class Run:
         """Queries with those features of CLIP that a search of this depth and policy needs.
 
         Args:
-          similar: the holistic features too, whatever the policy.
+          similar: the holistic features too, where neither the run's search nor the policy needs them.
         """
         tokens, mask = None, None
         if depth > 1 or frames_see_query(self.config):
             tokens, mask = query_tokens(self.extractor, texts, self.config.prompt.query_tokens)
-        compared = similar or find_policy(policy).needs_similarity
+        compared = similar or SearchSettings.of(self.config.search).compares or find_policy(policy).needs_similarity
         return Sentences(texts, tokens, mask, self.extractor.encode_queries(texts) if compared else None)
 
     # --------------------------------------------------------------------------------------------- its answers
@@ -275,8 +275,7 @@ class Run:
             policy = self.config.search.policy if depth is None else policy_at(depth, self.config.search.policy)
         depth = self.config.search.depth if depth is None else depth
         searcher = self._served
-        compares = searcher.settings.ranking == "cosine"
-        sentences = self.sentences(texts, depth, policy, similar=compares)
+        sentences = self.sentences(texts, depth, policy, similar=searcher.settings.compares)
         if threshold is None:
             served = (depth, policy) == (self.config.search.depth, self.config.search.policy)
             budget = self.budget if served else None

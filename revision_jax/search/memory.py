@@ -171,6 +171,11 @@ def needed(sizes: Sizes, packed: Packed) -> Need:
     work = rows + max(dense.prefill(block, context), asked) + 2 * block * sizes.window_bytes
     if plan.levels:
         work = max(work, _upper_work(sizes, plan, video))
+    if settings.similarity:  # cosines of a block, and which frames each answer has; on every device of the mesh
+        frames = num_queries * video.table.frames[0].size
+        work = max(
+            work, (1 + 2 * settings.beam) * frames * _FLOAT + 2 * video.table.frames[0].shape[0] * sizes.window_bytes
+        )
     return Need(sizes.weights, nbytes(video) + results, work + sizes.copies, sizes.beside)
 
 

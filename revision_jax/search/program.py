@@ -22,7 +22,7 @@ from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.levels.dense import Answers, DenseInputs, search_pairs, search_windows
 from revision_jax.search.levels.selection import keep_best
-from revision_jax.search.levels.similarity import keep_covering, window_similarity
+from revision_jax.search.levels.similarity import keep_covering, span_similarity, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
 from revision_jax.search.models import Weights
 from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
@@ -112,6 +112,9 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
     sure = jnp.where(found, sure, 0.0)
     if plan.policy is not None:
         sure = plan.policy.rescale(sure, scores)
+    if settings.similarity:
+        alike = span_similarity(video.features, video.table.frames, spans, video.similar)
+        sure *= jnp.exp(settings.similarity * alike)
     start, end = _seconds(fixed.num_frames, spans, video)
     flat = lambda x: x.reshape(len(x), -1)
     moments = rank_moments(

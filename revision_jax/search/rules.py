@@ -28,6 +28,7 @@ RULES: dict[str, Rule] = {
     "search.shortlist": (_is_share, "a share of the windows, in (0, 1], or a number of windows"),
     "search.readings": between(1, 1000),
     "search.rescale": between(0.0, 1000.0),
+    "search.similarity": between(0.0, 1000.0),
     "search.confidence": one_of(*CONFIDENCES),
     "search.beam": between(1, 10**4),
     "search.sampling": between(0.0, 1000.0),
@@ -62,4 +63,9 @@ def search_conflicts(search: Mapping[str, Any]) -> list[str]:
     """Rules between the fields of `search`."""
     if search["beam"] > 1 and search["sampling"]:
         return [f"search.beam is {search['beam']} and search.sampling {search['sampling']}; expected one of them."]
+    if search["ranking"] == "cosine" and search["similarity"]:
+        return [
+            f"search.ranking is 'cosine' and search.similarity {search['similarity']}; expected one of them: the "
+            "released ranking is by entropy and its own cosine (set search.similarity=0)."
+        ]
     return []

@@ -29,6 +29,8 @@ class SearchSettings:
       readings: groups of an upper level that show a window, in different company; their scores are averaged.
       rescale: power of the upper levels' likelihood that rescales confidences; of all policies with upper levels but
         top_down.
+      similarity: a confidence is multiplied by exp(similarity * cosine), CLIP's mean cosine of the answer's frames with
+        the sentence; 0 leaves it as it is, as published.
       confidence: what the confidence of an answer is, see `answers/confidence.py`.
       beam: answers kept of each pair of query and window; 1 is greedy decoding.
       sampling: temperature at which answers are sampled under the grammar; 0 is greedy decoding.
@@ -54,6 +56,7 @@ class SearchSettings:
     shortlist: float
     readings: int
     rescale: float
+    similarity: float
     confidence: str
     beam: int
     sampling: float
@@ -82,6 +85,11 @@ class SearchSettings:
         values = {**fields, **changes}
         check_search(values)
         return cls(**values)
+
+    @property
+    def compares(self) -> bool:
+        """Whether moments are ranked with CLIP's holistic features of the sentences, whatever the policy."""
+        return self.similarity > 0 or self.ranking == "cosine"
 
     @property
     def strategy(self) -> Greedy | Sampling | Beam:

@@ -26,7 +26,7 @@ def test_the_fields_are_those_of_the_config():
     # What no machine can hold.
     *((name, 10**9, "between [01] and") for name in ("depth", "beam", "top_k", "readings", "question_tokens")),
     *((name, 10**9, "between 1 and 1000000") for name in ("query_batch", "window_block", "decode_block")),
-    *((name, 1e300, "between 0.0 and 1000") for name in ("sampling", "rescale")),
+    *((name, 1e300, "between 0.0 and 1000") for name in ("sampling", "rescale", "similarity")),
 ])  # fmt: skip
 def test_a_bad_value_is_refused_however_it_comes(field, value, expected):
     for make in (

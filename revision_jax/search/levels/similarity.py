@@ -1,6 +1,6 @@
 """How like a sentence the frames of windows are, by CLIP, and what it chooses: no language model is asked.
 
-Letters: Q queries, W windows in N blocks of B, F frames of a window, D feature width.
+Letters: Q queries, W windows in N blocks of B, K answers of a pair, F frames of a window, D feature width.
 """
 
 from typing import NamedTuple
@@ -38,17 +38,41 @@ def window_similarity(features: jax.Array, frames: jax.Array, queries: jax.Array
       queries: `[Q, D]`, holistic features of the sentences.
       best: frames of a window whose cosines are averaged.
     """
-    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    queries = unit(queries.astype(jnp.float32))
 
     def compare(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        cosine = einsum("bfd,qd->qbf", unit(features[rows].astype(jnp.float32)), queries)
+        cosine = _cosines(features[rows], queries)
         cosines, places = jax.lax.top_k(cosine, min(best, rows.shape[-1]))
         return jnp.mean(cosines, axis=-1), rows[jnp.arange(len(rows)), places[..., 0]]
 
     of_queries = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(queries), -1)
     score, peak = map(of_queries, jax.lax.map(compare, frames))
     return Similarity(score, peak, frames[..., 0].reshape(-1), frames[..., -1].reshape(-1))
+
+
+def span_similarity(features: jax.Array, frames: jax.Array, spans: jax.Array, queries: jax.Array) -> jax.Array:
+    """The mean cosine `[Q, W, K]` float32 of the frames of answers with the sentences; 0 of an answer without a span.
+
+    Args:
+      features, frames, queries: as `window_similarity` takes them.
+      spans: `[Q, W, K, 2]` int32, first frame and the frame behind the last, within the window; -1 without a span.
+    """
+    blocks = jnp.moveaxis(spans.reshape(len(spans), *frames.shape[:2], *spans.shape[2:]), 1, 0)
+    place = jnp.arange(frames.shape[-1])
+
+    def compare(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        rows, spans = block
+        start, end = spans[..., :1], jnp.maximum(spans[..., 1:], spans[..., :1] + 1)
+        inside = (start <= place) & (place < end)  # [Q, B, K, F]
+        total = jnp.sum(_cosines(features[rows], queries)[:, :, None] * inside, axis=-1)
+        return total / jnp.maximum(jnp.sum(inside, axis=-1), 1)
+
+    return jnp.moveaxis(jax.lax.map(compare, (frames, blocks)), 0, 1).reshape(spans.shape[:-1])
+
+
+def _cosines(features: jax.Array, queries: jax.Array) -> jax.Array:
+    """`[B, F, D]` and `[Q, D]` -> `[Q, B, F]` float32."""
+    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return einsum("bfd,qd->qbf", unit(features.astype(jnp.float32)), unit(queries.astype(jnp.float32)))
 
 
 def fuse_ranks(*scores: jax.Array) -> jax.Array:

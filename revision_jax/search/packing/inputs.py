@@ -83,7 +83,7 @@ class VideoInputs(NamedTuple):
       questions: as the dense level asks them.
       counts: `[L + 1]` int32, windows that each upper level is shown, and dense windows that are asked; None asks
         every window.
-      similar: `[Q, D]`, holistic features of the sentences; None where no policy compares them.
+      similar: `[Q, D]`, holistic features of the sentences; None where nothing compares them.
       upper: what the upper levels get; None without upper levels.
       seen: what the frames of dense windows see of the sentences; None where they see nothing.
     """

@@ -111,8 +111,8 @@ class Packer:
         seconds = lambda x: pack_rows(x.astype(np.float32), table.valid.size).reshape(table.valid.shape)
         questions = self.questions.pack(texts, "dense", batch)._replace(first=np.int32(request.first))
         similar = None
-        if policy is not None and policy.needs_similarity:
-            wanted = "policies that compare CLIP features need those of the sentences (similar)"
+        if settings.similarity or (policy is not None and policy.needs_similarity):
+            wanted = "search.similarity and policies that compare CLIP features need those of the sentences (similar)"
             similar = np.asarray(required(request.sentences.similar, wanted), np.float32)
             similar = pack_rows(similar, len(questions.tokens))
         video = VideoInputs(
