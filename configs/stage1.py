@@ -132,7 +132,8 @@ def defaults() -> ConfigDict:
                 shortlist=0.3,  # cascade: share, or number, of the windows that the first upper level is shown
                 readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # power of the upper levels' likelihood in the confidence; top_down ranks without it
-                similarity=10.0,  # exp(this * CLIP's cosine of an answer's frames) multiplies its confidence; 0 = not
+                similarity=5.0,  # exp(this * CLIP's cosine of an answer's frames) multiplies its confidence; 0 = not
+                alone=0.5,  # left of it where an overlapping window sees the moment and does not give it; 1 = all
                 confidence="inverse_mean_entropy",  # or inverse_max_entropy | sequence_likelihood
                 beam=1,  # answers kept of a pair of query and window; 1 = greedy
                 sampling=0.0,  # temperature at which answers are sampled; 0 = greedy
@@ -190,6 +191,7 @@ PAPER = {
     "train.checkpoint_every": 500,
     "search.readings": 1,
     "search.similarity": 0.0,
+    "search.alone": 1.0,
     "search.query_batch": 16,
     "search.window_block": 64,
     "search.decode_block": 64,

@@ -220,6 +220,7 @@ ADDED: dict[str, Any] = {
     "train.skip_nonfinite": 0,
     "search.shortlist": 0.3,
     "search.similarity": 0.0,
+    "search.alone": 1.0,
     "sparse.precision": "high",
     "data.occurrences": "apart",
     "model.layout": "visual_width",

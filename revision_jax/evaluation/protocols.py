@@ -29,26 +29,20 @@ class Protocol:
     says: str = ""
 
 
+ENTROPY_ALONE = {"similarity": 0.0, "alone": 1.0}  # a confidence is what the model's answer says, and no more
 PROTOCOLS = {
     "ours": Protocol("ours", says="greedy answers, IoU unrounded, every query in the denominator, failures are misses"),
     # The paper names no suppression of overlapping moments.
     "paper": Protocol(
         "paper",
-        {"nms_iou": 1.0, "readings": 1, "similarity": 0.0},
+        {"nms_iou": 1.0, "readings": 1, **ENTROPY_ALONE},
         says="greedy answers by 1 / mean entropy, no suppression",
     ),
     # Its ranking orders all answers, not the surest 50: `top_k` is more than the windows of any film.
     "released": Protocol(
         "released",
-        {
-            "nms_iou": 1.0,
-            "top_k": 500,
-            "sampling": 0.05,
-            "drop_last_frame": True,
-            "ranking": "cosine",
-            "similarity": 0.0,
-        }
-        | {"windows": "released", "readings": 1},
+        {"nms_iou": 1.0, "top_k": 500, "sampling": 0.05, "drop_last_frame": True, "ranking": "cosine"}
+        | {"windows": "released", "readings": 1, **ENTROPY_ALONE},
         iou_decimals=2,
         skip_failed=True,
         says="answers sampled at 0.05, its windows and cosine ranking, IoU rounded to 2 decimals, failures skipped",

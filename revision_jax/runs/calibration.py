@@ -13,7 +13,7 @@ from revision_jax.search.settings import SearchSettings
 
 FILE = Path("eval") / "calibration.json"
 # Fields of a search that change what its confidence means: a threshold chosen with other values says nothing.
-MEANING = ("confidence", "beam", "sampling", "rescale", "similarity", "readings")
+MEANING = ("confidence", "beam", "sampling", "rescale", "similarity", "alone", "readings")
 log = logging.getLogger(__name__)
 
 

@@ -20,6 +20,7 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
+from revision_jax.search.levels.agreement import stand_alone
 from revision_jax.search.levels.dense import Answers, DenseInputs, search_pairs, search_windows
 from revision_jax.search.levels.selection import keep_best
 from revision_jax.search.levels.similarity import keep_covering, span_similarity, window_similarity
@@ -43,6 +44,7 @@ class Fixed:
       mesh: devices; windows of a block and queries of upper levels are divided over its `data` axis. None: one device.
       num_frames: F, frames of a window.
       answer_tokens: of the longest answer about a window, `</s>` included.
+      near: windows on either side that a window overlaps.
     """
 
     dense: nnx.GraphDef
@@ -50,6 +52,7 @@ class Fixed:
     mesh: Mesh | None
     num_frames: int
     answer_tokens: int
+    near: int
 
     @property
     def shards(self) -> int:
@@ -116,6 +119,9 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
         alike = span_similarity(video.features, video.table.frames, spans, video.similar)
         sure *= jnp.exp(settings.similarity * alike)
     start, end = _seconds(fixed.num_frames, spans, video)
+    if settings.alone < 1:
+        windows = jnp.stack([video.starts, video.starts + video.lengths], axis=-1).reshape(-1, 2)
+        sure *= jnp.where(stand_alone(start, end, found, chosen, windows, fixed.near), settings.alone, 1.0)
     flat = lambda x: x.reshape(len(x), -1)
     moments = rank_moments(
         flat(start), flat(end), flat(jnp.where(found, sure, -jnp.inf)), top_k=settings.top_k, nms_iou=settings.nms_iou

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -61,7 +62,8 @@ class Searcher:
             AnswerGrammar.compile(prompts, UPPER_ANSWERS[models.upper_question](size)) for size in hierarchy.levels
         ]  # fmt: skip
         answer_tokens = max(grammar.max_length for grammar in (answers, *groups))
-        self._fixed = Fixed(dense, upper, mesh, hierarchy.num_frames, answers.max_length)
+        near = math.ceil(1 / hierarchy.stride) - 1
+        self._fixed = Fixed(dense, upper, mesh, hierarchy.num_frames, answers.max_length, near)
         self._parts = Parts(weights, jnp.asarray(prompts.prefix), Grammar.of(answers), tuple(map(Grammar.of, groups)))
         self._levels = tuple(
             UpperLevel(size, NumberTree.of(group), group.max_length, settings.readings)

@@ -31,6 +31,8 @@ class SearchSettings:
         top_down.
       similarity: a confidence is multiplied by exp(similarity * cosine), CLIP's mean cosine of the answer's frames with
         the sentence; 0 leaves it as it is, as published.
+      alone: what is left of a confidence where an overlapping window that was asked sees the moment and does not give
+        it, see `levels/agreement.py`; 1 leaves all of it, as published.
       confidence: what the confidence of an answer is, see `answers/confidence.py`.
       beam: answers kept of each pair of query and window; 1 is greedy decoding.
       sampling: temperature at which answers are sampled under the grammar; 0 is greedy decoding.
@@ -57,6 +59,7 @@ class SearchSettings:
     readings: int
     rescale: float
     similarity: float
+    alone: float
     confidence: str
     beam: int
     sampling: float

@@ -63,7 +63,8 @@ def test_a_method_that_was_not_evaluated(evaluated, caplog, depth, policy, name)
 
 @pytest.mark.parametrize(
     "changes",
-    [{"confidence": "sequence_likelihood"}, {"beam": 4}, {"sampling": 0.5}, {"rescale": 1.0}, {"readings": 1}],
+    [{"confidence": "sequence_likelihood"}, {"beam": 4}, {"sampling": 0.5}, {"rescale": 1.0}, {"readings": 1}]
+    + [{"similarity": 0.0}, {"alone": 1.0}],
 )
 def test_a_threshold_of_another_search_does_not_count(evaluated, caplog, changes):
     assert threshold(evaluated[0], 1, "top_down", **changes) == 0.0
