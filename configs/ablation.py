@@ -16,6 +16,7 @@
 | negatives   | which contrastive windows teach most                       | _mad, _vidchapters          |
 | domains     | how recall and confidence stand a change of the world      | the embedded world only     |
 | calibration | which confidence can be believed                           | _mad, _vidchapters          |
+| ranking     | what should rank the answers                               | _mad, _vidchapters          |
 | length      | what longer videos cost, and whether recall stands them    | the embedded world only     |
 | cost        | what a number of passes costs                              | _mad, _vidchapters          |
 | retrieval   | whether levels help to choose among short videos           | _msrvtt                     |
@@ -264,6 +265,28 @@ def calibration(world: Mapping) -> dict:
     )  # fmt: skip
 
 
+def ranking(world: Mapping) -> dict:
+    kinds: dict[str, dict[str, Any]] = {
+        "entropy": {},
+        "the released program's": {"search.ranking": "cosine"},
+        "entropy and similarity": {"search.similarity": 5.0},
+        "entropy and agreement": {"search.alone": 0.5},
+        "all three": {"search.similarity": 5.0, "search.alone": 0.5},
+    }
+    lengths: dict[str, dict] = {"": {}}
+    if world["preset"] == "tiny":
+        lengths = {"1 hour": {}, "10 hours": {"data": LONG_VIDEO, "queries": SOME}}
+    rows = [
+        row(f"{kind}, {series}" if series else kind, chain(world)[:1], "depth1", search=search, series=series,
+            point=kind, **given)
+        for series, given in lengths.items()
+        for kind, search in kinds.items()
+        if series != "10 hours" or kind in ("entropy", "all three")
+    ]  # fmt: skip
+    columns = ("R1@.3", "R1@.1", "R5@.3", "false alarms", "AUROC", "AUROC@.3", "ECE@.3")
+    return study("What should rank the answers?", rows, columns, plotted=("R1@.3", "false alarms", "AUROC@.3"))
+
+
 def length(world: Mapping) -> dict:
     videos, rows = {0.5: 6, 1.0: 3, 2.0: 2, 5.0: 1, 10.0: 1}, []
     both, numbers = ("depth1", "depth3"), {"search.keep": (48, 16)}
@@ -301,8 +324,8 @@ def retrieval(world: Mapping) -> dict:
 
 BUILDERS = {
     "hierarchies": hierarchies, "features": features, "training": training, "modules": modules, "variants": variants,
-    "negatives": negatives, "domains": domains, "calibration": calibration, "length": length, "cost": cost,
-    "retrieval": retrieval,
+    "negatives": negatives, "domains": domains, "calibration": calibration, "ranking": ranking, "length": length,
+    "cost": cost, "retrieval": retrieval,
 }  # fmt: skip
 EMBEDDED = ("domains", "length", "retrieval")  # which films have no form of; retrieval has one on MSRVTT
 # Name of a study -> (builder, world); at full size `STUDY_WORLD`.
