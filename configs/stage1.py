@@ -132,7 +132,7 @@ def defaults() -> ConfigDict:
                 shortlist=0.3,  # cascade: share, or number, of the windows that the first upper level is shown
                 readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # power of the upper levels' likelihood in the confidence; top_down ranks without it
-                similarity=5.0,  # exp(this * CLIP's cosine of an answer's frames) multiplies its confidence; 0 = not
+                similarity=5.0,  # how much CLIP's cosine of an answer's frames counts in its confidence; 0 = not
                 alone=0.5,  # left of it where an overlapping window sees the moment and does not give it; 1 = all
                 confidence="inverse_mean_entropy",  # or inverse_max_entropy | sequence_likelihood
                 beam=1,  # answers kept of a pair of query and window; 1 = greedy

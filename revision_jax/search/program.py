@@ -117,7 +117,7 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
         sure = plan.policy.rescale(sure, scores)
     if settings.similarity:
         alike = span_similarity(video.features, video.table.frames, spans, video.similar)
-        sure *= jnp.exp(settings.similarity * alike)
+        sure *= jnp.exp(settings.similarity * (alike - 1.0))  # at most 1, as a likelihood is
     start, end = _seconds(fixed.num_frames, spans, video)
     if settings.alone < 1:
         windows = jnp.stack([video.starts, video.starts + video.lengths], axis=-1).reshape(-1, 2)

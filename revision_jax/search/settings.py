@@ -29,8 +29,8 @@ class SearchSettings:
       readings: groups of an upper level that show a window, in different company; their scores are averaged.
       rescale: power of the upper levels' likelihood that rescales confidences; of all policies with upper levels but
         top_down.
-      similarity: a confidence is multiplied by exp(similarity * cosine), CLIP's mean cosine of the answer's frames with
-        the sentence; 0 leaves it as it is, as published.
+      similarity: a confidence is multiplied by exp(similarity * (cosine - 1)), at most 1: CLIP's mean cosine of the
+        answer's frames with the sentence; 0 leaves it as it is, as published.
       alone: what is left of a confidence where an overlapping window that was asked sees the moment and does not give
         it, see `levels/agreement.py`; 1 leaves all of it, as published.
       confidence: what the confidence of an answer is, see `answers/confidence.py`.

@@ -48,7 +48,7 @@ def test_what_is_like_the_sentence_is_surer(depth, policy):
     assert {row[0] > 490 for row in known} == {True, False}
     for start, end, sure in known:
         cosine = 1.0 if start > 490 else 1 / np.sqrt(5)
-        assert sure == pytest.approx(confidence[start, end] * np.exp(2.0 * cosine), rel=0.05)
+        assert sure == pytest.approx(confidence[start, end] * np.exp(2.0 * (cosine - 1.0)), rel=0.05)
 
 
 def test_it_needs_the_sentences_features():
