@@ -19,7 +19,8 @@ from revision_jax.training.state import place, take_apart
 features = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float16)
 rng = np.random.default_rng(1)
 query_tokens = rng.normal(size=(5, 3, 6)).astype(np.float32), rng.random((5, 3)) < 0.8
-sentences = Sentences([f"event {i}" for i in range(5)], *query_tokens)
+similar = rng.normal(size=(5, 6)).astype(np.float32)
+sentences = Sentences([f"event {i}" for i in range(5)], *query_tokens, similar)
 video = VideoFeatures(features, 200.0, 1.0)
 
 ALL = dict(depth=3), dict(depth=1), dict(depth=0)
@@ -31,7 +32,7 @@ def searcher_of(mesh, **changes):
     for grounder in (tiny_grounder(**FAMILIES), tiny_grounder(seed=1, sparse=True, **FAMILIES)):
         module, arrays = take_apart(grounder)
         grounders.append(module.merge(place(arrays, module.shardings(mesh))))
-    settings = make_settings(**dict(keep=(0.7, 0.4)) | changes)
+    settings = make_settings(**dict(keep=(0.7, 0.4), similarity=2.0, alone=0.5) | changes)
     return make_searcher(settings, hierarchy, dense=grounders[0], upper=grounders[1], mesh=mesh)
 
 def search(mesh, asked=ALL[:1], share=False, **changes):
