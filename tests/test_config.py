@@ -296,7 +296,7 @@ def test_whole_numbers_of_a_tuple_need_no_brackets():
 
 
 def test_a_run_older_than_a_field_has_the_value_that_changes_nothing(tmp_path):
-    config = configs.load("configs/stage1.py", {"model.unroll": 1})
+    config = configs.load("configs/stage1.py", ADDED)
     old = config.to_dict()
     for key in ADDED:
         section, _, field = key.rpartition(".")
