@@ -35,6 +35,7 @@ def abstract_search(
     width, fps = models.dense.visual_width, config.data.fps
     video = VideoFeatures(np.zeros((round(VIDEO_S * fps), width), np.float16), VIDEO_S, fps)
     words = (QUERIES, config.prompt.query_tokens)
-    sentences = Sentences(["a dog"] * QUERIES, np.zeros((*words, width), np.float32), np.ones(words, bool))
+    features = np.zeros((*words, width), np.float32)
+    sentences = Sentences(["a dog"] * QUERIES, features, np.ones(words, bool), features[:, 0])
     trace = functools.partial(searcher.trace, video, sentences, depth=depth, policy="top_down")
     return lambda: trace()[0], searcher.parameters
