@@ -317,7 +317,7 @@ KINDS = {
     "training": Kind(observe_training),
     "run": Kind(observe_run, "configs/align.py", RUN),
     "search": Kind(observe_search),
-    "entropy": Kind(observe_search, fields={"search.similarity": 0.0}),
+    "entropy": Kind(observe_search, fields={"search.similarity": 0.0, "search.alone": 1.0}),
     "program": Kind(observe_program),
     "recursion": Kind(observe_search, "configs/stage2.py", RECURSION),
     "upper program": Kind(observe_program, "configs/stage2.py", RECURSION),

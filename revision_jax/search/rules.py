@@ -64,9 +64,9 @@ def search_conflicts(search: Mapping[str, Any]) -> list[str]:
     """Rules between the fields of `search`."""
     if search["beam"] > 1 and search["sampling"]:
         return [f"search.beam is {search['beam']} and search.sampling {search['sampling']}; expected one of them."]
-    if search["ranking"] == "cosine" and search["similarity"]:
+    if search["ranking"] == "cosine" and (search["similarity"] or search["alone"] < 1):
         return [
-            f"search.ranking is 'cosine' and search.similarity {search['similarity']}; expected one of them: the "
-            "released ranking is by entropy and its own cosine (set search.similarity=0)."
+            f"search.ranking is 'cosine', search.similarity {search['similarity']} and search.alone {search['alone']}; "
+            "expected search.similarity=0 and search.alone=1: the released ranking has entropy and its own cosine alone."
         ]
     return []

@@ -57,8 +57,7 @@ def test_it_needs_the_sentences_features():
         searcher.search(oracle_video(16.0, 1.0, [(0, 3, 5, 3.0)]), Sentences(["event 0"]), depth=1)
 
 
-def test_the_released_ranking_has_its_own_cosine():
-    with pytest.raises(
-        ValueError, match=r"search\.ranking is 'cosine' and search\.similarity 10\.0; expected one of them"
-    ):
-        make_settings(ranking="cosine", similarity=10.0)
+@pytest.mark.parametrize("changes", [{"similarity": 5.0}, {"alone": 0.5}])
+def test_the_released_ranking_has_entropy_and_its_own_cosine_alone(changes):
+    with pytest.raises(ValueError, match=r"expected search\.similarity=0 and search\.alone=1: the released ranking"):
+        make_settings(ranking="cosine", **changes)
