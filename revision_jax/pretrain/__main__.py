@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     made = {
         "probes": shapes_clip.probe(encode),
         **lookup_scores.measure(llm, tokenizer),
-        "seconds": round(time.time() - started),
+        "seconds_since_last_start": round(time.time() - started),
         "seed": args.seed,
     }
     (args.out / "made.json").write_text(json.dumps(made, indent=2) + "\n")

@@ -67,6 +67,6 @@ def search_conflicts(search: Mapping[str, Any]) -> list[str]:
     if search["ranking"] == "cosine" and (search["similarity"] or search["alone"] < 1):
         return [
             f"search.ranking is 'cosine', search.similarity {search['similarity']} and search.alone {search['alone']}; "
-            "expected search.similarity=0 and search.alone=1: the released ranking has entropy and its own cosine alone."
+            "expected search.similarity=0 and search.alone=1: the released ranking has entropy and a cosine alone."
         ]
     return []

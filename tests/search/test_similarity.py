@@ -58,6 +58,6 @@ def test_it_needs_the_sentences_features():
 
 
 @pytest.mark.parametrize("changes", [{"similarity": 5.0}, {"alone": 0.5}])
-def test_the_released_ranking_has_entropy_and_its_own_cosine_alone(changes):
+def test_the_released_ranking_has_entropy_and_a_cosine_alone(changes):
     with pytest.raises(ValueError, match=r"expected search\.similarity=0 and search\.alone=1: the released ranking"):
         make_settings(ranking="cosine", **changes)
