@@ -9,11 +9,10 @@ import atexit
 import gc
 import logging
 import math
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from revision_jax import INTERRUPTED, cache, disk, known_keys, lazy, leave
+from revision_jax import INTERRUPTED, cache, disk, interrupts, known_keys, lazy
 from revision_jax.quoting import escaped
 from revision_jax.rules import check_local
 
@@ -130,8 +129,7 @@ def run(act: Act, args: argparse.Namespace, *, quiet: bool = False) -> int:
     logging.getLogger("revision_jax").setLevel(logging.WARNING if quiet else logging.INFO)
     atexit.register(gc.freeze)  # at its end Python looks for garbage in all libraries; a frozen object is left out
     try:
-        if signal.getsignal(signal.SIGINT) is leave:  # from here on there is something to be closed
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupts.install()
         _check_paths(args)
         cache.keep_programs()
         with known_keys.allowing(getattr(args, "allow_unknown", ())):

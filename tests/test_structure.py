@@ -29,7 +29,7 @@ FLOORS = (
     {"interop", "report"},
     {"metrics", "models"},
     {"parallel", "prompts", "hierarchy", "logs", "tokenizer_files", "cache"},
-    {"rules", "files", "text", "quoting", "units", "lazy", "checksums", "fingerprints", "known_keys"},
+    {"rules", "files", "text", "quoting", "units", "lazy", "interrupts", "checksums", "fingerprints", "known_keys"},
     {"disk"},
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -142,14 +141,8 @@ def test_ctrl_c_while_a_verb_starts(after_s, tmp_path):
         pass  # not yet this program
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
-    try:
-        _, err = process.communicate(timeout=15)
-    except subprocess.TimeoutExpired:  # a library's callback may swallow the first one: a person presses again
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=45)
     assert process.returncode in (130, -signal.SIGINT), err  # a shell tells both as 130
-    # Python tells of it, and goes on, where it came within a callback of the garbage collector, such as JAX's.
-    err = re.sub(r"Exception ignored in:? .*?\nKeyboardInterrupt:? ?\n", "", err, flags=re.DOTALL)
     assert "Traceback" not in err and err.splitlines()[-1].startswith("interrupted"), err
 
 
