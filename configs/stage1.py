@@ -134,6 +134,7 @@ def defaults() -> ConfigDict:
                 rescale=0.5,  # power of the upper levels' likelihood in the confidence; top_down ranks without it
                 similarity=5.0,  # how much CLIP's cosine of an answer's frames counts in its confidence; 0 = not
                 alone=0.5,  # left of it where an overlapping window sees the moment and does not give it; 1 = all
+                verify=0.125,  # share of the chosen dense windows that is asked last, about sure answers; 0 = none
                 confidence="inverse_mean_entropy",  # or inverse_max_entropy | sequence_likelihood
                 beam=1,  # answers kept of a pair of query and window; 1 = greedy
                 sampling=0.0,  # temperature at which answers are sampled; 0 = greedy
@@ -192,6 +193,7 @@ PAPER = {
     "search.readings": 1,
     "search.similarity": 0.0,
     "search.alone": 1.0,
+    "search.verify": 0.0,
     "search.query_batch": 16,
     "search.window_block": 64,
     "search.decode_block": 64,

@@ -221,6 +221,7 @@ ADDED: dict[str, Any] = {
     "search.shortlist": 0.3,
     "search.similarity": 0.0,
     "search.alone": 1.0,
+    "search.verify": 0.0,
     "sparse.precision": "high",
     "data.occurrences": "apart",
     "model.layout": "visual_width",

@@ -121,6 +121,7 @@ CHANGES = {
     "search.rescale": ("upper program", {"search.rescale": 0.25}),
     "search.similarity": ("search", {"search.similarity": 0.0}),
     "search.alone": ("program", {"search.alone": 1.0}),
+    "search.verify": ("upper program", {"search.verify": 0.0}),
     "search.confidence": ("search", {"search.confidence": "inverse_max_entropy"}),
     "search.beam": ("program", {"search.beam": 2}),
     "search.sampling": ("program", {"search.sampling": 0.5}),

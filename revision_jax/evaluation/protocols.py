@@ -29,7 +29,7 @@ class Protocol:
     says: str = ""
 
 
-ENTROPY_ALONE = {"similarity": 0.0, "alone": 1.0}  # a confidence is what the model's answer says, and no more
+ENTROPY_ALONE = {"similarity": 0.0, "alone": 1.0, "verify": 0.0}  # a confidence is the model's own
 PROTOCOLS = {
     "ours": Protocol("ours", says="greedy answers, IoU unrounded, every query in the denominator, failures are misses"),
     # The paper names no suppression of overlapping moments.

@@ -84,7 +84,9 @@ def count_cost(
     count, head, num_frames = int(video.questions.count), len(video.questions.head), video.table.frames.shape[-1]
     lengths = video.questions.lengths[:count].astype(np.int64)
     chosen = found.chosen[:count]
-    encoded, pairs, decoded = int(chosen.any(axis=0).sum()), chosen.sum(axis=1), found.decoded[:count]
+    pairs, decoded = chosen.sum(axis=1), found.decoded[:count]
+    turns = [chosen] if found.verified is None else [chosen & ~found.verified[:count], found.verified[:count]]
+    encoded = sum(int(turn.any(axis=0).sum()) for turn in turns)
     context = prefix + num_frames + head
     if video.seen is not None:
         encoded = int(pairs.sum())  # nothing of a window is shared by its queries

@@ -158,8 +158,8 @@ def needed(sizes: Sizes, packed: Packed) -> Need:
     dense, settings = sizes.dense, plan.settings
     nbytes = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
     num_queries, windows = len(video.questions.tokens), video.table.valid.size
-    # Answers are carried through two loops and gathered over devices.
-    results = 3 * num_queries * windows * settings.beam * (sizes.answer_tokens + 8) * _FLOAT
+    # Answers are carried through two loops, or three, and gathered over devices.
+    results = (4 if settings.verify else 3) * num_queries * windows * settings.beam * (sizes.answer_tokens + 8) * _FLOAT
     results += num_queries * windows * 6 * _FLOAT
     block = video.table.valid.shape[1] // sizes.shards
     context = sizes.context + len(video.questions.head)

@@ -7,7 +7,7 @@ kept.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,8 +20,8 @@ from revision_jax.hierarchy import Hierarchy
 from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
-from revision_jax.search.levels.agreement import stand_alone
-from revision_jax.search.levels.dense import Answers, DenseInputs, search_pairs, search_windows
+from revision_jax.search.levels.agreement import Spans, could_verify, stand_alone
+from revision_jax.search.levels.dense import Answers, DenseInputs, no_answers, search_pairs, search_windows
 from revision_jax.search.levels.selection import keep_best
 from revision_jax.search.levels.similarity import keep_covering, span_similarity, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
@@ -88,6 +88,7 @@ class Found(NamedTuple):
       confidence: `[Q, W]` float32 of the best dense answers, 0 where there is none.
       answers: all dense answers, token by token.
       chosen: `[Q, W]` bool, the dense windows that were asked.
+      verified: `[Q, W]` bool, those of them that were asked after the others had answered; None where none can be.
       decoded: `[Q]` int32, answer tokens at the dense level.
       levels: what the upper levels say, or None.
     """
@@ -96,6 +97,7 @@ class Found(NamedTuple):
     confidence: jax.Array
     answers: Answers
     chosen: jax.Array
+    verified: jax.Array | None
     decoded: jax.Array
     levels: LevelsFound | None
 
@@ -105,8 +107,34 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
     settings = plan.settings
     upper = _upper_levels(fixed, plan, parts, video) if plan.levels else None
     scores = None if upper is None else upper.scores
-    chosen = _choose(plan, video, scores)
-    answers, decoded = _dense_windows(fixed, plan, parts, video, chosen)
+    windows = jnp.stack([video.starts, video.starts + video.lengths], axis=-1).reshape(-1, 2)
+    choice = _choose(plan, video, scores)
+    ask = lambda chosen: _dense_windows(fixed, plan, parts, video, chosen)
+    spans_of = lambda answers: _spans(fixed, plan, parts, video, scores, answers)
+    chosen, verified = choice.first, None
+    if choice.held is None:
+        answers, decoded = ask(chosen)
+    else:
+        nothing = no_answers(*chosen.shape, settings.beam, fixed.answer_tokens)
+        verifies = lambda answers, asked: could_verify(spans_of(answers), asked, windows, fixed.near)
+        answers, decoded, chosen = _ask_twice(choice, nothing, ask, verifies)
+        verified = chosen & ~choice.first
+    spans = spans_of(answers)
+    sure = spans.sure
+    if settings.alone < 1:
+        sure *= jnp.where(stand_alone(spans, chosen, windows, fixed.near), settings.alone, 1.0)
+    moments = rank_moments(
+        *(x.reshape(len(x), -1) for x in (spans.start, spans.end, jnp.where(spans.found, sure, -jnp.inf))),
+        top_k=settings.top_k, nms_iou=settings.nms_iou,
+    )  # fmt: skip
+    return Found(moments, jnp.max(sure, axis=-1), answers, chosen, verified, decoded, upper)
+
+
+def _spans(
+    fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs, scores: jax.Array | None, answers: Answers
+) -> Spans:
+    """The answers as moments with confidences, given the upper levels' scores `[Q, W]`; without what others answer."""
+    settings = plan.settings
     spans = parts.dense_grammar.answer[answers.state]  # [Q, W, K, 2]
     found = spans[..., 0] >= 0
     if settings.drop_last_frame:
@@ -118,15 +146,7 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
     if settings.similarity:
         alike = span_similarity(video.features, video.table.frames, spans, video.similar)
         sure *= jnp.exp(settings.similarity * (alike - 1.0))  # at most 1, as a likelihood is
-    start, end = _seconds(fixed.num_frames, spans, video)
-    if settings.alone < 1:
-        windows = jnp.stack([video.starts, video.starts + video.lengths], axis=-1).reshape(-1, 2)
-        sure *= jnp.where(stand_alone(start, end, found, chosen, windows, fixed.near), settings.alone, 1.0)
-    flat = lambda x: x.reshape(len(x), -1)
-    moments = rank_moments(
-        flat(start), flat(end), flat(jnp.where(found, sure, -jnp.inf)), top_k=settings.top_k, nms_iou=settings.nms_iou
-    )
-    return Found(moments, jnp.max(sure, axis=-1), answers, chosen, decoded, upper)
+    return Spans(*_seconds(fixed.num_frames, spans, video), found, sure)
 
 
 def _seconds(num_frames: int, spans: jax.Array, video: VideoInputs) -> tuple[jax.Array, jax.Array]:
@@ -138,19 +158,76 @@ def _seconds(num_frames: int, spans: jax.Array, video: VideoInputs) -> tuple[jax
     return start, end
 
 
-def _choose(plan: Plan, video: VideoInputs, scores: jax.Array | None) -> jax.Array:
-    """The pairs `[Q, W]` bool that the dense level is asked about, given the upper levels' scores `[Q, W]`."""
+class Choice(NamedTuple):
+    """Which pairs of query and dense window are asked.
+
+    Attributes:
+      first: `[Q, W]` bool, those that are asked whatever is answered.
+      worth: `[Q, W]` float32 that ranks windows; -inf of those that do not exist.
+      held: `[]` int32, windows of a query that are asked after these; None where all are asked at once.
+    """
+
+    first: jax.Array
+    worth: jax.Array | None = None
+    held: jax.Array | None = None
+
+
+def _choose(plan: Plan, video: VideoInputs, scores: jax.Array | None) -> Choice:
+    """What the dense level is asked about, given the upper levels' scores `[Q, W]`."""
     asked = jnp.arange(len(video.questions.tokens)) < video.questions.count
-    chosen = asked[:, None] & video.table.valid.reshape(-1)
+    exist = asked[:, None] & video.table.valid.reshape(-1)
     if plan.policy is None:
-        return chosen
-    count = video.counts[-1]
-    real = lambda x: jnp.where(chosen, x, -jnp.inf)
+        return Choice(exist)
+    real = lambda x: jnp.where(exist, x, -jnp.inf)
     scores = None if scores is None else real(scores)
+    count, held = video.counts[-1], None
+    if verify := plan.settings.verify:
+        held = jnp.where(count < jnp.sum(video.table.valid), jnp.floor(verify * count), 0).astype(jnp.int32)
+        count = count - held
     if not plan.policy.needs_similarity:
-        return keep_best(real(plan.policy.dense_scores(scores, None)), count)
+        worth = real(plan.policy.dense_scores(scores, None))
+        return Choice(keep_best(worth, count), worth, held)
     similarity = window_similarity(video.features, video.table.frames, video.similar)
-    return keep_covering(real(plan.policy.dense_scores(scores, real(similarity.score))), similarity, count)
+    worth = real(plan.policy.dense_scores(scores, real(similarity.score)))
+    return Choice(keep_covering(worth, similarity, count), worth, held)
+
+
+def _ask_twice(
+    choice: Choice, answers: Answers, ask: Callable[[jax.Array], tuple[Answers, jax.Array]],
+    verifies: Callable[[Answers, jax.Array], jax.Array],
+) -> tuple[Answers, jax.Array, jax.Array]:  # fmt: skip
+    """Asks the first windows, then those that were held back: -> answers, tokens `[Q]`, the pairs asked `[Q, W]`.
+
+    Args:
+      answers: none yet.
+      ask: the pairs to ask -> their answers and tokens.
+      verifies: answers, the pairs asked `[Q, W]` -> `could_verify`, `[Q, W]`.
+    """
+
+    def turn(_: jax.Array, state: tuple) -> tuple:
+        pairs, asked, answers, decoded = state
+        told, tokens = ask(pairs)
+        fresh = lambda x: pairs.reshape(*pairs.shape, *(1,) * (x.ndim - 2))
+        answers = jax.tree.map(lambda old, new: jnp.where(fresh(new), new, old), answers, told)
+        asked |= pairs
+        return _verifying(choice, asked, verifies(answers, asked)), asked, answers, decoded + tokens
+
+    # A loop, so that the dense level is compiled once.
+    none, tokens = jnp.zeros_like(choice.first), jnp.zeros(len(choice.first), jnp.int32)
+    _, asked, answers, decoded = jax.lax.fori_loop(0, 2, turn, (choice.first, none, answers, tokens))
+    return answers, decoded, asked
+
+
+def _verifying(choice: Choice, chosen: jax.Array, gain: jax.Array) -> jax.Array:
+    """The pairs `[Q, W]` bool, `held` of a query, that can verify the surest answers; where few can, the next best.
+
+    Args:
+      chosen: `[Q, W]` bool, those that have been asked.
+      gain: `[Q, W]` float32, see `could_verify`.
+    """
+    worth = -jnp.argsort(jnp.argsort(-choice.worth, axis=1, stable=True), axis=1).astype(jnp.float32)
+    left = (choice.worth > -jnp.inf) & ~chosen
+    return keep_best(jnp.where(left, jnp.where(gain > 0, 1.0 + gain, worth), -jnp.inf), choice.held)
 
 
 def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -> LevelsFound:

@@ -30,6 +30,7 @@ RULES: dict[str, Rule] = {
     "search.rescale": between(0.0, 1000.0),
     "search.similarity": between(0.0, 1000.0),
     "search.alone": (lambda v: 0 < v <= 1, "a share, above 0 and at most 1"),
+    "search.verify": (lambda v: 0 <= v < 1, "a share, at least 0 and below 1"),
     "search.confidence": one_of(*CONFIDENCES),
     "search.beam": between(1, 10**4),
     "search.sampling": between(0.0, 1000.0),

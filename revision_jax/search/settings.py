@@ -33,6 +33,8 @@ class SearchSettings:
         answer's frames with the sentence; 0 leaves it as it is, as published.
       alone: what is left of a confidence where an overlapping window that was asked sees the moment and does not give
         it, see `levels/agreement.py`; 1 leaves all of it, as published.
+      verify: the share of the chosen dense windows that is held back until the others have answered, and then asked
+        whether they give the surest answers too, see `levels/agreement.py`; 0 asks all at once, as published.
       confidence: what the confidence of an answer is, see `answers/confidence.py`.
       beam: answers kept of each pair of query and window; 1 is greedy decoding.
       sampling: temperature at which answers are sampled under the grammar; 0 is greedy decoding.
@@ -60,6 +62,7 @@ class SearchSettings:
     rescale: float
     similarity: float
     alone: float
+    verify: float
     confidence: str
     beam: int
     sampling: float

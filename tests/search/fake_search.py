@@ -144,7 +144,8 @@ class UpperOracle(Grounder):
 
 def make_settings(**changes):
     """The default config's settings with small blocks and groups that do not overlap, and these changes."""
-    small = {"readings": 1, "similarity": 0.0, "alone": 1.0, "query_batch": 2, "window_block": 16, "decode_block": 4}
+    small = {"readings": 1, "similarity": 0.0, "alone": 1.0, "verify": 0.0}
+    small |= {"query_batch": 2, "window_block": 16, "decode_block": 4}
     return SearchSettings.of(configs.load().search, **small | changes)
 
 

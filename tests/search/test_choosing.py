@@ -1,5 +1,6 @@
 """Similarity as a policy, alone and with upper levels; numbers of windows instead of shares."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -128,3 +129,23 @@ def test_similar_windows_do_not_overlap_where_another_one_shows_something():
             assert sum(a <= start and end <= b for a, b in result.sent[-1]) == 1
             np.testing.assert_array_equal(result.moments[0, :2], full.moments[0, :2])
             assert (result.moments[0, 2] == full.moments[0, 2]) == (depth == 1)  # upper levels rescale confidences
+
+
+@pytest.mark.parametrize("policy, depth", [("retrieve_then_ground", 1), ("fused", 3), ("top_down", 3)])
+def test_windows_that_verify_are_asked_last_within_the_same_number(policy, depth):
+    def search(verify, keep=(1.0, 8)):
+        forget()
+        searcher = make_searcher(make_settings(keep=keep, verify=verify), HIERARCHY, upper=UpperOracle())
+        searched = searcher.search(oracle_video(DURATION, 2.0, SHOWN), SENTENCES, depth=depth, policy=policy)
+        return searched.results, searched.cost
+
+    (plain, cost), (verified, more) = search(0.0), search(0.25)
+    assert cost.pairs == more.pairs == 16 and more.windows <= 16
+    for one, other, (_, start, end, _) in zip(plain, verified, SHOWN, strict=True):
+        assert len(one.sent[-1]) == len(other.sent[-1]) == 8
+        assert sum(a <= start and b >= end for a, b in other.sent[-1]) == 2
+        np.testing.assert_array_equal(one.moments[0], other.moments[0])
+    (everything, whole), (same, again) = search(0.0, (1.0, 1.0)), search(0.25, (1.0, 1.0))
+    assert whole == dataclasses.replace(again, seconds=whole.seconds)  # nothing is left to verify by
+    for one, other in zip(everything, same, strict=True):
+        np.testing.assert_array_equal(one.moments, other.moments)

@@ -32,7 +32,7 @@ def searcher_of(mesh, **changes):
     for grounder in (tiny_grounder(**FAMILIES), tiny_grounder(seed=1, sparse=True, **FAMILIES)):
         module, arrays = take_apart(grounder)
         grounders.append(module.merge(place(arrays, module.shardings(mesh))))
-    settings = make_settings(**dict(keep=(0.7, 0.4), similarity=2.0, alone=0.5) | changes)
+    settings = make_settings(**dict(keep=(0.7, 0.4), similarity=2.0, alone=0.5, verify=0.3) | changes)
     return make_searcher(settings, hierarchy, dense=grounders[0], upper=grounders[1], mesh=mesh)
 
 def search(mesh, asked=ALL[:1], share=False, **changes):

@@ -66,6 +66,13 @@ class Answers(NamedTuple):
     length: jax.Array
 
 
+def no_answers(num_queries: int, num_windows: int, beams: int, answer_tokens: int) -> Answers:
+    """Before any pair is asked."""
+    shape = num_queries, num_windows, beams
+    whole, real = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+    return Answers(whole, jnp.zeros((*shape, answer_tokens), jnp.float32), real, whole)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SearchState:
@@ -83,10 +90,8 @@ class SearchState:
 
     @classmethod
     def start(cls, num_queries: int, num_windows: int, beams: int, answer_tokens: int) -> "SearchState":
-        shape, zero = (num_queries, num_windows, beams), jnp.zeros((), jnp.int32)
-        whole, real = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
-        answers = Answers(whole, jnp.zeros((*shape, answer_tokens), jnp.float32), real, whole)
-        return cls(zero, answers, jnp.zeros(num_queries, jnp.int32))
+        answers = no_answers(num_queries, num_windows, beams, answer_tokens)
+        return cls(jnp.zeros((), jnp.int32), answers, jnp.zeros(num_queries, jnp.int32))
 
     def with_answers(
         self, queries: jax.Array, windows: jax.Array, asked: jax.Array, found: DecodeState
