@@ -39,7 +39,8 @@ def _asked(seconds=400, queries=5):
 
 @pytest.mark.parametrize("changes, options", [
     ({}, {"depth": 1}), ({"window_block": 64, "query_batch": 8, "decode_block": 32}, {"depth": 1}),
-    ({"beam": 4}, {"depth": 1}), ({"verify": 0.25, "beam": 4}, {"depth": 3}), ({"window_block": 64, "query_batch": 8}, {"depth": 3}),
+    ({"beam": 4}, {"depth": 1}), ({"verify": 0.25, "beam": 4}, {"depth": 3}),
+    ({"window_block": 64, "query_batch": 8}, {"depth": 3}),
 ])  # fmt: skip
 def test_the_count_covers_what_the_compiler_reports(grounders, changes, options):
     dense, upper = grounders
