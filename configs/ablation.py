@@ -71,7 +71,7 @@ WORLDS |= {
 }
 # As the paper searches and ranks; the embedded presets have what docs/benchmarks.md found.
 ENTROPY_ALONE = {"search.similarity": 0.0, "search.alone": 1.0, "search.verify": 0.0}
-PUBLISHED = {"search.policy": "top_down", "search.keep": (0.9, 0.59), **ENTROPY_ALONE}
+PUBLISHED = {"search.policy": "top_down", "search.keep": (0.9, 0.59), "search.least": 1, **ENTROPY_ALONE}
 KEEP = {2: (0.59,), 3: (0.9, 0.59), 4: (0.95, 0.9, 0.59), 5: (0.97, 0.95, 0.9, 0.59)}
 LONG_VIDEO = {"data.video_s": 36000.0, "data.test_videos": 1}
 # As in the paper. With more, a window's other questions are also about events that it does not show, and contrast.

@@ -129,6 +129,7 @@ def defaults() -> ConfigDict:
                 depth=1,  # levels of a search: 0 one pass, 1 dense windows; from 2 on upper levels before them
                 policy="top_down",  # what chooses windows: a file of revision_jax/search/policies
                 keep=(0.9, 0.59),  # share, or above 1 number, of the windows a level sends down, coarse first
+                least=1,  # windows that a level is shown and dense windows that are asked, at least; short videos: all
                 shortlist=0.3,  # cascade: share, or number, of the windows that the first upper level is shown
                 readings=2,  # groups of an upper level that show a window, in different company
                 rescale=0.5,  # power of the upper levels' likelihood in the confidence; top_down ranks without it

@@ -27,7 +27,7 @@ with the accuracy on held-out groups and with the search of held-out videos at e
 cores; the paper's recipe takes 8 x 80 GB (MAD: R1@.1 11.9 with one upper level, 15.0 with two).
 
 Such a run searches recursively, at depth 3 unless told otherwise. `tiny` and `unified` ask 15 % of the dense windows,
-which is for videos of hours; of a short one that is a window or two: --keep 1.0,0.6 asks more, --depth 1 all.
+but at least 16 (`search.least`), so that short videos are searched whole. --keep 1.0,0.6 asks more, --depth 1 all.
     python -m revision_jax.ground VIDEO "a red circle moves" --workdir runs/stage2-tiny [--depth 2] [--policy bottom_up]
     python -m revision_jax.evaluate --workdir runs/stage2-tiny --split val
 Only what differs from configs/stage1.py stands here.
@@ -61,7 +61,7 @@ LAYOUTS = {
 PAPER = {"train.batch_size": 8, "train.epochs": 2}
 TINY = {"train.batch_size": 8, "train.steps": 1000, "train.learning_rate": 2e-3, "data.train_videos": 64}
 # From the budget curve (docs/benchmarks.md, The recursion). The 7B presets search as published: top_down.
-FUSED = {"search.policy": "fused"}
+FUSED = {"search.policy": "fused", "search.least": 16}
 BUDGET = FUSED | {"search.keep": (1.0, 0.15)}
 PRESETS = {
     "tiny": TINY | BUDGET,

@@ -219,6 +219,7 @@ def _data_conflicts(config: ConfigDict) -> list[str]:
 ADDED: dict[str, Any] = {
     "train.skip_nonfinite": 0,
     "search.shortlist": 0.3,
+    "search.least": 1,
     "search.similarity": 0.0,
     "search.alone": 1.0,
     "search.verify": 0.0,

@@ -116,6 +116,7 @@ CHANGES = {
     "search.depth": ("search", {"search.depth": 0}),
     "search.policy": ("upper program", {"search.policy": "top_down"}),
     "search.keep": ("recursion", {"search.keep": (0.9, 0.2)}),
+    "search.least": ("counts", {"search.least": 5}),
     "search.shortlist": ("counts", {"search.shortlist": 0.5}),
     "search.readings": ("upper program", {"search.readings": 1}),
     "search.rescale": ("upper program", {"search.rescale": 0.25}),
@@ -299,7 +300,7 @@ class Kind(NamedTuple):
     fields: dict = {}
 
 
-RECURSION = {"search.depth": 2, "search.policy": "top_down_rescaled"}
+RECURSION = {"search.depth": 2, "search.policy": "top_down_rescaled", "search.least": 1}
 # All parameters are trained, faster and faster: the run is better at step 2 than at its last step.
 RUN = {"train.learning_rate": 1.0, "train.warmup_ratio": 0.9, "trainable": ((".*", 1.0),), "train.keep_checkpoints": 1}
 RUN |= {"train.eval_every": 2, "eval.max_rows": 8}

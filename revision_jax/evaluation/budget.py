@@ -34,13 +34,14 @@ class Way:
 
     Attributes:
       depth, policy: of the search.
-      keep, shortlist: see `SearchSettings`.
+      keep, shortlist, least: see `SearchSettings`; a budget is kept of short videos, too.
     """
 
     depth: int
     policy: str
     keep: tuple[float, ...]
     shortlist: float
+    least: int = 1
 
     @property
     def method(self) -> str:

@@ -24,6 +24,7 @@ from revision_jax.search.method import compared_methods, known_methods
 from revision_jax.search.packing.padding import query_chunks
 from revision_jax.search.packing.questions import QuestionEncoder
 from revision_jax.search.policies import find_policy
+from revision_jax.search.policy import window_counts
 from revision_jax.search.settings import SearchSettings
 from revision_jax.units import GIB
 
@@ -70,7 +71,8 @@ class SearchCount:
         asked, counts = dense_windows, []
         if levels or kind.needs_similarity:
             upper = len(self.hierarchy.upper_windows(video_s)) if levels else dense_windows
-            counts = kind.make(self.settings, len(levels)).counts(upper, dense_windows).tolist()
+            policy = kind.make(self.settings, len(levels))
+            counts = window_counts(policy, self.settings, upper, dense_windows).tolist()
             asked = counts[-1]
         flops, pairs = self._dense(dense_windows, asked, queries)
         vectors = 0.0

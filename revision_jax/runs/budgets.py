@@ -51,6 +51,7 @@ def chosen_search(workdir: Path, budget: float) -> dict[str, Any]:
         known = f" (there is one for {', '.join(others)})" if others else ""
         raise ConfigError(f"{workdir}: no search was chosen for a budget of {budget:g}{known}; choose it with `{run}`.")
     try:
-        return {f"search.{name}": read_json(path)["search"][name] for name in CHOOSING}
+        search = {"least": 1} | read_json(path)["search"]  # of files from before there was a least number
+        return {f"search.{name}": search[name] for name in CHOOSING}
     except (KeyError, TypeError):
         raise ConfigError(f"{path} does not say what was chosen; choose it again with `{run}`.") from None

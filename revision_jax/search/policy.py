@@ -108,6 +108,13 @@ class Policy:
         return confidence
 
 
+def window_counts(policy: Policy, settings: SearchSettings, upper: int, dense: int) -> np.ndarray:
+    """`Policy.counts` of so many windows, but no number below `settings.least` of those that there are."""
+    counts = policy.counts(upper, dense)
+    there = np.array([upper] * (len(counts) - 1) + [dense])
+    return np.maximum(counts, np.minimum(settings.least, there)).astype(np.int32)
+
+
 def kept(keep: float, windows: int) -> int:
     """How many of so many windows are kept: up to 1, `keep` is a share of them; above 1, it is their number."""
     return min(math.ceil(keep * windows) if keep <= 1 else int(keep), windows)

@@ -7,7 +7,7 @@ from revision_jax.rules import ConfigError, Rule, anything, between, broken_rule
 from revision_jax.search.policies import policy_names  # the names of files
 
 # Fields that say which windows a search looks at.
-CHOOSING = ("depth", "policy", "keep", "shortlist")
+CHOOSING = ("depth", "policy", "keep", "least", "shortlist")
 CONFIDENCES = ("inverse_mean_entropy", "inverse_max_entropy", "sequence_likelihood")
 
 
@@ -25,6 +25,7 @@ RULES: dict[str, Rule] = {
     "search.depth": between(0, 100),
     "search.policy": (lambda v: v in policy_names(), "one of " + ", ".join(policy_names())),
     "search.keep": (_are_shares, "shares of the windows, in (0, 1], or numbers of windows"),
+    "search.least": between(1, 10**6),
     "search.shortlist": (_is_share, "a share of the windows, in (0, 1], or a number of windows"),
     "search.readings": between(1, 1000),
     "search.rescale": between(0.0, 1000.0),

@@ -110,7 +110,7 @@ class Searcher:
         return other
 
     def choosing(self, **changes: Any) -> "Searcher":
-        """The same search of other windows: `depth`, `policy`, `keep`, `shortlist`. Compiled programs are shared.
+        """The same search of other windows: fields of `rules.CHOOSING`. Compiled programs are shared.
 
         Raises:
           ValueError: another field, or a value that breaks its rule.

@@ -24,6 +24,8 @@ class SearchSettings:
       policy: what chooses windows, a name of `policies.policy_names`.
       keep: what each upper level sends down, coarse first: a share of the windows up to 1, above it a number of
         windows, whatever the video's length. A search of fewer levels takes the last ones.
+      least: windows that each level is shown, and dense windows that are asked, at least, of videos that have them: a
+        share of few windows is none to speak of.
       shortlist: cascade: the upper windows most similar to the sentence that the first upper level is shown; a share of
         them up to 1, above it their number.
       readings: groups of an upper level that show a window, in different company; their scores are averaged.
@@ -57,6 +59,7 @@ class SearchSettings:
     depth: int
     policy: str
     keep: tuple[float, ...]
+    least: int
     shortlist: float
     readings: int
     rescale: float
@@ -106,7 +109,7 @@ class SearchSettings:
 
     def of_program(self) -> "SearchSettings":
         """What a compiled program depends on: the same settings with the same values of `rules.CHOOSING` for all."""
-        return dataclasses.replace(self, depth=1, policy="top_down", keep=(1.0,), shortlist=1.0)
+        return dataclasses.replace(self, depth=1, policy="top_down", keep=(1.0,), least=1, shortlist=1.0)
 
     def results(self) -> dict[str, Any]:
         """The settings that results depend on."""

@@ -82,7 +82,7 @@ def test_most_is_chosen_and_of_equals_the_cheapest():
     ]
     assert b.choose(tried) is tried[2]
     assert tried[2].as_dict() == {
-        "depth": 3, "policy": "cascade", "keep": (1.0, 0.15), "shortlist": 0.3,
+        "depth": 3, "policy": "cascade", "keep": (1.0, 0.15), "shortlist": 0.3, "least": 1,
         "R1@0.3": 80.0, "frame_share": 15.0, "llm_tokens_per_query": 4000.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="no query of val has a moment"):

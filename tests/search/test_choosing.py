@@ -131,6 +131,16 @@ def test_similar_windows_do_not_overlap_where_another_one_shows_something():
             assert (result.moments[0, 2] == full.moments[0, 2]) == (depth == 1)  # upper levels rescale confidences
 
 
+@pytest.mark.parametrize("policy, depth", [("retrieve_then_ground", 1), ("fused", 3), ("top_down", 3), ("cascade", 2)])
+def test_no_fewer_than_the_least_windows_are_asked_where_there_are_so_many(policy, depth):
+    searcher = make_searcher(make_settings(keep=(0.1, 0.1), least=12, shortlist=0.2), HIERARCHY, upper=UpperOracle())
+    for duration, windows in ((100.0, 6), (640.0, 12), (2560.0, 16)):
+        found = searcher.search(oracle_video(duration, 2.0, SHOWN), SENTENCES, depth=depth, policy=policy)
+        assert [result.windows for result in found.results] == [windows] * 2, duration
+    few = searcher.choosing(least=1).search(oracle_video(100.0, 2.0, SHOWN), SENTENCES, depth=depth, policy=policy)
+    assert [result.windows for result in few.results] == [1, 1]
+
+
 @pytest.mark.parametrize("policy, depth", [("retrieve_then_ground", 1), ("fused", 3), ("top_down", 3)])
 def test_windows_that_verify_are_asked_last_within_the_same_number(policy, depth):
     def search(verify, keep=(1.0, 8)):

@@ -18,6 +18,7 @@ from revision_jax.search.packing.padding import asked_shape, pack_rows, pack_win
 from revision_jax.search.packing.questions import QuestionEncoder
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.plan import Plan
+from revision_jax.search.policy import window_counts
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
 
@@ -102,7 +103,8 @@ class Packer:
         )
         counts = None
         if policy is not None:
-            counts = policy.counts(0 if windows.upper is None else len(windows.upper), len(windows.dense))
+            upper = 0 if windows.upper is None else len(windows.upper)
+            counts = window_counts(policy, settings, upper, len(windows.dense))
         plan = dataclasses.replace(
             plan, settings=settings.of_program(), policy=None if policy is None else policy.of_program(),
             dense_batch=batch, upper_batch=max(batch // self.shards, 1),
