@@ -163,7 +163,7 @@ class Choice(NamedTuple):
 
     Attributes:
       first: `[Q, W]` bool, those that are asked whatever is answered.
-      worth: `[Q, W]` float32 that ranks windows; -inf of those that do not exist.
+      worth: `[Q, W]` float32 that ranks windows; -inf of those that do not exist or that no level sent down.
       held: `[]` int32, windows of a query that are asked after these; None where all are asked at once.
     """
 
