@@ -27,7 +27,8 @@ with the accuracy on held-out groups and with the search of held-out videos at e
 cores; the paper's recipe takes 8 x 80 GB (MAD: R1@.1 11.9 with one upper level, 15.0 with two).
 
 Such a run searches recursively, at depth 3 unless told otherwise. `tiny` and `unified` ask 15 % of the dense windows,
-but at least 16 (`search.least`), so that short videos are searched whole. --keep 1.0,0.6 asks more, --depth 1 all.
+but at least 16 (`search.least`), so that short videos are searched whole. Shares that are given hold for them, too:
+--keep 1.0,0.6 asks 60 % of any video's windows; --depth 1 asks all.
     python -m revision_jax.ground VIDEO "a red circle moves" --workdir runs/stage2-tiny [--depth 2] [--policy bottom_up]
     python -m revision_jax.evaluate --workdir runs/stage2-tiny --split val
 Only what differs from configs/stage1.py stands here.

@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.workdir and args.upper_scale != 1.0:
         parser.error("--upper_scale is for random weights: a run was trained on windows of one length")
     keep = tuple(float(part) for part in args.keep.split(","))
-    changes = {"keep": keep, "readings": args.readings}
+    changes = {"keep": keep, "least": 1, "readings": args.readings}
     if args.workdir:
         searcher, depth, cases = cases_of_run(args.workdir, args.queries, changes, args.seed)
     else:

@@ -82,7 +82,8 @@ class Run:
 
         Args:
           changes: fields that differ from its training, some of `SERVED`: `{"search.depth": 3}` or "search.depth=3".
-            A depth alone, at which the run's policy does not search, is searched by `top_down`.
+            A depth alone, at which the run's policy does not search, is searched by `top_down`. Shares alone
+            (`search.keep`) hold for videos of any length, without the run's least number of windows.
           devices: default: all of this process. Where `changes` name an axis of the mesh, `data` takes the rest of
             them; else the axes of the run's mesh stay where they fit, or all devices are on its `data` axis.
 
@@ -98,8 +99,13 @@ class Run:
             if not key.startswith(SERVED):
                 raise ConfigError(f"{key} cannot be changed after training; expected one of {', '.join(SERVED)}.")
         config = configs.load_json(workdir / "config.json", changes)
-        if "search.depth" in changes and "search.policy" not in changes:
-            changes |= {"search.policy": policy_at(config.search.depth, config.search.policy)}
+        implied = {}
+        if "search.depth" in changes:
+            implied["search.policy"] = policy_at(config.search.depth, config.search.policy)
+        if "search.keep" in changes:
+            implied["search.least"] = 1
+        if implied.keys() - changes:
+            changes = implied | changes
             config = configs.load_json(workdir / "config.json", changes)
         devices = jax.local_devices() if devices is None else devices
         axes = {axis: size for axis, size in config.mesh.items() if f"mesh.{axis}" in changes}
