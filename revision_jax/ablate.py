@@ -30,8 +30,10 @@ that rows or studies share are trained once: STUDIES/stages holds them, by a has
 
 STUDIES/NAME holds results.json (every number, with seeds, config hash, commit, machine and versions), table.md, a plot
 for each plotted score, and index.html. A row that fails is told at the end, NAME/errors says where; others are kept.
-Exit code 0, 1 if a row failed, 2 after one clear error line. One process does it all; on several hosts the stages are
-trained by `train`, one by one.
+Exit code 0, 1 if a row failed, 2 after one clear error line. One process does it all. Several machines share a study by
+seeds: `--seeds 0` on one, `--seeds 1` on another, then `--seeds 0,1,2 --join A/results.json B/results.json`, which does
+seed 2 and writes all. A row that was trained or evaluated otherwise there is refused. On several hosts of a pod the
+stages are trained by `train`, one by one.
 
 configs/ablation.py declares the studies, and is where one's own is added.
 """
@@ -39,13 +41,16 @@ configs/ablation.py declares the studies, and is where one's own is added.
 
 def make_parser() -> argparse.ArgumentParser:
     usage = (
-        "%(prog)s --config FILE:STUDY [--workdir STUDIES] [--seeds N,N] [--dry-run] [--config.KEY=VALUE ...] | --list"
+        "%(prog)s --config FILE:STUDY [--workdir STUDIES] [--seeds N,N] [--join FILE ...] [--dry-run] "
+        "[--config.KEY=VALUE ...] | --list"
     )
     parser = verb.make_parser("ablate", __doc__, USAGE, usage)
     verb.add_config(parser, STUDIES)
     parser.add_argument("--workdir", type=Path, default=Path("studies_out"), metavar="STUDIES",
                         help="output folder of all studies (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seeds", default="0,1,2", metavar="N,N", help="default: %(default)s")
+    parser.add_argument("--join", type=Path, nargs="+", default=[], metavar="FILE",
+                        help="results.json of this study from elsewhere; what it holds is not done again")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="the studies of the file, and what each takes")
     parser.add_argument("--dry-run", action="store_true", help="the rows, and which of their stages are there")
     verb.add_unknown(parser)
@@ -66,10 +71,12 @@ def act(args: argparse.Namespace) -> int | None:
     if os.environ.get("JAX_COORDINATOR_ADDRESS"):
         raise ConfigError("JAX_COORDINATOR_ADDRESS is set; expected one process: a study is not divided among hosts.")
     study = grid.load(args.config, args.fields)
+    if args.dry_run and args.join:
+        raise ConfigError("--join and --dry-run were both given; expected one: a plan is of what is done here.")
     if args.dry_run:
         return listing.print_plan(study, seeds, args.workdir)
     memory.keep_freed_memory()
-    return running.run(study, args.workdir, seeds, command(args), debug=args.debug)
+    return running.run(study, args.workdir, seeds, command(args), files=args.join, debug=args.debug)
 
 
 def read_seeds(text: str) -> list[int]:
@@ -87,6 +94,7 @@ def command(args: argparse.Namespace) -> str:
     """The command that goes on with this study."""
     words = ["python", "-m", "revision_jax.ablate", "--config", args.config, "--workdir", str(args.workdir)]
     words += ["--seeds", args.seeds, *(f"--config.{key}={value}" for key, value in args.fields.items())]
+    words += ["--join", *map(str, args.join)] if args.join else []
     return shlex.join(words)
 
 

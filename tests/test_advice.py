@@ -34,6 +34,7 @@ OTHER = "test_advice.py::test_another_work_folder"
 EXAMPLES = "test_advice.py::test_every_example_of_the_help_is_understood"
 SUBMITTED = "evaluation/test_benchmarks.py::test_hidden_times_are_submitted_and_missing_ids_refused"
 PAGE = "page/test_library.py::test_too_much_is_refused_and_deleted"
+JOINED = "studies/test_ablate.py::test_seeds_of_another_machine_are_joined"
 STUDIED = "studies/test_ablate.py::test_a_study_runs_goes_on_and_tells_what_failed"
 BUDGET = "evaluation/test_budget.py::test_ground_takes_it_over_with_its_threshold"
 LEAVES = "test_advice.py::test_an_evaluation_of_other_methods_within_a_budget"
@@ -41,7 +42,8 @@ LEAVES = "test_advice.py::test_an_evaluation_of_other_methods_within_a_budget"
 RECOMMENDED = {
     "checkpoint.py": {"--workdir": OTHER},
     "compile.py": dict.fromkeys(("--config", "--config.KEY", "--topology"), EXAMPLES),
-    "ablate.py": dict.fromkeys(("--config", "--config.KEY", "--list", "--dry-run", "--seeds", "--workdir"), STUDIED),
+    "ablate.py": dict.fromkeys(("--config", "--config.KEY", "--list", "--dry-run", "--seeds", "--workdir"), STUDIED)
+    | {"--join": JOINED},
     "config.py": {
         "--config.train.steps": OTHER,
         **dict.fromkeys(("python -m revision_jax.ablate", "--config"), STUDIED),
@@ -107,6 +109,7 @@ RECOMMENDED = {
     },
     "studies/facts.py": {"--show-toplevel": None, "--porcelain": None},  # git's
     "studies/grid.py": {"--seeds": STUDIED},
+    "studies/joined.py": {"--join": JOINED},
     "runs/training.py": {
         "--config.base.projector": "runs/test_training.py::test_a_stage_trains_its_part_alone_and_resumes_to_the_bit"
     },

@@ -11,8 +11,8 @@ from revision_jax.metrics.spread import over_seeds
 from revision_jax.studies import facts
 from revision_jax.studies.columns import COLUMNS, bounds_of, scores_of, value_of
 from revision_jax.studies.grid import Chain, Row, Study
+from revision_jax.studies.joined import VERSION
 
-VERSION = 1
 FILE = "results.json"
 Outcome = Mapping[str, Any]  # of a row and a seed: what `outcome` or `failure` gave
 
@@ -83,11 +83,14 @@ def _spread(name: str, whole: Mapping[int, Outcome]) -> dict[str, Any] | None:
     return over_seeds(known, bounds, COLUMNS[name].most)._asdict() | {"by_seed": known}
 
 
-def results(study: Study, seeds: Sequence[int], found: Mapping[str, Mapping[int, Outcome]]) -> dict[str, Any]:
+def results(
+    study: Study, seeds: Sequence[int], found: Mapping[str, Mapping[int, Outcome]], joined: Sequence[Mapping] = ()
+) -> dict[str, Any]:
     """What `results.json` holds.
 
     Args:
       found: name of a row -> seed -> what it gave; rows that were not reached yet have no seeds.
+      joined: where rows come from that were done elsewhere, see `joined.Joined.sources`.
     """
     return {
         "version": VERSION,
@@ -99,9 +102,14 @@ def results(study: Study, seeds: Sequence[int], found: Mapping[str, Mapping[int,
         "commit": facts.commit(),
         "machine": facts.machine(),
         "versions": facts.versions(),
+        "joined": list(joined),
         "columns": list(study.columns),
         "plotted": list(study.plotted),
         "line": study.line,
         "paper": study.paper,
-        "rows": [summarise(row, study, found.get(row.name, {})) for row in study.rows],
+        "rows": [summarise(row, study, _in_order(found.get(row.name, {}), seeds)) for row in study.rows],
     }
+
+
+def _in_order(found: Mapping[int, Outcome], seeds: Sequence[int]) -> dict[int, Outcome]:
+    return {seed: found[seed] for seed in seeds if seed in found}

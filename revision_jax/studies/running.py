@@ -10,6 +10,7 @@ from revision_jax.files import alone_in, write_json, write_text
 from revision_jax.parallel import multihost
 from revision_jax.report.table import print_rows
 from revision_jax.studies import chain as chains
+from revision_jax.studies import joined as elsewhere
 from revision_jax.studies import results as r
 from revision_jax.studies import table
 from revision_jax.studies.grid import Chain, Link, Study, chain_of
@@ -26,16 +27,23 @@ class StageFailed(RuntimeError):
     """A stage that several rows share has failed before, in this call."""
 
 
-def run(study: Study, root: Path, seeds: Sequence[int], command: str, *, debug: bool = False) -> int:
+def run(
+    study: Study, root: Path, seeds: Sequence[int], command: str, *, files: Sequence[Path] = (), debug: bool = False
+) -> int:
     """Does what is not done yet and writes everything into `root/STUDY`; the exit code: 1 if a row failed.
 
     Args:
       root: output folder of all studies.
       command: that goes on with this study.
+      files: `results.json` of this study from elsewhere, whose rows are not done again.
       debug: the first error is raised.
     """
     folder, found, failed = root / study.name, {row.name: {} for row in study.rows}, {}
     todo = [chain_of(study, row, seed, root) for seed in seeds for row in study.rows]
+    joined = elsewhere.load(files, todo)
+    for (name, seed), outcome in joined.outcomes.items():
+        found[name][seed] = outcome
+    todo = [chain for chain in todo if (chain.row.name, chain.seed) not in joined.outcomes]
     with alone_in(folder):
         for number, chain in enumerate(todo, 1):
             log.info("%s: row %d of %d, %s, seed %d", study.name, number, len(todo), chain.row.name, chain.seed)
@@ -48,8 +56,8 @@ def run(study: Study, root: Path, seeds: Sequence[int], command: str, *, debug: 
                     raise
                 _tell(chain, error, folder)
                 found[chain.row.name][chain.seed] = r.failure(error)
-            write_json(folder / r.FILE, r.results(study, seeds, found))
-        results = r.results(study, seeds, found)
+            write_json(folder / r.FILE, r.results(study, seeds, found, joined.sources))
+        results = r.results(study, seeds, found, joined.sources)
         write(results, folder, command)
     return 1 if table.errors(results) else 0
 

@@ -68,13 +68,21 @@ def errors(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def source(results: Mapping[str, Any]) -> str:
-    """Where the numbers come from, in a line."""
-    machine, commit = results["machine"], results["commit"] or "none (no checkout)"
-    seeds = ", ".join(map(str, results["seeds"]))
+    """Where the numbers come from, in a line; what was joined has a sentence of its own."""
+    joined = results["joined"]
+    theirs = {seed for one in joined for seed in one["seeds"]}
+    ours = [seed for seed in results["seeds"] if seed not in theirs]
+    told = [_source(ours, results)] if ours else []
+    told += [_source(one["seeds"], one) for one in joined if one["seeds"]]
+    return f"Config {results['config_sha256'][:12]}. " + " ".join(told)
+
+
+def _source(seeds: Sequence[int], given: Mapping[str, Any]) -> str:
+    machine, commit = given["machine"], given["commit"] or "none (no checkout)"
     return (
-        f"Seeds {seeds}; config {results['config_sha256'][:12]}; commit {commit}; {machine['processor']}, "
+        f"Seeds {', '.join(map(str, seeds))}; commit {commit}; {machine['processor']}, "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['devices']}; "
-        + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+        + ", ".join(f"{name} {version}" for name, version in given["versions"].items())
         + "."
     )
 

@@ -98,6 +98,31 @@ def test_a_study_runs_goes_on_and_tells_what_failed(study, caplog, capsys):
     assert again["levels"]["values"]["R1@.3"] == by_name["levels"]["values"]["R1@.3"]
 
 
+def test_seeds_of_another_machine_are_joined(study, capsys):
+    """A second machine does what is missing, and only that; rows that were trained otherwise are refused."""
+    study("--config.train.steps=2")
+    there = Path("out").rename("there") / "small/results.json"
+    first = json.loads(there.read_text())
+    code, trained, evaluated = study("--config.train.steps=2", "--join", str(there))
+    assert (code, trained, evaluated) == (1, [], [])  # the broken row alone is tried again
+    said = json.loads(Path("out/small/results.json").read_text())
+    assert [row["values"] for row in said["rows"]] == [row["values"] for row in first["rows"]]
+    assert said["joined"][0]["seeds"] == [0] and said["joined"][0]["machine"] == first["machine"]
+    assert "--join there/small/results.json" in Path("out/small/table.md").read_text()
+
+    for flags, told in (
+        (["--config.train.steps=3", "--join", str(there)], "row windows, seed 0: dense is"),
+        (["--config.train.steps=2", "--join", str(there), str(there)], "row windows, seed 0 is in another joined file"),
+        (
+            ["--config.train.steps=2", "--seeds", "1", "--join", str(there)],
+            "no row of this study that is whole, for seeds 1",
+        ),
+        (["--join", "nowhere.json"], "--join nowhere.json is not there"),
+        (["--dry-run", "--join", str(there)], "--join and --dry-run were both given"),
+    ):
+        assert study(*flags)[0] == 2 and told in capsys.readouterr().err
+
+
 def test_a_call_that_is_told_to_leave_is_no_failed_row(study, monkeypatch, capsys):
     def leave(run, data):
         raise Preempted(2)
