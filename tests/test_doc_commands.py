@@ -27,6 +27,7 @@ PUBLISHED = (
     "test_convert.py::test_a_published_stage_becomes_a_run_and_goes_out_again_exactly",
     "test_convert.py::test_a_stage_after_it_starts_from_published_directories",
 )
+JOINED = ("studies/test_ablate.py::test_seeds_of_another_machine_are_joined",)
 STUDIES = (
     "studies/test_ablate.py::test_a_study_runs_goes_on_and_tells_what_failed",
     "studies/test_ablate.py::test_the_list_and_the_plan_of_a_study",
@@ -67,6 +68,8 @@ RUN_BY = {
     ("docs/recipes.md", 'pip install -e ".[test]"'): ("rehearsal/test_rehearsal.py::test_the_table",),
     ("docs/recipes.md", "python -m revision_jax.ablate --list"): STUDIES,
     ("docs/results/README.md", "python -m revision_jax.ablate --list"): STUDIES,
+    ("docs/recipes.md", "python -m revision_jax.ablate --config configs/ablation.py:modules --seeds 1"): JOINED,
+    ("docs/results/README.md", "python -m revision_jax.ablate --config configs/ablation.py:hierarchies --join"): JOINED,
     ("docs/data.md", "python -m revision_jax.evaluate --workdir runs/stage2-tiny --budget"): (
         "evaluation/test_budget.py::test_the_choice_is_scored_and_told",
         "evaluation/test_budget.py::test_ground_takes_it_over_with_its_threshold",
