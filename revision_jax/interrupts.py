@@ -1,13 +1,16 @@
-"""Ctrl-C that is not lost: a KeyboardInterrupt, put off while it would be swallowed.
+"""Ctrl-C that is not lost: a KeyboardInterrupt, put off or sent again where it would be swallowed.
 
 Within an import, a compiled library makes an ImportError of a KeyboardInterrupt, which whoever finds the library
-optional passes over, or crashes. Within a callback of the garbage collector, such as JAX's, Python tells of it and goes
-on. So it waits until these have ended, or for `LONGEST_S`.
+optional passes over, or crashes. So it waits until the import has ended, or for `LONGEST_S`. Within a callback of the
+garbage collector, such as JAX's, of a weak reference, or a `__del__`, Python tells of it and goes on. So it is sent
+again.
 """
 
-import gc
+import _thread
 import signal
+import sys
 import threading
+import time
 from types import FrameType
 
 from revision_jax import leave
@@ -23,27 +26,52 @@ class Interrupt:
         self._put_off_s = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if _swallowed(frame) and self._put_off_s < LONGEST_S:
+        if _imports(frame) and self._put_off_s < LONGEST_S:
             self._put_off_s += AGAIN_S
-            again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number))
-            again.daemon = True
-            again.start()
+            _send_again()
             return
         self._put_off_s = 0.0
         signal.default_int_handler(number, frame)
+
+
+class Unraisable:
+    """The hook for exceptions that Python cannot raise where they occur: a KeyboardInterrupt is sent again.
+
+    Args:
+      before: the hook that was there, which is told of all others.
+    """
+
+    def __init__(self, before):
+        self._before = before
+
+    def __call__(self, unraisable) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _send_again()
+        else:
+            self._before(unraisable)
 
 
 def install() -> None:
     """From here on Ctrl-C is a KeyboardInterrupt: there is something to be closed. A handler of the caller's stays."""
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, Interrupt())
+        sys.unraisablehook = Unraisable(sys.unraisablehook)
 
 
-def _swallowed(frame: FrameType | None) -> bool:
-    """Whether what runs is within an import or a callback of the garbage collector."""
-    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+def _send_again() -> None:
+    # Not `threading.Timer`: what is interrupted may hold the lock that starting one waits for.
+    _thread.start_new_thread(_send_later, ())
+
+
+def _send_later() -> None:
+    time.sleep(AGAIN_S)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether what runs is within an import."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code in callbacks:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False

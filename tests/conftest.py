@@ -212,7 +212,8 @@ def long_run(chain, tmp_path_factory):
     from revision_jax.runs.training import train
 
     def make(folder):
-        config = chain.config("configs/stage2.py", train__learning_rate=1e-2, search__depth=3)
+        # Videos of tests are short: a share of their windows is what it says only without a least number.
+        config = chain.config("configs/stage2.py", train__learning_rate=1e-2, search__depth=3, search__least=1)
         train(Run(config, folder), chain.directories)
 
     return made_once(tmp_path_factory, "chain/long", make)[0]

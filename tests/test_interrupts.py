@@ -1,9 +1,11 @@
-"""Ctrl-C is put off within an import and a callback of the garbage collector, and never lost."""
+"""Ctrl-C is put off within an import, sent again where Python cannot raise it, and never lost."""
 
 import gc
 import importlib
 import signal
+import sys
 import time
+import weakref
 
 import pytest
 
@@ -20,7 +22,8 @@ except BaseException:  # what a library does that finds another one optional
 
 
 @pytest.fixture
-def installed():
+def installed(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # is put back
     before = signal.signal(signal.SIGINT, leave)
     interrupts.install()
     yield
@@ -44,15 +47,48 @@ def test_an_import_that_hangs_is_interrupted_all_the_same(installed, tmp_path, m
         importlib.import_module("a_library_that_hangs")
 
 
-def test_within_a_callback_of_the_garbage_collector_it_waits_too(installed):
+class Thing:
+    """Of a class of one's own, which may be weakly referred to."""
+
+
+def test_within_a_callback_of_the_garbage_collector_it_is_sent_again(installed):
     def callback(*_):
-        signal.raise_signal(signal.SIGINT)
         gc.callbacks.remove(callback)
+        signal.raise_signal(signal.SIGINT)
 
     gc.callbacks.append(callback)
     with pytest.raises(KeyboardInterrupt):
         gc.collect()  # which would tell of it and go on
         time.sleep(5)
+
+
+def test_within_a_callback_of_a_weak_reference_it_is_sent_again(installed):
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        del thing
+        time.sleep(5)
+    assert reference() is None
+
+
+def test_within_a_finalizer_it_is_sent_again(installed):
+    class Last(Thing):
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    thing = Last()
+    with pytest.raises(KeyboardInterrupt):
+        del thing
+        time.sleep(5)
+
+
+def test_other_exceptions_that_cannot_be_raised_are_told_as_before(installed, monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", interrupts.Unraisable(told.append))
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: 1 / 0)
+    del thing
+    assert reference() is None and [one.exc_type for one in told] == [ZeroDivisionError]
 
 
 def test_elsewhere_it_comes_at_once(installed):
