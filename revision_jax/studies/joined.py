@@ -1,6 +1,6 @@
 """Rows of a study that were done elsewhere, taken from another machine's `results.json`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from revision_jax.config import ConfigError
 from revision_jax.files import read_json
 from revision_jax.studies.grid import Chain
 
-VERSION = 1  # of `results.json`
+VERSION = 2  # of `results.json`
 SOURCE = ("commit", "machine", "versions")  # what is kept of where numbers come from
 Key = tuple[str, int]  # name of a row, seed
 
@@ -45,10 +45,7 @@ def load(files: Sequence[Path], chains: Iterable[Chain]) -> Joined:
             if key in joined.outcomes:
                 raise ConfigError(f"--join {file}: row {key[0]}, seed {key[1]} is in another joined file, too.")
             joined.outcomes[key] = one
-        older = results.get("joined", [])  # what that file had joined itself
-        seeds = {seed for _, seed in taken} - {seed for one in older for seed in one["seeds"]}
-        joined.sources.append({"file": file.name, "seeds": sorted(seeds)} | {name: results[name] for name in SOURCE})
-        joined.sources.extend(older)
+        joined.sources.extend(_sources(file, results, {seed for _, seed in taken}))
     return joined
 
 
@@ -61,6 +58,13 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _outcomes(results: dict[str, Any]) -> Iterable[tuple[Key, dict[str, Any]]]:
     return (((row["name"], int(seed)), one) for row in results["rows"] for seed, one in row["by_seed"].items())
+
+
+def _sources(file: Path, results: Mapping[str, Any], taken: set[int]) -> list[dict[str, Any]]:
+    """Where the seeds that were taken come from: that file, and what it had joined itself."""
+    own = {"file": file.name, "seeds": results["here"]} | {name: results[name] for name in SOURCE}
+    sources = [one | {"seeds": sorted(taken & {*one["seeds"]})} for one in (own, *results["joined"])]
+    return [one for one in sources if one["seeds"]]
 
 
 def _check(file: Path, chain: Chain, theirs: dict[str, Any]) -> None:

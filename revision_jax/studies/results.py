@@ -84,12 +84,17 @@ def _spread(name: str, whole: Mapping[int, Outcome]) -> dict[str, Any] | None:
 
 
 def results(
-    study: Study, seeds: Sequence[int], found: Mapping[str, Mapping[int, Outcome]], joined: Sequence[Mapping] = ()
+    study: Study,
+    seeds: Sequence[int],
+    found: Mapping[str, Mapping[int, Outcome]],
+    here: Sequence[int],
+    joined: Sequence[Mapping] = (),
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
     Args:
       found: name of a row -> seed -> what it gave; rows that were not reached yet have no seeds.
+      here: seeds of which this machine did a row at least.
       joined: where rows come from that were done elsewhere, see `joined.Joined.sources`.
     """
     return {
@@ -99,6 +104,7 @@ def results(
         "config_sha256": study.sha256(),
         "fields": dict(study.fields),
         "seeds": list(seeds),
+        "here": list(here),
         "commit": facts.commit(),
         "machine": facts.machine(),
         "versions": facts.versions(),

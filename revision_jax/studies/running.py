@@ -44,6 +44,7 @@ def run(
     for (name, seed), outcome in joined.outcomes.items():
         found[name][seed] = outcome
     todo = [chain for chain in todo if (chain.row.name, chain.seed) not in joined.outcomes]
+    here = sorted({chain.seed for chain in todo})
     with alone_in(folder):
         for number, chain in enumerate(todo, 1):
             log.info("%s: row %d of %d, %s, seed %d", study.name, number, len(todo), chain.row.name, chain.seed)
@@ -56,8 +57,8 @@ def run(
                     raise
                 _tell(chain, error, folder)
                 found[chain.row.name][chain.seed] = r.failure(error)
-            write_json(folder / r.FILE, r.results(study, seeds, found, joined.sources))
-        results = r.results(study, seeds, found, joined.sources)
+            write_json(folder / r.FILE, r.results(study, seeds, found, here, joined.sources))
+        results = r.results(study, seeds, found, here, joined.sources)
         write(results, folder, command)
     return 1 if table.errors(results) else 0
 

@@ -69,11 +69,8 @@ def errors(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def source(results: Mapping[str, Any]) -> str:
     """Where the numbers come from, in a line; what was joined has a sentence of its own."""
-    joined = results["joined"]
-    theirs = {seed for one in joined for seed in one["seeds"]}
-    ours = [seed for seed in results["seeds"] if seed not in theirs]
-    told = [_source(ours, results)] if ours else []
-    told += [_source(one["seeds"], one) for one in joined if one["seeds"]]
+    here = [_source(results["here"], results)] if results["here"] else []
+    told = here + [_source(one["seeds"], one) for one in results["joined"]]
     return f"Config {results['config_sha256'][:12]}. " + " ".join(told)
 
 

@@ -108,7 +108,14 @@ def test_seeds_of_another_machine_are_joined(study, capsys):
     said = json.loads(Path("out/small/results.json").read_text())
     assert [row["values"] for row in said["rows"]] == [row["values"] for row in first["rows"]]
     assert said["joined"][0]["seeds"] == [0] and said["joined"][0]["machine"] == first["machine"]
-    assert "--join there/small/results.json" in Path("out/small/table.md").read_text()
+    assert said["here"] == [0]  # where the broken row was tried
+    table = Path("out/small/table.md").read_text()
+    assert "--join there/small/results.json" in table and table.count("Seeds 0; commit") == 2
+    # A file that had joined others names only those of its sources whose seeds are asked for.
+    both = dict(said, here=[1], joined=[dict(said["joined"][0], seeds=[seed]) for seed in (0, 2)])
+    Path("both.json").write_text(json.dumps(both))
+    study("--config.train.steps=2", "--join", "both.json")
+    assert [one["seeds"] for one in json.loads(Path("out/small/results.json").read_text())["joined"]] == [[0]]
 
     for flags, told in (
         (["--config.train.steps=3", "--join", str(there)], "row windows, seed 0: dense is"),
