@@ -56,7 +56,7 @@ def made(tmp_path):
                 found[one.name][seed] = (
                     outcome(chain, trained, scored, place) if scored else failure(OSError("no disk"))
                 )
-        return json.loads(json.dumps(plain(results(study, [0, 1, 2], found))))
+        return json.loads(json.dumps(plain(results(study, [0, 1, 2], found, [0, 1, 2]))))
 
     return make
 
