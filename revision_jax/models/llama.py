@@ -320,7 +320,9 @@ class Llama(nnx.Module):
         suffix: KVCache,
         write_at: jax.Array | int,
         suffix_mask: jax.Array,
-    ) -> tuple[jax.Array, KVCache]:
+        *,
+        states: bool = False,
+    ):
         """Runs T more tokens a row behind a shared, read-only prefix and the row's own suffix.
 
         Args:
@@ -331,8 +333,10 @@ class Llama(nnx.Module):
           write_at: scalar slot. It must be at most S2 - T (a larger one would be moved back by XLA, so a
             Python int is checked here).
           suffix_mask: [B, T, S2] bool, the suffix slots each query sees, its own included.
+          states: also every block's input, and the last one's output.
         Returns:
-          (hidden [B, T, H] after the final norm, the suffix cache with the new slots written).
+          (hidden [B, T, H] after the final norm, the suffix cache with the new slots written); with `states` also
+          these, [L + 1, B, T, H].
         """
         rope = rope_tables(positions, self._rope)
         self.config.check_reach(suffix.length + (0 if prefix is None else prefix.length))
@@ -348,10 +352,14 @@ class Llama(nnx.Module):
                 )
                 return prefix_attention(q, prefix_kv, new, suffix_mask), new
 
-            return layer(h, rope, attend, None)
+            h, entry = layer(h, rope, attend, None)
+            return h, (entry, h) if states else entry
 
-        h, (k, v) = scan_layers(self.layers, step, embeddings.astype(self.dtype), (prefix, suffix))
-        return self.norm(h), KVCache(k, v)
+        h, kept = scan_layers(self.layers, step, embeddings.astype(self.dtype), (prefix, suffix))
+        if not states:
+            return self.norm(h), KVCache(*kept)
+        entry, outputs = kept
+        return self.norm(h), KVCache(*entry), jnp.concatenate([embeddings.astype(self.dtype)[None], outputs])
 
     @property
     def _rope(self) -> Rope:

@@ -17,6 +17,7 @@ from revision_jax.pretrain.lookup_world import CHANGES
 PRESENCE_WEIGHT = 4.0  # of `Yes` and `No` in the loss: one token tells all, where a span's answer has six
 FILLERS = 7  # at most so many words without meaning stand between the keywords of a lookup
 LOOKUP_TOKENS = 18 + FILLERS  # "Find: red triangle hits blue square and bounces back ASSISTANT:", fillers, the answer
+LOOKING = (-1, 0, 2)  # where these tokens stand, from the answer's first on: "ASSISTANT:", "From", "to"
 NOISE = 0.1  # standard deviation of the noise on a frame's word weights: features will not be exact either
 PLAIN = np.array([word in (*COLORS, *SHAPES, attributes.NOTHING) for word in attributes.WORDS], np.float32)
 
@@ -73,9 +74,12 @@ def make_batch(
     Returns:
       `weights` [B, F, A] float32; `changes` [B, F] int32; `said` [B, F] int32, the token of the word that a frame also
       says, -1 for none; `tokens` [B * n, T] int32; `loss_weights` [B * n, T] float32; `span` [B * n, 2], frames of a
-      `Find` question's answer, -1 for other questions.
+      `Find` question's answer, -1 for other questions; `looking` [B * n, 3] int32, tokens that must know which frames
+      show what is asked for: the question's last, and those before a span's two numbers; `shown` [B * n, 3, F] int32,
+      whether frames show it: 1 or 0, -1 where that cannot be seen and for tokens that a question has not.
     """
-    batch = {"weights": [], "changes": [], "said": [], "tokens": [], "loss_weights": [], "span": []}
+    keys = ("weights", "changes", "said", "tokens", "loss_weights", "span", "looking", "shown")
+    batch = {key: [] for key in keys}
     fillers = _fillers(encoder.tokenizer)
     for _ in range(size):
         video = make_video(frames, kind, rng)
@@ -86,6 +90,7 @@ def make_batch(
         for question in video.questions:
             for key, value in _encode_lookup(encoder, question, fillers, rng).items():
                 batch[key].append(value)
+            batch["shown"].append(_shown(question, frames))
     return {key: np.stack(values) for key, values in batch.items()}
 
 
@@ -105,7 +110,7 @@ def _said(
 def _encode_lookup(
     encoder: prompts.PromptEncoder, question: Question, fillers: np.ndarray, rng: np.random.Generator
 ) -> Mapping[str, np.ndarray | tuple[int, int]]:
-    """`tokens`, `loss_weights` and `span` of one question with its answer, as `make_batch` returns them."""
+    """`tokens`, `loss_weights`, `span` and `looking` of a question with its answer, as `make_batch` returns them."""
     asked = _encode_question(encoder, question, fillers, rng)
     answer = encoder.encode_answer(question.answer)
     tokens, index = np.full(LOOKUP_TOKENS, encoder.pad_id, np.int32), np.arange(LOOKUP_TOKENS)
@@ -113,4 +118,13 @@ def _encode_lookup(
     weights = np.float32((index >= len(asked)) & (index < len(asked) + len(answer)))
     weights[len(asked)] = PRESENCE_WEIGHT if question.kind == "Does" else 1.0
     span = question.span if question.kind == "Find" else (-1, -1)
-    return {"tokens": tokens, "loss_weights": weights, "span": span}
+    looking = len(asked) + np.array(LOOKING, np.int32)
+    return {"tokens": tokens, "loss_weights": weights, "span": span, "looking": looking}
+
+
+def _shown(question: Question, frames: int) -> np.ndarray:
+    """`[3, F]` int32, as `make_batch` returns it."""
+    shown = np.full((len(LOOKING), frames), -1, np.int32)
+    if question.shown is not None:
+        shown[: len(LOOKING) if question.kind == "Find" else 1] = question.shown
+    return shown

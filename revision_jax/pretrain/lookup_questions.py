@@ -11,6 +11,7 @@ from revision_jax.data.builders.shapes_events import COLORS, SHAPES, noun_phrase
 from revision_jax.pretrain import attributes
 from revision_jax.pretrain.lookup_world import (
     CHANGES,
+    UNSEEN,
     Segment,
     random_actor,
     random_change,
@@ -34,11 +35,14 @@ class Question:
       kind: a key of KINDS, or "Describe" for a caption.
       keywords: what is asked about; for "Say" what is to be said, for "Describe" the caption.
       span: frames (s, e) where it is shown; None if nowhere.
+      shown: [F] int32, 1 for the frames that show it, 0 for others, -1 where it cannot be seen (yet); None if it is
+        nothing that frames show.
     """
 
     kind: str
     keywords: str
     span: tuple[int, int] | None
+    shown: np.ndarray | None = None
 
     @property
     def answer(self) -> str:
@@ -125,14 +129,18 @@ def sample(frames: int, kind: str, rng: np.random.Generator) -> Video:
 def _ask(segments: list[Segment], target: int, form: int, kind: str, rng: np.random.Generator) -> Question:
     """A question about a segment, in a form of keywords that fits no other one."""
     frames, start = sum(s.length for s in segments), sum(s.length for s in segments[:target])
-    span = start, min(start + segments[target].length, frames - 1)
+    stop = start + segments[target].length
+    shown = np.zeros(frames, np.int32)
+    shown[start:stop] = 1
+    if form != 1 and kind != "named":
+        shown[start : min(start + UNSEEN, stop)] = -1
     asked = str(rng.choice(list(KINDS), p=_FEW_KINDS if kind in ("plain", "named") else tuple(KINDS.values())))
-    question = Question(asked, segments[target].keywords(form, rng), span)
+    question = Question(asked, segments[target].keywords(form, rng), (start, min(stop, frames - 1)), shown)
     if asked == "Say":
         words = rng.choice([prompts.NOT_PRESENT, prompts.video_answer(rng.integers(frames))])
         return Question(asked, words, None)
     if asked == "Does" and rng.random() < 0.5 and (keywords := absent_keywords(segments, kind, rng)):
-        return Question(asked, keywords, None)
+        return Question(asked, keywords, None, np.zeros_like(shown))
     return question
 
 

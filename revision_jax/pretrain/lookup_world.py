@@ -16,6 +16,7 @@ CHANGES = (
     "dwindling", "emerging", "fading", "colliding",
 )  # fmt: skip
 COLLIDING = CHANGES.index("colliding")
+UNSEEN = 2  # frames at the start of a segment that cannot show yet what changes
 # Other wordings of each change, those of the world. Before stage 1 an LLM knows these words, but only its own form of
 # question.
 WORDINGS = ((), *([form.removeprefix("{a} ") for form in TEMPLATES[action]] for action in (*OPPOSITE, "collide")))
@@ -156,8 +157,8 @@ def segments_of(frames: int, kind: str, rng: np.random.Generator) -> list[Segmen
 def shown_by(segments: list[Segment], kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Word weights `[F, A]` float32, and the index into CHANGES of what changes in each frame, `[F]` int32.
 
-    The index is -1 where a frame shows nothing, and in the first two frames of a segment, where a change cannot be seen
-    yet (kind "named" says it in a word from the start).
+    The index is -1 where a frame shows nothing, and in the first UNSEEN frames of a segment (kind "named" says in a
+    word what changes, from the start).
     """
     starts = np.cumsum([0, *(segment.length for segment in segments)])
     rows, changes = [], np.full(starts[-1], -1, np.int32)
@@ -165,7 +166,7 @@ def shown_by(segments: list[Segment], kind: str, rng: np.random.Generator) -> tu
         if segment.color < 0:
             rows.append(np.tile(attributes.nothing(), (segment.length, 1)))
             continue
-        changes[start + (0 if kind == "named" else 2) : start + segment.length] = segment.change
+        changes[start + (0 if kind == "named" else UNSEEN) : start + segment.length] = segment.change
         described = [
             attributes.weights(np.full(segment.length, color), np.full(segment.length, shape), states)
             for (color, shape), states in zip(segment.things, states_of(segment, rng), strict=True)
