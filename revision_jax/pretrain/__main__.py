@@ -1,7 +1,7 @@
 """Makes the shipped tiny parts again: `python -m revision_jax.pretrain --out DIR`.
 
 Order: CLIP on captions (`shapes_clip`) and LLM on lookups (`lookup_lm`), each in a process of its own, for such small
-steps keep one core busy and no more; then the projector between them (`align`).
+steps keep one core busy and no more (it gets one, so that sums do not depend on how many there are); then the projector between them (`align`).
 Nothing here sees a val or test video. Writes `clip/`, `llm/`, `projector.safetensors` and `made.json` (what was
 measured on the way) under DIR; a part that is already there is kept, so that a stopped run goes on.
 """
@@ -24,15 +24,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clip_steps", type=int, default=12_000, help="batches of 64 pictures")
+    parser.add_argument("--clip_steps", type=int, default=10_000, help="batches of 64 pictures")
     parser.add_argument("--llm_steps", type=int, default=40_000, help="the most steps of the LLM's curriculum")
     args = parser.parse_args(argv)
     started = time.time()
     clip_dir, llm_dir, projector = args.out / "clip", args.out / "llm", args.out / "projector.safetensors"
     args.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        clip = pool.submit(make_part, make_clip, clip_dir, args.seed, args.clip_steps)
-        llm = pool.submit(make_part, make_llm, llm_dir, args.seed, args.llm_steps)
+        clip = pool.submit(make_part, make_clip, clip_dir, args.seed, args.clip_steps, core=0)
+        llm = pool.submit(make_part, make_llm, llm_dir, args.seed, args.llm_steps, core=-1)
         clip.result()
         llm.result()
     tokenizer = make_tokenizer()

@@ -29,8 +29,8 @@ DESCRIBED = 0.12  # share of the batches that are single frames with their capti
 HINTS = 0.5  # of the videos before the last level, say in a word what changes: so that matching it is learned first
 LEARNING_RATE = 1e-3
 WARM_UP = 100  # steps until the learning rate is reached
-LAST_STEPS = 1500  # of the last level; the learning rate falls to zero over their second half
-TOKENS_A_STEP = 3072
+LAST_STEPS = 2500  # of the last level; the learning rate falls to zero over their second half
+TOKENS_A_STEP = {8: 1024, 16: 1024, 32: 2048, 64: 2048}  # by the level's frames: what is new is learned in small steps
 LAST = len(CURRICULUM) - 1
 
 
@@ -64,13 +64,14 @@ class Place(NamedTuple):
 
     def choose(self, rng: np.random.Generator) -> Choice:
         """Videos for the next batch. Earlier levels stay in the mix, so that nothing is forgotten."""
+        tokens = TOKENS_A_STEP[CURRICULUM[self.level][0]]
         frames, kind, _ = chosen = CURRICULUM[self.level if rng.random() < 0.85 else int(rng.integers(self.level + 1))]
         other, texts, scored = rng.random(), LOOKUPS, chosen == CURRICULUM[self.level]
         if other < TOLD:
             frames, kind, scored = int(rng.choice(TOLD_FRAMES)), "told", False
         elif other < TOLD + DESCRIBED:
             frames, kind, texts, scored = 1, "described", 1, False
-        size = TOKENS_A_STEP // (frames + texts * LOOKUP_TOKENS)
+        size = tokens // (frames + texts * LOOKUP_TOKENS)
         return Choice(frames, kind, size, HINTS if self.level < LAST else 0.0, scored)
 
     def after(self, score: float | None) -> "Place":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from revision_jax.interop.clip import load_clip, save_clip
 from revision_jax.interop.llama import save_llama
+from revision_jax.parallel.memory import keep_freed_memory
 from revision_jax.pretrain import lookup_lm, shapes_clip
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
@@ -52,8 +54,17 @@ def make_llm(directory: Path, seed: int, steps: int) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def make_part(make: Callable[[Path, int, int], None], directory: Path, seed: int, steps: int) -> None:
-    """What a process of its own does for one part; its lines begin with the part's name."""
+def make_part(
+    make: Callable[[Path, int, int], None], directory: Path, seed: int, steps: int, *, core: int | None = None
+) -> None:
+    """What a process of its own does for one part; its lines begin with the part's name.
+
+    Args:
+      core: place among the cores that this process may use; it keeps to that one. None: to all of them.
+    """
+    keep_freed_memory()
+    if core is not None and hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
     logging.basicConfig(format=f"{directory.name} %(message)s", level=logging.INFO)
     make(directory, seed, steps)
 

@@ -193,7 +193,7 @@ def test_the_curriculum_goes_on_by_score_and_ends_after_the_last_steps():
 
 def test_the_llm_trains_and_resumes(tokenizer, tmp_path, monkeypatch):
     """Started again, a training goes on at the step of its checkpoint and gives what one that never stopped gives."""
-    monkeypatch.setattr(curriculum, "TOKENS_A_STEP", 240)
+    monkeypatch.setattr(curriculum, "TOKENS_A_STEP", {8: 240})
     monkeypatch.setattr(lookup_lm, "SAVE_EVERY", 1)
     embedding = lambda model: jax.device_get(model.embed_tokens.embedding[...])
     first = lookup_lm.train(tokenizer, steps=2, checkpoint=tmp_path / "llm.partial")
