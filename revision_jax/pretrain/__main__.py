@@ -1,7 +1,8 @@
 """Makes the shipped tiny parts again: `python -m revision_jax.pretrain --out DIR`.
 
 Order: CLIP on captions (`shapes_clip`) and LLM on lookups (`lookup_lm`), each in a process of its own, for such small
-steps keep one core busy and no more (it gets one, so that sums do not depend on how many there are); then the projector between them (`align`).
+steps keep one core busy and no more. Each gets one, so that no sum depends on how many there are. Then the projector
+between them (`align`).
 Nothing here sees a val or test video. Writes `clip/`, `llm/`, `projector.safetensors` and `made.json` (what was
 measured on the way) under DIR; a part that is already there is kept, so that a stopped run goes on.
 """
