@@ -71,9 +71,11 @@ def test_extend_without_a_prefix_is_a_causal_forward(model):
     mask = jnp.broadcast_to(slots <= slots[:, None], (2, 5, 5))
     positions = jnp.broadcast_to(slots, (2, 5))
     empty = KVCache.zeros(CONFIG, 2, 5, jnp.float32)
-    extend = jax.jit(lambda x: model.extend(x, positions, None, empty, 0, mask)[0])
-    wanted = jax.jit(lambda x: model(x))(model.embed(tokens))
-    np.testing.assert_allclose(extend(model.embed(tokens)), wanted, atol=1e-5)
+    extend = jax.jit(lambda x: model.extend(x, positions, None, empty, 0, mask, states=True))
+    hidden, _, states = extend(model.embed(tokens))
+    wanted = jax.jit(lambda x: (model(x), model.hidden_states(x)))(model.embed(tokens))
+    np.testing.assert_allclose(hidden, wanted[0], atol=1e-5)
+    np.testing.assert_allclose(states, wanted[1], atol=1e-5)
 
 
 def test_right_padding_does_not_reach_back(model):

@@ -18,6 +18,7 @@ from revision_jax.pretrain import (
     curriculum,
     lookup_batches,
     lookup_lm,
+    lookup_losses,
     lookup_questions,
     lookup_scores,
     lookup_world,
@@ -109,6 +110,50 @@ def test_told_frames_say_where_it_is(tokenizer, frames):
             assert answer.startswith("Yes" if len(shown) else "No")
         else:
             assert answer.startswith(("Yes", f"From {shown[0]} to {shown[-1] + 1} ."))
+
+
+@pytest.mark.parametrize("kind", ["plain", "named", "mixed"])
+def test_tokens_that_look_for_frames_know_which_show_it(tokenizer, kind):
+    encoder, frames = lookup_batches.make_encoder(tokenizer), 16
+    batch = lookup_batches.make_batch(encoder, frames, kind, 12, np.random.default_rng(0))
+    numbers, unseen = lookup_batches.number_tokens(tokenizer), 0
+    for tokens, looking, shown, (s, e) in zip(batch["tokens"], batch["looking"], batch["shown"], batch["span"]):
+        assert tokenizer.decode(tokens[looking[0]]) == ":"
+        if s < 0:
+            assert (shown[1:] == -1).all()
+            continue
+        assert [numbers[int(tokens[at + 1])] for at in looking[1:]] == [s, e]
+        stop = e if e < frames - 1 or shown[0, -1] == 0 else frames
+        assert (shown == shown[0]).all() and (np.delete(shown[0], np.r_[s:stop]) == 0).all()
+        assert set(shown[0, s:stop]) <= {1, -1} and (shown[0, s + 2 : stop] == 1).all()
+        unseen += (shown[0] == -1).sum()
+    assert (unseen > 0) == (kind == "mixed")  # a change is seen late
+    told = lookup_batches.make_batch(encoder, frames, "told", 2, np.random.default_rng(0))
+    assert (told["shown"] == -1).all()
+
+
+def test_matching_compares_half_of_the_states_and_counts_what_is_known():
+    frames = np.zeros((1, 3, 8), np.float32)
+    frames[0, :, 4:] = np.random.default_rng(0).normal(size=(3, 4))
+    frames[0, np.arange(3), np.arange(3)] = 1.0
+    texts = np.stack([frames[0, :2], frames[0, 1:]])
+    shown = np.stack([np.eye(3)[:2], np.eye(3)[1:]]).astype(np.int32)
+    loss, matched = lookup_losses.match_loss(frames, texts, shown)
+    assert loss < 1e-3 and matched == 1
+    wrong, missed = lookup_losses.match_loss(frames, texts, 1 - shown)
+    assert wrong > 9 and missed == 0
+    half = np.where(np.arange(2)[:, None, None] == 1, -1, shown)  # the second question's are left out
+    assert lookup_losses.match_loss(frames, texts * [[[1]], [[-1]]], half) == lookup_losses.match_loss(
+        frames, texts, half
+    )
+
+
+def test_frames_are_read_as_the_word_that_they_are_like():
+    words = np.eye(4, 8, dtype=np.float32) * 9
+    frames = words[None, [2, 0, 1]]
+    loss, right = lookup_losses.word_loss(frames, words, np.array([[2, 0, -1]]))
+    assert loss < 1e-2 and right == 1
+    assert lookup_losses.word_loss(frames, words, np.array([[1, 1, -1]]))[1] == 0
 
 
 def test_changes_are_named_as_the_world_names_them():
