@@ -8,20 +8,20 @@ from revision_jax.pretrain.lookup_batches import LOOKUP_TOKENS
 from revision_jax.pretrain.lookup_questions import LOOKUPS
 
 # (frames, kind of video, the running score that ends the level). What is matched comes first, and what is seen second:
-# "plain" shows colors and shapes alone. In "named" every frame says in a word what changes, and the threshold is high:
-# that all the words of a question must be true of the same frames is learned here or hardly ever. In "change" one
-# shape does all of it and must be seen for what it does. "mixed" is the real thing. In half of the videos frames still
-# say what changes, but not at the last level.
+# "plain" shows colors and shapes alone. In "named" every frame says in a word what changes: that all the words of a
+# question must be true of the same frames is learned here or hardly ever. In "change" one shape does all of it and must
+# be seen for what it does. "mixed" is the real thing. In half of the videos frames still say what changes, but not at
+# the last level. A level has done its part when most is right: exact numbers are learned on the way.
 CURRICULUM = (
-    (8, "plain", 0.85),
-    (8, "named", 0.85),
-    (16, "named", 0.91),
-    (16, "change", 0.75),
-    (16, "mixed", 0.85),
-    (32, "change", 0.75),
-    (32, "mixed", 0.85),
-    (64, "change", 0.8),
-    (64, "mixed", 0.89),
+    (8, "plain", 0.6),
+    (8, "named", 0.75),
+    (16, "named", 0.85),
+    (16, "change", 0.7),
+    (16, "mixed", 0.75),
+    (32, "change", 0.7),
+    (32, "mixed", 0.8),
+    (64, "change", 0.75),
+    (64, "mixed", 0.85),
     (64, "mixed", 1.0),
 )
 TOLD, TOLD_FRAMES = 0.15, (1, 1, 16, 48)  # share of the batches whose frames say `Yes` or `No`, and their lengths
