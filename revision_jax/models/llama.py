@@ -296,21 +296,17 @@ class Llama(nnx.Module):
         h, _ = self._run(embeddings, lambda h, entry: None, dropout_key, packing, unroll)
         return self.norm(h)
 
-    def hidden_states(self, embeddings: jax.Array) -> jax.Array:
-        """[L + 1, B, T, H]: the embeddings and every block's output, before the final norm."""
-        _, states = self._run(embeddings, lambda h, entry: h)
-        return jnp.concatenate([embeddings.astype(self.dtype)[None], states])
+    def _states(self, embeddings: jax.Array, outputs: jax.Array) -> jax.Array:
+        return jnp.concatenate([embeddings.astype(self.dtype)[None], outputs])
 
     def prefill(self, embeddings: jax.Array, *, states: bool = False):
         """[B, T, H] at positions 0..T-1 -> (hidden [B, T, H] after the final norm, cache of T slots).
 
         With `states` also every block's input, and the last one's output: [L + 1, B, T, H].
         """
-        if not states:
-            h, (k, v) = self._run(embeddings, lambda h, entry: entry)
-            return self.norm(h), KVCache(k, v)
-        h, ((k, v), outputs) = self._run(embeddings, lambda h, entry: (entry, h))
-        return self.norm(h), KVCache(k, v), jnp.concatenate([embeddings.astype(self.dtype)[None], outputs])
+        h, (entry, outputs) = self._run(embeddings, lambda h, entry: (entry, h if states else None))
+        told = self.norm(h), KVCache(*entry)
+        return (*told, self._states(embeddings, outputs)) if states else told
 
     def extend(
         self,
@@ -353,13 +349,11 @@ class Llama(nnx.Module):
                 return prefix_attention(q, prefix_kv, new, suffix_mask), new
 
             h, entry = layer(h, rope, attend, None)
-            return h, (entry, h) if states else entry
+            return h, (entry, h if states else None)
 
-        h, kept = scan_layers(self.layers, step, embeddings.astype(self.dtype), (prefix, suffix))
-        if not states:
-            return self.norm(h), KVCache(*kept)
-        entry, outputs = kept
-        return self.norm(h), KVCache(*entry), jnp.concatenate([embeddings.astype(self.dtype)[None], outputs])
+        h, (entry, outputs) = scan_layers(self.layers, step, embeddings.astype(self.dtype), (prefix, suffix))
+        told = self.norm(h), KVCache(*entry)
+        return (*told, self._states(embeddings, outputs)) if states else told
 
     @property
     def _rope(self) -> Rope:

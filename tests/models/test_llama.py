@@ -73,9 +73,9 @@ def test_extend_without_a_prefix_is_a_causal_forward(model):
     empty = KVCache.zeros(CONFIG, 2, 5, jnp.float32)
     extend = jax.jit(lambda x: model.extend(x, positions, None, empty, 0, mask, states=True))
     hidden, _, states = extend(model.embed(tokens))
-    wanted = jax.jit(lambda x: (model(x), model.hidden_states(x)))(model.embed(tokens))
-    np.testing.assert_allclose(hidden, wanted[0], atol=1e-5)
-    np.testing.assert_allclose(states, wanted[1], atol=1e-5)
+    wanted, _, wanted_states = jax.jit(lambda x: model.prefill(x, states=True))(model.embed(tokens))
+    np.testing.assert_allclose(hidden, wanted, atol=1e-5)
+    np.testing.assert_allclose(states, wanted_states, atol=1e-5)
 
 
 def test_right_padding_does_not_reach_back(model):
