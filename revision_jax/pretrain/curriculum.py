@@ -21,7 +21,7 @@ CURRICULUM = (
     (32, "change", 0.7),
     (32, "mixed", 0.8),
     (64, "change", 0.75),
-    (64, "mixed", 0.85),
+    (64, "mixed", 0.8),
     (64, "mixed", 1.0),
 )
 TOLD, TOLD_FRAMES = 0.15, (1, 1, 16, 48)  # share of the batches whose frames say `Yes` or `No`, and their lengths
