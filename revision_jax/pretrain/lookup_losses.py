@@ -1,4 +1,4 @@
-"""What the states of the tiny LLM's middle blocks must show, beside the answers. Without it a lookup is hardly learned.
+"""What the states of the tiny LLM's middle blocks must show, beside the answers: lookups are then learned sooner.
 
 An answer tells of frames only through all that lies between. So each step of a lookup has a loss of its own: a frame
 shows what changes in it, it says its number, and a question is like the frames that show what it asks for. What is left

@@ -101,7 +101,8 @@ def loss_fn(
     The loss is the mean cross-entropy over answer tokens, plus those of `lookup_losses`: after CHANGE_LAYER blocks a
     frame must look like the word for what changes in it ("westward"); after MATCH_LAYER blocks it must look like its
     number, and a question like the frames that show what it asks for. Without the first changes were never found;
-    without the others lookups over 8 frames were not learned in 5,000 steps, with them in 900 of the same size.
+    without the others lookups over 8 frames scored 0.7 after 5,000 steps of 3,072 tokens, with them 0.65 after 3,700 of
+    1,024.
 
     Args:
       params, graphdef: of a `Llama`.
