@@ -69,7 +69,6 @@ RUN_BY = {
     ("docs/recipes.md", "python -m revision_jax.ablate --list"): STUDIES,
     ("docs/results/README.md", "python -m revision_jax.ablate --list"): STUDIES,
     ("docs/recipes.md", "python -m revision_jax.ablate --config configs/ablation.py:modules --seeds 1"): JOINED,
-    ("docs/results/README.md", "python -m revision_jax.ablate --config configs/ablation.py:hierarchies --join"): JOINED,
     ("docs/data.md", "python -m revision_jax.evaluate --workdir runs/stage2-tiny --budget"): (
         "evaluation/test_budget.py::test_the_choice_is_scored_and_told",
         "evaluation/test_budget.py::test_ground_takes_it_over_with_its_threshold",
