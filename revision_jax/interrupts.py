@@ -1,9 +1,9 @@
 """Ctrl-C that is not lost: a KeyboardInterrupt, put off or sent again where it would be swallowed.
 
 Within an import, a compiled library makes an ImportError of a KeyboardInterrupt, which whoever finds the library
-optional passes over, or crashes. So it waits until the import has ended, or for `LONGEST_S`. Within a callback of the
-garbage collector, such as JAX's, of a weak reference, or a `__del__`, Python tells of it and goes on. So it is sent
-again.
+optional passes over, or crashes. So it waits until the import has ended, or for `LONGEST_S`.
+Python cannot raise it within a `__del__`, or within a callback of a weak reference or of the garbage collector (JAX has
+one): it prints the exception and goes on. There it is sent again.
 """
 
 import _thread
