@@ -46,8 +46,8 @@ def stream_logits(
     @jax.jit
     def run(state: nnx.State, h: jax.Array) -> tuple[jax.Array, jax.Array]:
         block = nnx.merge(graphdef, state)
-        h = block.hidden_states(h)[-1]
-        return h, block.norm(h)
+        normed, _, states = block.prefill(h, states=True)
+        return states[-1], normed
 
     h = normed = jnp.asarray(embeddings, jnp.float32)
     for layer in range(config.num_layers):
