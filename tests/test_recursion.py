@@ -82,12 +82,17 @@ def test_the_same_in_python(evaluated):
         assert result.threshold == metrics["calibration"][method]["threshold"]
     searches = lambda **changes: Run.load(workdir, {f"search.{name}": x for name, x in changes.items()}).config.search
     assert [searches(depth=depth).policy for depth in (0, 1, 2, 3)] == ["top_down", "top_down", "fused", "fused"]
-    least = [searches(keep=(1.0, 0.2)).least, searches(keep=(1.0, 0.2), least=3).least]
-    assert least == [1, 3]  # a share that is given holds for short videos, too
-    assert searches(depth=2).least == 16
     assert searches(depth=1, policy="retrieve_then_ground").policy == "retrieve_then_ground"
     with pytest.raises(ValueError, match=r"search\.policy 'bottom_up' does not search at depth 1"):
         run.ground(features, "a red circle", depth=1, policy="bottom_up")
+
+
+def test_a_share_that_is_given_holds_for_short_videos_too(evaluated, tmp_path):
+    workdir = Path(shutil.copytree(evaluated[0], tmp_path / "long"))
+    config = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps(config | {"search": config["search"] | {"least": 16}}))
+    given = ({}, {"search.keep": (1.0, 0.2)}, {"search.keep": (1.0, 0.2), "search.least": 3})
+    assert [Run.load(workdir, overrides).config.search.least for overrides in given] == [16, 1, 3]
 
 
 def test_a_stage_that_cannot_answer_is_refused_with_the_command(chain, trained_run, capfd):
