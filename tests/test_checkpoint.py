@@ -156,7 +156,7 @@ def test_an_unfinished_write_is_ignored_and_removed(tmp_path):
 
 
 KILLED_IN_A_WRITE = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from pathlib import Path
 import tests_checkpoint as t
 from revision_jax.checkpoint import Checkpoints
@@ -169,6 +169,7 @@ def watch():  # kills as soon as the second write has begun
     while True:
         if any("tmp" in p.name for p in folder.iterdir()):
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1e-4)  # on a single core the thread that writes would never have its turn
 
 threading.Thread(target=watch, daemon=True).start()
 with Checkpoints(folder, t.META) as checkpoints:
