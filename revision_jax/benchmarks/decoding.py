@@ -23,7 +23,7 @@ from typing import Any
 import av
 import numpy as np
 
-from revision_jax.benchmarks.machine import machine
+from revision_jax.benchmarks.machine import machine, same_priority
 from revision_jax.benchmarks.side_by_side import Claim, Program, compare, take_turns
 from revision_jax.data.builders import shapes_world as world
 from revision_jax.data.video.frames import read_frames
@@ -68,7 +68,7 @@ def film_pictures(width: int, height: int, seconds: int) -> Iterator[np.ndarray]
 def make_film(path: Path, codec: str, width: int, height: int, seconds: int) -> None:
     """Writes the film in the settings of `CODECS`."""
     encoder, options = CODECS[codec]
-    with av.open(str(path), "w") as container:
+    with same_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=Fraction(FILM_FPS), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for shown in film_pictures(width, height, seconds):

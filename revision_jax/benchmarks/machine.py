@@ -3,7 +3,8 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from revision_jax.text import read_lines
@@ -37,3 +38,21 @@ def versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """This thread is scheduled afterwards as it was before.
+
+    SVT-AV1's encoder makes the thread that opens it a real-time one, where it may (as root). So would be all processes
+    that the thread starts later, and nothing else gets its turn on their cores.
+    """
+    if not hasattr(os, "sched_setscheduler"):  # not Linux
+        yield
+        return
+    policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, param)

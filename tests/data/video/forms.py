@@ -10,6 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from revision_jax.benchmarks.machine import same_priority
+
 LENGTH_S = 10.0
 STEP, DARK = 14, 18
 
@@ -90,7 +92,7 @@ def read_number(shown: np.ndarray) -> int:
 def write(form: Form, folder: Path) -> Path:
     """The film of a form."""
     path, (width, height) = folder / f"{form.name}", form.size
-    with av.open(str(path), "w") as container:
+    with same_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(form.codec, rate=form.rate or 1000, options=dict(form.options))
         stream.width, stream.height, stream.pix_fmt = width, height, form.pixels
         if form.rate is None:

@@ -1,5 +1,7 @@
 """Films of 24 forms: each sampled picture is the one that is shown then; clips begin and end at the frame."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -73,3 +75,11 @@ def test_a_copied_clip_holds_the_span_from_a_key_frame_on(film, tmp_path):
     numbers = [number for _, number in shown(tmp_path / "clip.mkv")]
     first, last = frames_of(form)
     assert numbers == list(range(numbers[0], numbers[-1] + 1)) and numbers[0] <= first and numbers[-1] >= last - 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone tells how a thread is scheduled")
+def test_an_av1_film_leaves_the_tests_scheduled_as_they_were(tmp_path):
+    """As root its encoder makes the thread a real-time one: what these tests start would take a core for itself."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    write(next(form for form in FORMS if form.codec == "libsvtav1"), tmp_path)
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
