@@ -11,7 +11,9 @@ from revision_jax.pretrain.lookup_questions import LOOKUPS
 # "plain" shows colors and shapes alone. In "named" every frame says in a word what changes: that all the words of a
 # question must be true of the same frames is learned here or hardly ever. In "change" one shape does all of it and must
 # be seen for what it does. "mixed" is the real thing. In half of the videos frames still say what changes, but not at
-# the last level. A level has done its part when most is right: exact numbers are learned on the way.
+# the last level. "seen" is for turns, which no level before teaches: an angle must be compared with the one before. It
+# takes as many frames as fit into a step, without questions. A level has done its part when most is right: exact
+# numbers are learned on the way.
 CURRICULUM = (
     (8, "plain", 0.6),
     (8, "named", 0.75),
@@ -22,6 +24,7 @@ CURRICULUM = (
     (32, "mixed", 0.8),
     (64, "change", 0.75),
     (64, "mixed", 0.8),
+    (16, "seen", 0.97),
     (64, "mixed", 1.0),
 )
 TOLD, TOLD_FRAMES = 0.15, (1, 1, 16, 48)  # share of the batches whose frames say `Yes` or `No`, and their lengths
@@ -29,7 +32,7 @@ DESCRIBED = 0.12  # share of the batches that are single frames with their capti
 HINTS = 0.5  # of the videos before the last level, say in a word what changes: so that matching it is learned first
 LEARNING_RATE = 1e-3
 WARM_UP = 100  # steps until the learning rate is reached
-LAST_STEPS = 2500  # of the last level; the learning rate falls to zero over their second half
+LAST_STEPS = 8000  # of the last level; the learning rate falls to zero over their second half
 TOKENS_A_STEP = {8: 1024, 16: 1024, 32: 2048, 64: 2048}  # by the level's frames: what is new is learned in small steps
 LAST = len(CURRICULUM) - 1
 
@@ -67,6 +70,8 @@ class Place(NamedTuple):
         tokens = TOKENS_A_STEP[CURRICULUM[self.level][0]]
         frames, kind, _ = chosen = CURRICULUM[self.level if rng.random() < 0.85 else int(rng.integers(self.level + 1))]
         other, texts, scored = rng.random(), LOOKUPS, chosen == CURRICULUM[self.level]
+        if kind == "seen":
+            return Choice(frames, kind, tokens // frames, 0.0, scored)
         if other < TOLD:
             frames, kind, scored = int(rng.choice(TOLD_FRAMES)), "told", False
         elif other < TOLD + DESCRIBED:

@@ -64,7 +64,9 @@ def _encode_question(
 def make_batch(
     encoder: prompts.PromptEncoder, frames: int, kind: str, size: int, rng: np.random.Generator, hints: float = 0.0
 ) -> dict[str, np.ndarray]:
-    """A batch of B = `size` videos and all their questions, `n` a video (LOOKUPS, or one caption if "described").
+    """A batch of B = `size` videos and all their questions, `n` a video: LOOKUPS, one caption if "described".
+
+    Videos that are "seen" have no questions, and their batch only its first three arrays.
 
     Args:
       encoder: turns questions and answers into tokens.
@@ -91,7 +93,7 @@ def make_batch(
             for key, value in _encode_lookup(encoder, question, fillers, rng).items():
                 batch[key].append(value)
             batch["shown"].append(_shown(question, frames))
-    return {key: np.stack(values) for key, values in batch.items()}
+    return {key: np.stack(values) for key, values in batch.items() if values}
 
 
 def _said(

@@ -27,6 +27,7 @@ lower) passes the level's threshold.
 import logging
 import pickle
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -40,7 +41,7 @@ from revision_jax.models.llama import Llama
 from revision_jax.pretrain.curriculum import Place
 from revision_jax.pretrain.lookup_batches import make_batch, make_encoder, number_tokens
 from revision_jax.pretrain.lookup_scores import first_token_right, mean_iou
-from revision_jax.pretrain.lookup_step import ARRAYS, Fixed, initialise, tiny_config, train_step
+from revision_jax.pretrain.lookup_step import ARRAYS, Fixed, Told, initialise, tiny_config, train_step
 
 log = logging.getLogger(__name__)
 SAVE_EVERY = 100  # steps
@@ -70,18 +71,24 @@ def train(
         rng = np.random.default_rng([seed, place.step])  # of this step alone, so that a stopped run goes on the same
         chosen = place.choose(rng)
         batch = make_batch(encoder, chosen.frames, chosen.kind, chosen.size, rng, chosen.hints)
-        arrays = {key: batch[key] for key in ARRAYS}
+        arrays = {key: batch[key] for key in ARRAYS if key in batch}
         state, told = train_step(state, arrays, fixed, jnp.float32(place.rate), graphdef=graphdef, tx=tx)
-        predicted, score = np.asarray(told.predicted), None
-        if chosen.scored:
-            score = min(mean_iou(predicted, batch, numbers), first_token_right(predicted, batch))
-        place = place.after(score)
+        spans, others = _scores(told, batch, numbers)
+        place = place.after(min(spans, others) if chosen.scored else None)
         if place.step % 20 == 0:
             log.info(
                 "step %d level %d %s F %d loss %.3f score %.3f changes %.2f others %.2f %.0f s",
                 place.step, place.level, chosen.kind, chosen.frames, told.loss, place.running, told.seen,
-                first_token_right(predicted, batch), time.time() - started,
+                others, time.time() - started,
             )  # fmt: skip
         if place.step % SAVE_EVERY == 0 and checkpoint:
             checkpoint.write_bytes(pickle.dumps((jax.device_get(state), place)))
     return nnx.merge(graphdef, state[0])
+
+
+def _scores(told: Told, batch: Mapping[str, np.ndarray], numbers: Mapping[int, int]) -> tuple[float, float]:
+    """Mean IoU of the spans and the share of the other answers that are right; without questions, of changes seen."""
+    if "tokens" not in batch:
+        return float(told.seen), float(told.seen)
+    predicted = np.asarray(told.predicted)
+    return mean_iou(predicted, batch, numbers), first_token_right(predicted, batch)

@@ -65,7 +65,7 @@ class Video(NamedTuple):
       weights: `[F, A]` float32, word weights.
       changes: `[F]` int32, index into CHANGES of what changes in a frame; -1 where it cannot be seen (yet).
       yes: `[F]` bool, the frames that say `Yes`, of a video whose frames say `Yes` or `No`; None in all others.
-      questions: LOOKUPS of them, or one caption.
+      questions: LOOKUPS of them, one caption, or none.
     """
 
     weights: np.ndarray
@@ -104,9 +104,12 @@ def absent_keywords(segments: list[Segment], kind: str, rng: np.random.Generator
 
 
 def make_video(frames: int, kind: str, rng: np.random.Generator) -> Video:
-    """A video of `frames` frames: "told", "described" (one frame), or a kind of segments as in CURRICULUM."""
+    """A video of `frames` frames: "told", "described" (one frame), or a kind of CURRICULUM."""
     if kind == "described":
         return described(rng)
+    if kind == "seen":
+        some = str(rng.choice(("change", "turning")))
+        return Video(*shown_by(segments_of(frames, some, rng), some, rng), None, [])
     return told(frames, rng) if kind == "told" else sample(frames, kind, rng)
 
 

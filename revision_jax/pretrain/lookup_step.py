@@ -106,32 +106,41 @@ def loss_fn(
 
     Args:
       params, graphdef: of a `Llama`.
-      batch: as `lookup_batches.make_batch` makes it; ARRAYS of it.
+      batch: as `lookup_batches.make_batch` makes it; ARRAYS of it. Without questions the losses of frames are all.
     """
     model = nnx.merge(graphdef, params)
-    size = len(batch["weights"])
-    rows, length = batch["tokens"].shape
     embedding = model.embed_tokens.embedding[...]
     video = frame_tokens(embedding, fixed.word_ids, batch["weights"])
     said = attributes.LOUDNESS.max() * embedding[batch["said"]]
     video += jnp.where(batch["said"][..., None] >= 0, said, 0.0)
-    start = jnp.broadcast_to(model.embed(fixed.prefix)[None], (size, len(fixed.prefix), video.shape[-1]))
+    start = jnp.broadcast_to(model.embed(fixed.prefix)[None], (len(video), len(fixed.prefix), video.shape[-1]))
     _, cache, states = model.prefill(jnp.concatenate([start, video], axis=1), states=True)
-    positions = jnp.broadcast_to(cache.length + jnp.arange(length), (rows, length))
-    causal = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (rows, length, length))
-    suffix = KVCache.zeros(model.config, rows, length, video.dtype)
-    texts, _, asked = model.extend(model.embed(batch["tokens"]), positions, cache, suffix, 0, causal, states=True)
-    logits = model.logits(texts[:, :-1])  # the first token is always the question's: no loss on it
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, 1:])
-    loss = (losses * batch["loss_weights"][:, 1:]).sum() / batch["loss_weights"].sum()
     frames = states[:, :, len(fixed.prefix) :]
     change_loss, seen = word_loss(frames[CHANGE_LAYER], embedding[fixed.change_ids], batch["changes"])
     numbers = jnp.broadcast_to(jnp.arange(frames.shape[2]), frames.shape[1:3])
     number_loss, _ = word_loss(frames[MATCH_LAYER], embedding[fixed.number_ids], numbers)
+    loss = change_loss + NUMBER_WEIGHT * number_loss
+    if "tokens" not in batch:
+        return loss, Told(jnp.zeros(()), seen, jnp.zeros(()), jnp.zeros((0, 0), jnp.int32))
+    matching, told = _answers(model, cache, frames[MATCH_LAYER], seen, batch)
+    return loss + told.loss + MATCH_WEIGHT * matching, told
+
+
+def _answers(
+    model: Llama, cache: KVCache, frames: jax.Array, seen: jax.Array, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, Told]:
+    """The matching loss of all questions, and what is told of them; `frames` [B, F, H] after MATCH_LAYER blocks."""
+    rows, length = batch["tokens"].shape
+    positions = jnp.broadcast_to(cache.length + jnp.arange(length), (rows, length))
+    causal = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (rows, length, length))
+    suffix = KVCache.zeros(model.config, rows, length, frames.dtype)
+    texts, _, asked = model.extend(model.embed(batch["tokens"]), positions, cache, suffix, 0, causal, states=True)
+    logits = model.logits(texts[:, :-1])  # the first token is always the question's: no loss on it
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, 1:])
+    loss = (losses * batch["loss_weights"][:, 1:]).sum() / batch["loss_weights"].sum()
     looking = asked[MATCH_LAYER, jnp.arange(rows)[:, None], batch["looking"]]
-    matching, matched = match_loss(frames[MATCH_LAYER], looking, batch["shown"])
-    told = Told(loss, seen, matched, jnp.pad(logits.argmax(-1), ((0, 0), (1, 0))))
-    return loss + change_loss + NUMBER_WEIGHT * number_loss + MATCH_WEIGHT * matching, told
+    matching, matched = match_loss(frames, looking, batch["shown"])
+    return matching, Told(loss, seen, matched, jnp.pad(logits.argmax(-1), ((0, 0), (1, 0))))
 
 
 @partial(jax.jit, static_argnames=("graphdef", "tx"), donate_argnums=0)

@@ -23,6 +23,7 @@ WORDINGS = ((), *([form.removeprefix("{a} ") for form in TEMPLATES[action]] for 
 WORDED = 0.7  # share of the questions that name changes so
 TURNS = ("dextral", "sinistral")
 _COLORS, _SHAPES = list(COLORS), list(SHAPES)
+_ANY = list(range(len(SHAPES)))
 _TURNABLE = [SHAPES.index(shape) for shape in TURNABLE]
 
 Thing = tuple[int, int]  # color, shape: indices into COLORS and SHAPES
@@ -76,14 +77,14 @@ def _name(thing: Thing, form: int) -> str:
     return {2: shape, 3: color}.get(form, f"{color} {shape}")
 
 
-def random_actor(rng: np.random.Generator) -> Thing:
-    """Any thing."""
-    return int(rng.integers(len(COLORS))), int(rng.integers(len(SHAPES)))
+def random_actor(rng: np.random.Generator, shapes: list[int] = _ANY) -> Thing:
+    """Any thing of these shapes."""
+    return int(rng.integers(len(COLORS))), shapes[rng.integers(len(shapes))]
 
 
-def random_change(shape: int, length: int, rng: np.random.Generator) -> int:
+def random_change(shape: int, length: int, rng: np.random.Generator, among: tuple[str, ...] = CHANGES) -> int:
     """Index into CHANGES; in a segment under 4 frames all stands still, and only shapes with an orientation turn."""
-    able = [i for i, change in enumerate(CHANGES) if shape in _TURNABLE or change not in TURNS]
+    able = [CHANGES.index(change) for change in among if shape in _TURNABLE or change not in TURNS]
     return able[rng.integers(len(able))] if length >= 4 else 0
 
 
@@ -132,21 +133,23 @@ def _collision(length: int, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def segments_of(frames: int, kind: str, rng: np.random.Generator) -> list[Segment]:
-    """Segments that fill `frames` frames, of a kind of CURRICULUM; some of them show nothing.
+    """Segments that fill `frames` frames, of a kind of CURRICULUM, or "turning"; some of them show nothing.
 
-    They share a small cast of shapes, so that they are near misses of each other.
+    They share a small cast of shapes, so that they are near misses of each other. In "turning" there is one, which
+    turns or stands still.
     """
     usual = (1, 4) if frames <= 8 else (2, min(20, frames // 2))
-    low, high = {"change": (4, max(6, frames // 4)), "named": (1, 3)}.get(kind, usual)
-    empty = 0.1 if kind in ("change", "named") else 0.3
-    cast = [random_actor(rng) for _ in range(1 if kind == "change" else rng.integers(1, 6))]
-    share = {"change": 1.0, "named": 1.0}.get(kind, 0.85)
+    alone = kind in ("change", "turning")
+    low, high = (4, max(6, frames // 4)) if alone else (1, 3) if kind == "named" else usual
+    empty, share = (0.1, 1.0) if alone or kind == "named" else (0.3, 0.85)
+    shapes, among = (_TURNABLE, ("still", *TURNS)) if kind == "turning" else (_ANY, CHANGES)
+    cast = [random_actor(rng, shapes) for _ in range(1 if alone else rng.integers(1, 6))]
     segments: list[Segment] = []
     left = frames
     while left > 0:
         length = min(left, int(rng.integers(low, high + 1)))
         color, shape = cast[rng.integers(len(cast))] if rng.random() < share else random_actor(rng)
-        change = 0 if kind == "plain" else random_change(shape, 4 if kind == "named" else length, rng)
+        change = 0 if kind == "plain" else random_change(shape, 4 if kind == "named" else length, rng, among)
         other = random_other(change, cast, (color, shape), rng)
         nothing = rng.random() < empty
         segments.append(Segment(length, -1, shape, change) if nothing else Segment(length, color, shape, change, other))

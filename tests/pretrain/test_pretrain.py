@@ -85,6 +85,17 @@ def test_a_lookup_has_one_answer(frames):
     }  # fmt: skip
 
 
+def test_frames_that_are_seen_first_turn_in_half_of_the_videos_and_nothing_is_asked(tokenizer):
+    encoder = lookup_batches.make_encoder(tokenizer)
+    batch = lookup_batches.make_batch(encoder, 16, "seen", 100, np.random.default_rng(0))
+    assert set(batch) == {"weights", "changes", "said"} and (batch["said"] == -1).all()
+    still_or_turning = [-1, *(lookup_world.CHANGES.index(name) for name in ("still", *lookup_world.TURNS))]
+    turning = np.isin(batch["changes"], still_or_turning).all(1)
+    assert 40 < turning.sum() < 70
+    assert set(batch["changes"][turning].flat) == set(still_or_turning)
+    assert set(batch["changes"].flat) == set(range(-1, len(lookup_world.CHANGES)))
+
+
 def test_what_is_absent_is_nowhere(monkeypatch):
     monkeypatch.setattr(lookup_world, "WORDED", 0.0)  # one wording only
     rng = np.random.default_rng(5)
@@ -234,16 +245,21 @@ def test_the_curriculum_goes_on_by_score_and_ends_after_the_last_steps():
     drawn = [curriculum.Place(3).choose(np.random.default_rng(seed)) for seed in range(200)]
     assert {choice.kind for choice in drawn} == {"plain", "named", "change", "told", "described"}
     assert all((choice.kind == "change") == choice.scored for choice in drawn)
+    kinds = [kind for _, kind, _ in curriculum.CURRICULUM]
+    drawn = [curriculum.Place(kinds.index("seen")).choose(np.random.default_rng(seed)) for seed in range(50)]
+    assert {choice.size for choice in drawn if choice.kind == "seen"} == {64}  # 16 frames each make 1,024 tokens
 
 
 def test_the_llm_trains_and_resumes(tokenizer, tmp_path, monkeypatch):
     """Started again, a training goes on at the step of its checkpoint and gives what one that never stopped gives."""
-    monkeypatch.setattr(curriculum, "TOKENS_A_STEP", {8: 240})
+    first_level = (16, "seen", -1.0)  # of one step; the next ones have questions
+    monkeypatch.setattr(curriculum, "CURRICULUM", (first_level, *curriculum.CURRICULUM[1:]))
+    monkeypatch.setattr(curriculum, "TOKENS_A_STEP", {16: 32, 8: 240})
     monkeypatch.setattr(lookup_lm, "SAVE_EVERY", 1)
     embedding = lambda model: jax.device_get(model.embed_tokens.embedding[...])
     first = lookup_lm.train(tokenizer, steps=2, checkpoint=tmp_path / "llm.partial")
     assert np.isfinite(embedding(first)).all()
     again = lookup_lm.train(tokenizer, steps=3, checkpoint=tmp_path / "llm.partial")
-    assert pickle.loads((tmp_path / "llm.partial").read_bytes())[1].step == 3
+    assert pickle.loads((tmp_path / "llm.partial").read_bytes())[1][:4:3] == (1, 3)  # level and step
     assert (embedding(again) != embedding(first)).any()
     np.testing.assert_array_equal(embedding(again), embedding(lookup_lm.train(tokenizer, steps=3)))
