@@ -108,13 +108,13 @@ import tensorflow_datasets  # an old one asks whether PyTorch is there, and take
 sys.modules["torch"] = None  # this format does not need it
 from revision_jax import export
 from revision_jax.interop import shards
-whole = shards.save_file
+whole = shards.write_tensors
 def save(*args, **kwargs):
     save.count = getattr(save, "count", 0) + 1
     if save.count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     whole(*args, **kwargs)
-shards.save_file = save
+shards.write_tensors = save
 export.main(sys.argv[1:])
 """
 

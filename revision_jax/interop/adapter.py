@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from revision_jax.interop.files import read_tensors
+from revision_jax.interop.files import read_tensors, write_tensors
 from revision_jax.interop.table import (
     TRANSPOSED,
     Row,
@@ -150,7 +149,7 @@ def _save(tensors: dict[str, np.ndarray], path: str | Path) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: adapters are written as .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    write_tensors(tensors, path)
 
 
 def _strip(tensors: Mapping[str, np.ndarray], anchor: str, path: str | Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Small checkpoint files: a directory's config.json, and files that are read and written whole."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,21 @@ def write_directory(directory: str | Path, config: dict[str, Any], tensors: dict
     """Writes config.json and one model.safetensors; other files of the directory (a tokenizer) stay."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / SAFETENSORS, metadata={"format": "pt"})
+    write_tensors(tensors, directory / SAFETENSORS)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """One .safetensors, whole or not at all, with the mode that any new file gets here.
+
+    safetensors alone makes files that only their owner can read, whatever the umask says.
+    """
+    part = path.with_name(path.name + ".tmp")
+    part.touch()
+    mode = part.stat().st_mode
+    save_file(tensors, part, metadata={"format": "pt"})
+    part.chmod(mode)
+    os.replace(part, path)
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from revision_jax.interop.files import read_tensors
+from revision_jax.interop.files import read_tensors, write_tensors
 from revision_jax.interop.llama import LINEARS, is_lora_path
 from revision_jax.interop.peft_config import CONFIG, Adapted, Kind, read_kind
 from revision_jax.interop.table import (
@@ -134,7 +133,7 @@ def write_lora(lora: LoRA, directory: str | Path, *, base: str, dtype: Any = np.
     directory.mkdir(parents=True, exist_ok=True)
     tensors = export_params(lora_table(lora.config.targets), lora.arrays)
     tensors = {key: value.astype(dtype) for key, value in tensors.items()}
-    save_file(tensors, directory / f"{MODEL}.safetensors", metadata={"format": "pt"})
+    write_tensors(tensors, directory / f"{MODEL}.safetensors")
     alpha = lora.config.alpha
     config = {
         "peft_type": "LORA",

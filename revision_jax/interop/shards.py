@@ -1,15 +1,14 @@
 """Sharded safetensors, written tensor by tensor: bounded memory, and a stopped write goes on where it stopped."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from revision_jax.interop.files import write_tensors
 from revision_jax.interop.weights import SAFETENSORS
 from revision_jax.units import GIB
 
@@ -51,8 +50,7 @@ def write_shards(
         for key in keys:
             shard[key] = np.asarray(np.asarray(tensors[key]).astype(dtype, copy=False), order="C")
             on_bytes(size(key))
-        save_file(shard, path.with_suffix(".tmp"), metadata={"format": "pt"})
-        os.replace(path.with_suffix(".tmp"), path)
+        write_tensors(shard, path)
     if len(plan) > 1:
         weight_map = {key: name for name, keys in zip(names, plan) for key in keys}
         index = {"metadata": {"total_size": sum(map(size, tensors))}, "weight_map": weight_map}

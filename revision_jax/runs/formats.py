@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from safetensors.numpy import save_file
 
 from revision_jax.config import resolve_path
 from revision_jax.interop.adapter import (
@@ -22,7 +21,7 @@ from revision_jax.interop.adapter import (
 )
 from revision_jax.interop.check import Comparison, compare
 from revision_jax.interop.families import read_family
-from revision_jax.interop.files import read_tensors
+from revision_jax.interop.files import read_tensors, write_tensors
 from revision_jax.interop.grounder_check import Parts, fixed_input, grounder_logits
 from revision_jax.interop.lora import LoRA, read_lora, write_lora
 from revision_jax.interop.merged import MergedLlama
@@ -103,7 +102,7 @@ def write_merged(config: ConfigDict, parts: RunParts, folder: Path, dtype: Any, 
     if visual.sparse is not None:
         save_sparse_adapter(visual.sparse, folder / ADAPTER_FILES["sparse"])
     if visual.norm is not None:
-        save_file(module_tensors(visual.norm), folder / ADAPTER_FILES["norm"])
+        write_tensors(module_tensors(visual.norm), folder / ADAPTER_FILES["norm"])
 
 
 def read_merged(config: ConfigDict, parts: RunParts, folder: Path, base: Weights) -> Held:

@@ -1,13 +1,15 @@
 """Checkpoint files: bfloat16 to the bit, tensors only, clear errors."""
 
 import json
+import os
+import stat
 
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from revision_jax.interop.files import read_config, read_tensors
+from revision_jax.interop.files import read_config, read_tensors, write_directory
 from revision_jax.interop.weights import Weights
 
 
@@ -48,6 +50,17 @@ def test_a_directory_knows_shapes_before_it_reads(tmp_path):
     assert np.asarray(tensors["a"]).dtype == np.float16
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         Weights(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o007, 0o660)])
+def test_weights_can_be_read_by_whom_the_umask_says(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_directory(tmp_path, {}, {"a": np.zeros(1, np.float32)})
+    finally:
+        os.umask(before)
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert files == {"config.json": mode, "model.safetensors": mode}
 
 
 @pytest.mark.parametrize("key, value", [("num_hidden_layers", 10**9), ("vocab_size", 2**24 + 1)])
