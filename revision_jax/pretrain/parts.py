@@ -12,7 +12,7 @@ import numpy as np
 from revision_jax.interop.clip import load_clip, save_clip
 from revision_jax.interop.llama import save_llama
 from revision_jax.parallel.memory import keep_freed_memory
-from revision_jax.pretrain import lookup_lm, shapes_clip
+from revision_jax.pretrain import clip_words, lookup_lm, shapes_clip
 from revision_jax.pretrain.tokenizer import make_tokenizer
 
 PREPROCESSOR = {
@@ -32,11 +32,12 @@ PREPROCESSOR = {
 
 
 def make_clip(directory: Path, seed: int, steps: int) -> None:
-    """Trains the CLIP and writes it as a Hugging Face directory."""
+    """Trains the CLIP, for a tenth of `steps` more its words, and writes it as a Hugging Face directory."""
     if (directory / "preprocessor_config.json").exists():
         return
     tokenizer, checkpoint = make_tokenizer(), directory.with_suffix(".partial")
-    save_clip(shapes_clip.train(tokenizer, seed=seed, steps=steps, checkpoint=checkpoint), directory)
+    clip = shapes_clip.train(tokenizer, seed=seed, steps=steps, checkpoint=checkpoint)
+    save_clip(clip_words.learn_words(clip, tokenizer, seed=seed, steps=max(1, steps // 10)), directory)
     tokenizer.save_pretrained(directory)
     (directory / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)

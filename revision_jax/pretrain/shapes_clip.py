@@ -198,9 +198,14 @@ def read_outs(config: CLIPConfig, seed: int) -> dict[str, dict[str, jax.Array]]:
 def make_batch(tokenizer: PreTrainedTokenizerBase, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """What `sample_images` draws, by name; `tokens` [CAPTIONED, CAPTION_TOKENS] int32 are of the first captions."""
     pictures, word_weights, pairs, patches, captions = sample_images(size, rng)
-    padded = {"padding": "max_length", "max_length": CAPTION_TOKENS, "return_tensors": "np"}
-    tokens = tokenizer(captions[:CAPTIONED], **padded)["input_ids"].astype(np.int32)
+    tokens = tokenize(tokenizer, captions[:CAPTIONED])
     return {"pictures": pictures, "weights": word_weights, "pairs": pairs, "patches": patches, "tokens": tokens}
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> np.ndarray:
+    """Token ids `[len(captions), CAPTION_TOKENS]` int32."""
+    padded = {"padding": "max_length", "max_length": CAPTION_TOKENS, "return_tensors": "np"}
+    return tokenizer(captions, **padded)["input_ids"].astype(np.int32)
 
 
 def train(

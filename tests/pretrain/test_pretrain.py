@@ -2,10 +2,13 @@
 
 import json
 import pickle
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from revision_jax import tokenizer_files
 from revision_jax.config import resolve_path
@@ -13,8 +16,11 @@ from revision_jax.data.builders.shapes_drawing import SIZE
 from revision_jax.data.builders.shapes_events import COLORS, SHAPES
 from revision_jax.interop.adapter import load_dense_adapter
 from revision_jax.interop.llama import load_llama
+from revision_jax.models.clip import CLIP
+from revision_jax.models.encoder import unit
 from revision_jax.pretrain import (
     attributes,
+    clip_words,
     curriculum,
     lookup_batches,
     lookup_lm,
@@ -230,6 +236,24 @@ def test_the_clip_trains_from_a_command(tokenizer):
     """One step of the real training gives finite parameters."""
     clip = shapes_clip.train(tokenizer, steps=1, batch_size=shapes_clip.CAPTIONED)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(clip.vision.patch_embedding[...])))
+
+
+def test_the_clip_learns_words_that_no_caption_has(tokenizer, caplog):
+    """The states of tokens tell their words better; what is compared to pictures stays, the picture's side wholly."""
+    graphdef, state = nnx.split(CLIP(shapes_clip.tiny_config(tokenizer), rngs=nnx.Rngs(0)))
+    before = nnx.merge(graphdef, state)
+    with caplog.at_level("INFO"):
+        after = clip_words.learn_words(nnx.merge(graphdef, jax.tree.map(jnp.copy, state)), tokenizer, steps=25)
+    first, last = (float(re.search(r"loss ([\d.]+)", message)[1]) for message in caplog.messages)
+    assert last < first - 1.0, caplog.messages
+    caption = np.asarray([tokenizer("a small red circle")["input_ids"]], np.int32)
+    kept = (unit(before.encode_text(caption)[1]) * unit(after.encode_text(caption)[1])).sum()
+    assert 0.9 < kept < 1.0
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.state(clip.vision) for clip in (before, after)))
+    sentences = clip_words.random_sentences(tokenizer, 50, np.random.default_rng(0))
+    ends = (sentences == tokenizer.eos_token_id).argmax(1)
+    assert ends.min() == 4 and ends.max() == clip_words.WORDS + 1
+    assert set(sentences[:, 0]) == {tokenizer.bos_token_id} and (sentences == tokenizer.eos_token_id).sum() == 50
 
 
 def test_the_curriculum_goes_on_by_score_and_ends_after_the_last_steps():
