@@ -4,7 +4,7 @@ Captions describe one frame, in a tenth of the tokenizer's words. The others, ev
 the short random vectors they began with, so the states of a text's tokens were nearly the same for all events, and the
 sparse adapter, which reads them, learned late. So after the training on pictures the text tower reads random words. The
 state of each token must say, by one linear layer (thrown away afterwards), its own word and the words before it.
-The embedding of a text, which is compared to pictures, stays what it was. Sentences about events are never read.
+Captions keep the embeddings, which are compared to pictures, that they have. Sentences about events are never read.
 """
 
 import logging
@@ -21,18 +21,18 @@ from transformers import PreTrainedTokenizerBase
 
 from revision_jax.models.clip import CLIP
 from revision_jax.models.encoder import unit
-from revision_jax.pretrain.shapes_clip import CAPTION_TOKENS, sample_images, tokenize
+from revision_jax.pretrain.shapes_clip import sample_images, tokenize
 
 log = logging.getLogger(__name__)
-KEEP = 30.0  # what an embedding costs that is no longer what it was, beside the words' loss
+KEEP = 10.0  # what a caption's embedding costs that is no longer what it was, beside the words' loss
 WORDS = 20  # of a sentence, at most
 
 
 def random_sentences(tokenizer: PreTrainedTokenizerBase, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Token ids `[count, CAPTION_TOKENS]` int32: start, 3 to WORDS random tokens, end, pad."""
+    """Token ids `[count, WORDS + 2]` int32: start, 3 to WORDS random tokens, end, pad."""
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     words = np.setdiff1d(np.arange(len(tokenizer)), special)
-    tokens = np.full((count, CAPTION_TOKENS), tokenizer.pad_token_id, np.int32)
+    tokens = np.full((count, WORDS + 2), tokenizer.pad_token_id, np.int32)
     tokens[:, 0] = tokenizer.bos_token_id
     for row, length in zip(tokens, rng.integers(3, WORDS + 1, count), strict=True):
         row[1 : 1 + length] = rng.choice(words, length)
@@ -51,11 +51,9 @@ def words_loss(logits: jax.Array, tokens: jax.Array, pad: int) -> jax.Array:
 
 def _loss_fn(params: Any, graphdef: nnx.GraphDef, rest: Any, batch: Mapping[str, jax.Array], pad: int):
     clip = nnx.merge(graphdef, params["text"], rest)
-    states, embeddings = clip.encode_text(batch["tokens"])
-    sentences = batch["tokens"][: len(states) // 2, : WORDS + 2]
-    logits = jnp.einsum("btw,kwv->kbtv", states[: len(sentences), : WORDS + 2], params["heads"])
-    words = words_loss(logits, sentences, pad)
-    moved = 1 - (unit(embeddings) * batch["embeddings"]).sum(-1).mean()
+    states = clip.encode_text(batch["sentences"])[0]
+    words = words_loss(jnp.einsum("btw,kwv->kbtv", states, params["heads"]), batch["sentences"], pad)
+    moved = 1 - (unit(clip.encode_text(batch["captions"])[1]) * batch["embeddings"]).sum(-1).mean()
     return words + KEEP * moved, (words, moved)
 
 
@@ -67,13 +65,13 @@ def _train_step(params, opt_state, rest, batch, *, graphdef, tx, pad):
 
 
 def learn_words(
-    clip: CLIP, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, steps: int, batch_size: int = 32
+    clip: CLIP, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, steps: int, batch_size: int = 64
 ) -> CLIP:
     """Trains the text tower, and nothing else, on `batch_size` random sentences and as many captions a step."""
     graphdef, text, rest = nnx.split(clip, lambda path, _: path[0] in ("text", "text_projection"), ...)
     shape = (2, clip.config.token_width, len(tokenizer))
     params = {"text": text, "heads": jax.random.normal(jax.random.key(seed), shape) * shape[1] ** -0.5}
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 10, steps, 1e-5)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 10, steps, 1e-5)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
     opt_state = tx.init(params)
     before = nnx.merge(graphdef, jax.tree.map(jnp.copy, text), rest)  # a copy: the step takes over what it is given
@@ -81,10 +79,10 @@ def learn_words(
     for step in range(steps):
         rng = np.random.default_rng([seed, step, 1])
         captions = tokenize(tokenizer, sample_images(batch_size, rng)[-1])
-        tokens = np.concatenate([random_sentences(tokenizer, batch_size, rng), captions])
-        batch = {"tokens": tokens, "embeddings": embed(before, tokens)}
+        sentences = random_sentences(tokenizer, batch_size, rng)
+        batch = {"sentences": sentences, "captions": captions, "embeddings": embed(before, captions)}
         static = {"graphdef": graphdef, "tx": tx, "pad": tokenizer.pad_token_id}
         params, opt_state, (words, moved) = _train_step(params, opt_state, rest, batch, **static)
         if step % 100 == 0 or step == steps - 1:
-            log.info("words, step %d: loss %.3f, embeddings moved by %.4f", step, float(words), float(moved))
+            log.info("words, step %d: loss %.3f, captions moved by %.4f", step, float(words), float(moved))
     return nnx.merge(graphdef, params["text"], rest)

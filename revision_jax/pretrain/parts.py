@@ -32,12 +32,12 @@ PREPROCESSOR = {
 
 
 def make_clip(directory: Path, seed: int, steps: int) -> None:
-    """Trains the CLIP, for a tenth of `steps` more its words, and writes it as a Hugging Face directory."""
+    """Trains the CLIP, and for 3 % of `steps` more its words, and writes it as a Hugging Face directory."""
     if (directory / "preprocessor_config.json").exists():
         return
     tokenizer, checkpoint = make_tokenizer(), directory.with_suffix(".partial")
     clip = shapes_clip.train(tokenizer, seed=seed, steps=steps, checkpoint=checkpoint)
-    save_clip(clip_words.learn_words(clip, tokenizer, seed=seed, steps=max(1, steps // 10)), directory)
+    save_clip(clip_words.learn_words(clip, tokenizer, seed=seed, steps=max(1, 3 * steps // 100)), directory)
     tokenizer.save_pretrained(directory)
     (directory / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
