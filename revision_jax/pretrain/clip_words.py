@@ -1,10 +1,10 @@
-"""Teaches the tiny CLIP's text tower to tell words apart that no caption has.
+"""Teaches the tiny CLIP's text tower the words that no caption has.
 
-Captions describe one frame, in a tenth of the tokenizer's words. The others, every word for an action among them, keep
-the short random vectors they began with, so the states of a text's tokens were nearly the same for all events, and the
-sparse adapter, which reads them, learned late. So after the training on pictures the text tower reads random words. The
-state of each token must say, by one linear layer (thrown away afterwards), its own word and the words before it.
-Captions keep the embeddings, which are compared to pictures, that they have. Sentences about events are never read.
+Captions describe one frame, in 43 of the tokenizer's 546 words. The training on pictures leaves the other words, those
+for actions among them, short random vectors. The states of a text's tokens are then nearly the same for all events, and
+the sparse adapter, which reads them, learns late. So the text tower reads random words afterwards. One linear layer
+(thrown away at the end) must read from each token's state its own word and the words before it.
+The embeddings of captions, which are compared to pictures, stay as they are. Sentences about events are never read.
 """
 
 import logging
@@ -24,7 +24,7 @@ from revision_jax.models.encoder import unit
 from revision_jax.pretrain.shapes_clip import sample_images, tokenize
 
 log = logging.getLogger(__name__)
-KEEP = 10.0  # what a caption's embedding costs that is no longer what it was, beside the words' loss
+KEEP = 10.0  # weight of the loss by which captions keep their embeddings; the words' loss has 1
 WORDS = 20  # of a sentence, at most
 
 
@@ -67,7 +67,7 @@ def _train_step(params, opt_state, rest, batch, *, graphdef, tx, pad):
 def learn_words(
     clip: CLIP, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, steps: int, batch_size: int = 64
 ) -> CLIP:
-    """Trains the text tower, and nothing else, on `batch_size` random sentences and as many captions a step."""
+    """Returns `clip`, its text tower trained on `batch_size` random sentences and as many captions a step."""
     graphdef, text, rest = nnx.split(clip, lambda path, _: path[0] in ("text", "text_projection"), ...)
     shape = (2, clip.config.token_width, len(tokenizer))
     params = {"text": text, "heads": jax.random.normal(jax.random.key(seed), shape) * shape[1] ** -0.5}

@@ -32,7 +32,7 @@ PREPROCESSOR = {
 
 
 def make_clip(directory: Path, seed: int, steps: int) -> None:
-    """Trains the CLIP, and for 3 % of `steps` more its words, and writes it as a Hugging Face directory."""
+    """Trains the CLIP on pictures, then on words for 3 % as many steps, and writes it as a Hugging Face directory."""
     if (directory / "preprocessor_config.json").exists():
         return
     tokenizer, checkpoint = make_tokenizer(), directory.with_suffix(".partial")
