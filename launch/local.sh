@@ -38,9 +38,6 @@ done
 root=${root:-runs/local/seed$seed}
 cd "$(dirname "$0")/.."
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}  # searches and seeds share programs
-# Two devices of a CPU with two cores: a search divides its windows over them, and small products gain nothing by threads.
-devices=xla_force_host_platform_device_count
-if (($(getconf _NPROCESSORS_ONLN) > 1)) && [[ ${XLA_FLAGS:-} != *$devices* ]]; then export XLA_FLAGS="${XLA_FLAGS:-} --$devices=2"; fi
 
 say_and_run() {
   echo "+ $*"

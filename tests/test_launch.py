@@ -29,7 +29,6 @@ EVALUATE, FOLDER = (
     ["prepare", "folder", "--videos", "V", "--out", "D", "--split", "test"],
 )
 TRAIN = ["--config", "configs/stage1.py:mad", "--config.prompt.system=a b"]
-DEVICES = "--xla_force_host_platform_device_count"
 STUDY = ["ablate", "--config", "configs/ablation.py:modules", "--workdir", "S", "--seeds", "0"]
 
 
@@ -381,22 +380,6 @@ def test_the_commands_of_a_local_run_are_such_as_the_program_takes():
     assert made == [f"R/{name}" for name in ("align", "dense", "sparse", "long", "unified", "retrieval")]
     (only,) = run("local.sh", "--dry_run", "--only", "long").stdout.splitlines()
     assert "configs/stage2.py --workdir" in only
-
-
-@pytest.mark.parametrize(
-    ("cores", "own", "found"),
-    [
-        (1, "", ""),
-        (2, "", f"{DEVICES}=2"),
-        (16, "--xla_dump_to=D", f"--xla_dump_to=D {DEVICES}=2"),
-        (16, f"{DEVICES}=4", f"{DEVICES}=4"),
-    ],
-)
-def test_a_local_run_has_two_devices_of_a_cpu_with_cores_for_them(tmp_path, cores, own, found):
-    command(tmp_path, "getconf", f"echo {cores}")
-    command(tmp_path, "python", 'echo "found $XLA_FLAGS"')
-    done = run("local.sh", "--only", "align", "--root", str(tmp_path), path=tmp_path, XLA_FLAGS=own)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1].split() == ["found", *found.split()]
 
 
 # ------------------------------------------------------------------------------------------- the image
