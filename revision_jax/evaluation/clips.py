@@ -16,7 +16,8 @@ from revision_jax.metrics.retrieval import retrieval_scores
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
 from revision_jax.search.method import method_name
-from revision_jax.search.retrieval import join_clips, score_clips
+from revision_jax.search.packing.shared import NOTHING
+from revision_jax.search.retrieval import score_clips
 
 # Fields of a search that change how clips are ranked: all of them are asked, none is suppressed or cut off.
 ACTING = (
@@ -64,15 +65,12 @@ def _ratings(run: Run, evaluation: Evaluation, split: Split) -> tuple[dict[str, 
     searcher = m.with_fitted_questions(searcher, queries)
     asked = _chosen(options.methods, searcher.max_depth)
     sentences = run.sentences(texts, searcher.max_depth, "top_down", similar=True)
-    video, windows = join_clips(searcher, clips)
-    deep = any(depth > 1 for depth in asked.values())
-    shared = m.shared_vectors(searcher, video, windows, sentences) if deep else None
-    scores = {}
+    scores, shared = {}, NOTHING
     for name, depth in asked.items():
         if name == m.CLIP:
             rating = best_frame(clips, sentences.similar)
         else:
-            rating = score_clips(searcher, clips, sentences, depth=depth, vectors=shared if depth > 1 else None)
+            rating, shared = score_clips(searcher, clips, sentences, depth=depth, shared=shared)
         scores[name] = retrieval_scores(rating, truth)
     counters = {"search": {"programs": searcher.compile_count, "shapes": len(searcher.shapes)}}
     return scores, {"clips": len(clips), "queries": len(queries), "compilations": counters}

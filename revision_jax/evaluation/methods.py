@@ -23,20 +23,21 @@ from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
 from revision_jax.search.clip_baseline import Case, ClipRetrieval, choose_variant
 from revision_jax.search.method import compared_methods, known_methods
-from revision_jax.search.packing.packer import SparseVectors
-from revision_jax.search.packing.windows import VideoWindows, check_features
+from revision_jax.search.packing.packer import Request
+from revision_jax.search.packing.shared import NOTHING as NOTHING_SHARED
+from revision_jax.search.packing.shared import SHARED_BYTES, Shared
+from revision_jax.search.packing.windows import check_features
+from revision_jax.search.plan import Plan
 from revision_jax.search.policies import find_policy
 from revision_jax.search.result import Result
 from revision_jax.search.searcher import Searcher
 from revision_jax.search.sentences import Sentences
-from revision_jax.units import GIB
 
 Answers = tuple[list[Prediction], Cost]
 Ask = Callable[[FeatureStore, str, Sequence[Query]], Answers]
 CLIP = "clip"  # the method that compares CLIP features alone
 SAMPLED_VIDEOS, SAMPLED_QUERIES = 200, 2000  # of the validation split, on which the variant of CLIP's method is chosen
 NOTHING = np.zeros((0, 3))
-SHARED_BYTES = GIB  # of a device's memory, for sparse vectors that several searches share
 
 
 def chosen_methods(wanted: Sequence[str], max_depth: int, served: str) -> list[str]:
@@ -73,31 +74,23 @@ def fault_of(searcher: Searcher, query: Query) -> str | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------- sparse vectors
-def shared_vectors(
-    searcher: Searcher, video: VideoFeatures, windows: VideoWindows, sentences: Sentences
-) -> SparseVectors | None:
-    """The sparse vectors of sentences in a video; None where they are many: then each search makes its own."""
-    if searcher.vector_bytes * len(sentences) * len(windows.upper) > SHARED_BYTES:
-        return None
-    return searcher.sparse_vectors(video, windows, sentences)
-
-
-class SharedVectors:
-    """The sparse vectors of the video asked last: methods that search it at several depths share them."""
+# ------------------------------------------------------------------------------------------------- what is shared
+class SharedWork:
+    """What the searches of the video asked last have in common, as far as any of them needed it."""
 
     def __init__(self, searcher: Searcher):
         self.searcher = searcher
         self._key: tuple | None = None
-        self._last: SparseVectors | None = None
+        self._shared = NOTHING_SHARED
 
-    def __call__(self, name: str, video: VideoFeatures, sentences: Sentences) -> SparseVectors | None:
-        """Those of some sentences in the video of this name, which must not be another video's."""
+    def __call__(self, name: str, video: VideoFeatures, sentences: Sentences, plan: Plan) -> Shared:
+        """For a search of some sentences in the video of this name, which must not be another video's."""
         key = name, tuple(sentences.texts)
         if key != self._key:
-            windows = self.searcher.windows(video, self.searcher.max_depth)
-            self._key, self._last = key, shared_vectors(self.searcher, video, windows, sentences)
-        return self._last
+            self._key, self._shared = key, NOTHING_SHARED
+        windows = self.searcher.windows(video, self.searcher.max_depth)
+        self._shared = self.searcher.share(Request(video, windows, sentences, self._shared), plan, SHARED_BYTES)
+        return self._shared
 
 
 # ------------------------------------------------------------------------------------------------- asking
@@ -109,14 +102,14 @@ class Asking:
       run: gives the sentences' features.
       searcher: searches.
       retrieval: the CLIP baseline, chosen on val; None where it is not asked.
-      shared: the sparse vectors that searches at several depths share.
+      shared: what searches have in common.
       shares_shortlists: policies that shortlist share them too, where many are asked; then their seconds are not told.
     """
 
     run: Run
     searcher: Searcher
     retrieval: ClipRetrieval | None
-    shared: SharedVectors
+    shared: SharedWork
     shares_shortlists: bool = False
 
     def method(self, name: str) -> Ask:
@@ -136,10 +129,12 @@ class Asking:
                 missed = [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)]
                 return missed, Cost(videos=1)
             sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.compares)
-            # A shortlist alone needs few of all vectors.
-            shares = depth > 1 and (self.shares_shortlists or not find_policy(policy).shortlists)
-            vectors = self.shared(f"{store.path} {video_id}", video, sentences) if shares else None
-            searched = self.searcher.search(video, sentences, depth=depth, policy=policy, vectors=vectors)
+            # A shortlist alone needs few of all vectors; one pass over the whole video has a window of its own.
+            shares = depth > 0 and self.searcher.max_depth > 1
+            shares = shares and (self.shares_shortlists or not find_policy(policy).shortlists)
+            plan = self.searcher.plan(depth, policy)
+            shared = self.shared(f"{store.path} {video_id}", video, sentences, plan) if shares else NOTHING_SHARED
+            searched = self.searcher.search(video, sentences, depth=depth, policy=policy, shared=shared)
             results = iter(searched.results)
             predictions = [
                 Prediction(query.query_id, NOTHING, fault) if fault else _prediction(query, next(results))

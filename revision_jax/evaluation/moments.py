@@ -97,7 +97,7 @@ class _Session:
     def spend(self, budget: float) -> None:
         """Chooses on val how to search within a budget; the search is then the chosen one, by its method alone."""
         run, val = self.evaluation.run, self.splits["val"]
-        asking = m.Asking(run, self.searcher, None, m.SharedVectors(self.searcher))
+        asking = m.Asking(run, self.searcher, None, m.SharedWork(self.searcher))
         path = self.evaluation.path("predictions_tried.jsonl", "val")
         answers = ask_ways(ways_to_spend(budget, self.searcher), asking, val, self.models, path)
         tried = score_ways(answers, val.all_queries, self.protocol)
@@ -112,7 +112,7 @@ class _Session:
     ) -> dict[str, dict[str, m.Answers]]:
         """Split -> method -> answers. What the logs hold is not asked again; a log belongs to what was trained."""
         models = models or self.models
-        asking = m.Asking(self.evaluation.run, searcher, self.retrieval, m.SharedVectors(searcher))
+        asking = m.Asking(self.evaluation.run, searcher, self.retrieval, m.SharedWork(searcher))
         asks = {name: asking.method(name) for name in names}
         alone = {name: ask for name, ask in asks.items() if not uses_upper(name, searcher.max_depth)}
         deeper = {name: ask for name, ask in asks.items() if name not in alone}

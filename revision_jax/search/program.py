@@ -26,7 +26,7 @@ from revision_jax.search.levels.selection import keep_best
 from revision_jax.search.levels.similarity import keep_covering, span_similarity, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
 from revision_jax.search.models import Weights
-from revision_jax.search.packing.inputs import UpperInputs, VideoInputs
+from revision_jax.search.packing.inputs import LevelInputs, Reading, UpperInputs, VideoInputs
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.plan import Plan
 from revision_jax.search.ranking import rank_moments
@@ -112,7 +112,10 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
     ask = lambda chosen: _dense_windows(fixed, plan, parts, video, chosen)
     spans_of = lambda answers: _spans(fixed, plan, parts, video, scores, answers)
     chosen, verified = choice.first, None
-    if choice.held is None:
+    if video.asked is not None:  # every window
+        answers, decoded = video.asked
+        verified = None if choice.held is None else jnp.zeros_like(chosen)
+    elif choice.held is None:
         answers, decoded = ask(chosen)
     else:
         nothing = no_answers(*chosen.shape, settings.beam, fixed.answer_tokens)
@@ -230,7 +233,7 @@ def _verifying(choice: Choice, chosen: jax.Array, gain: jax.Array) -> jax.Array:
     return keep_best(jnp.where(left, jnp.where(gain > 0, 1.0 + gain, worth), -jnp.inf), choice.held)
 
 
-def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -> LevelsFound:
+def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs | LevelInputs) -> LevelsFound:
     """Each device goes through the upper levels for its own queries."""
     mesh, settings = fixed.mesh, plan.settings
     asking = UpperAsking(
@@ -247,6 +250,12 @@ def _upper_levels(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) ->
         )
     data = UpperData(parts.prefix, parts.upper_grammars, video.counts, video.features, video.upper)
     return levels((parts.weights.shared, parts.weights.upper), data)
+
+
+def reading_program(fixed: Fixed, plan: Plan, parts: Parts, video: LevelInputs) -> Reading:
+    """What one upper level says of every window, for all searches of the video; `fixed` and `plan` are static."""
+    found = _upper_levels(fixed, plan, parts, video)
+    return Reading(found.scores, found.decoded[0])
 
 
 def vectors_program(fixed: Fixed, weights: Weights, features: jax.Array, inputs: UpperInputs) -> jax.Array:

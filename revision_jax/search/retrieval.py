@@ -7,35 +7,42 @@ ranked by the confidence of their answers. Clips that answered `Not Present` com
 upper levels' scores.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
-from revision_jax.search.packing.packer import Request, SparseVectors
+from revision_jax.search.packing.packer import Request
+from revision_jax.search.packing.shared import NOTHING, SHARED_BYTES, Shared
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.searcher import Searcher
 from revision_jax.search.sentences import Sentences
 
 
 def score_clips(
-    searcher: Searcher, clips: Sequence[np.ndarray], sentences: Sentences, *, depth: int,
-    vectors: SparseVectors | None = None,
-) -> np.ndarray:  # fmt: skip
+    searcher: Searcher, clips: Sequence[np.ndarray], sentences: Sentences, *, depth: int, shared: Shared = NOTHING
+) -> tuple[np.ndarray, Shared]:
     """How well each clip answers each sentence: `[Q, C]` int64, the better the higher; equal where nothing differs.
 
     Args:
       clips: features `[n, D]` of each, any n of at least 1; F of its frames are taken evenly.
       depth: of the search; 1 has no upper levels.
-      vectors: of the clips as one video, see `join_clips`.
+      shared: what searches of the same clips and sentences returned, see below.
+
+    Returns:
+      the places, and what a search at another depth can use.
     """
     video, windows = join_clips(searcher, clips)
     plan = searcher.plan(depth, "bottom_up" if depth > 1 else "top_down")  # both ask every window
-    found, _ = searcher.search_windows(Request(video, windows, sentences, vectors), plan)
+    request = Request(video, windows, sentences, shared)
+    request = dataclasses.replace(request, shared=searcher.share(request, plan, SHARED_BYTES))
+    found, _ = searcher.search_windows(request, plan)
     asked = slice(len(sentences)), slice(len(clips))
     confidence = found.confidence[asked]
     upper = np.zeros_like(confidence) if found.levels is None else found.levels.scores[asked]
-    return np.stack([_places(pairs) for pairs in np.stack([confidence, upper], axis=2)])
+    places = np.stack([_places(pairs) for pairs in np.stack([confidence, upper], axis=2)])
+    return places, request.shared
 
 
 def join_clips(searcher: Searcher, clips: Sequence[np.ndarray]) -> tuple[VideoFeatures, VideoWindows]:

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,21 +20,44 @@ from revision_jax.parallel.programs import Program
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.counting import Flops, count_cost
+from revision_jax.search.levels.dense import Asked
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import UpperLevel
 from revision_jax.search.memory import WHOLE_DEVICE, Memory, Need, Sizes, fit, needed
 from revision_jax.search.models import Models, Weights, signature, split_models
-from revision_jax.search.packing.packer import Packed, Packer, Request, SparseVectors, array_shapes, required
+from revision_jax.search.packing.inputs import Reading
+from revision_jax.search.packing.packer import (
+    Packed,
+    Packer,
+    Request,
+    array_shapes,
+    asks_all,
+    counts_of,
+    required,
+    whole_levels,
+)
 from revision_jax.search.packing.padding import round_up
 from revision_jax.search.packing.questions import UPPER_ANSWERS, QuestionEncoder
+from revision_jax.search.packing.shared import NOTHING, Made, Shared
 from revision_jax.search.packing.windows import VideoWindows, check_features
 from revision_jax.search.plan import Plan, plan_search
-from revision_jax.search.program import Fixed, Found, Parts, join_found, search_program, sent_down, vectors_program
+from revision_jax.search.program import (
+    Fixed,
+    Found,
+    Parts,
+    join_found,
+    reading_program,
+    search_program,
+    sent_down,
+    vectors_program,
+)
 from revision_jax.search.released import cosine_order
 from revision_jax.search.result import Result, Searched
 from revision_jax.search.rules import CHOOSING
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
+
+_FLOAT = 4
 
 
 class Searcher:
@@ -82,6 +105,7 @@ class Searcher:
         self._flops = Flops(models.dense), None if models.upper is None else Flops(models.upper)
         self._program = Program(search_program, self._fixed, static_argnums=0)
         self._vectors = Program(vectors_program, self._fixed)
+        self._reading = Program(reading_program, self._fixed, static_argnums=0)
         self.shapes: set[tuple] = set()
 
     # ------------------------------------------------------------------------------------------ the same, changed
@@ -130,12 +154,7 @@ class Searcher:
     @property
     def compile_count(self) -> int:
         """How many programs were compiled: one a shape, never again for a shape seen before."""
-        return self._program.compile_count + self._vectors.compile_count
-
-    @property
-    def vector_bytes(self) -> int:
-        """Of a sparse vector, at most."""
-        return self._sizes.vector_bytes
+        return sum(program.compile_count for program in (self._program, self._vectors, self._reading))
 
     @property
     def max_depth(self) -> int:
@@ -163,7 +182,7 @@ class Searcher:
     # ---------------------------------------------------------------------------------------------------- searches
     def search(
         self, video: VideoFeatures, sentences: Sentences, *, depth: int | None = None, policy: str | None = None,
-        threshold: float = 0.0, vectors: SparseVectors | None = None,
+        threshold: float = 0.0, shared: Shared = NOTHING,
     ) -> Searched:  # fmt: skip
         """Ranked moments of every sentence in one video.
 
@@ -171,7 +190,8 @@ class Searcher:
           sentences: the queries, with the features that depth, policy and ranking need.
           depth, policy: default: the settings'.
           threshold: goes into the results; it does not change the moments.
-          vectors: of the same video and sentences, from `sparse_vectors`; default: the search makes its own.
+          shared: of the same video and sentences, from `share`; the search makes for itself what it lacks. One pass
+            over the whole video (depth 0) shares nothing.
 
         Raises:
           ValueError: features that are none or not finite, a sentence that cannot be asked, or something missing that
@@ -183,7 +203,7 @@ class Searcher:
             return Searched([], Cost())
         depth = self.settings.depth if depth is None else depth
         plan = self.plan(depth, policy)
-        request = Request(video, self.windows(video, depth), sentences, vectors)
+        request = Request(video, self.windows(video, depth), sentences, shared if depth else NOTHING)
         found, cost = self.search_windows(request, plan)
         results = self._results(request, plan, found, threshold)
         return Searched(results, cost, found.answers)
@@ -203,23 +223,68 @@ class Searcher:
             cost += count_cost(self._flops, packed, part.windows, found, len(self._parts.prefix))
             all_found.append((found, len(part.sentences)))
         seconds = time.perf_counter() - started
-        if request.vectors is not None and plan.levels:
-            seconds += request.vectors.seconds
+        seconds += sum(made.seconds for made in self._used(request, plan))
         video = request.video
         cost = dataclasses.replace(
             cost, videos=1, video_s=float(video.duration_s), seconds=seconds, stored_frames=len(video.features)
         )
         return join_found(all_found), cost
 
-    def sparse_vectors(self, video: VideoFeatures, windows: VideoWindows, sentences: Sentences) -> SparseVectors:
-        """What several searches of a video can share; `windows` of any depth from 2 on."""
+    # ------------------------------------------------------------------------------------------------ what is shared
+    def share(self, request: Request, plan: Plan, most_bytes: float = math.inf) -> Shared:
+        """What `request.shared` has, and all that a search by this plan has in common with others of the same request.
+
+        That are sparse vectors, what a level says that is shown every window, and what every dense window answers.
+
+        Args:
+          request: at depth 1 or deeper; its windows may be those of another such depth.
+          most_bytes: of a device, for each of the three; what takes more is not shared.
+        """
+        shared, windows, queries = request.shared, request.windows, len(request.sentences)
+        counts = counts_of(plan, self.settings, windows)
+        upper = queries * len(windows.upper) if plan.levels else 0
+        if plan.levels and shared.vectors is None and upper * self._sizes.vector_bytes <= most_bytes:
+            shared = dataclasses.replace(shared, vectors=self._made(request, self._make_vectors))
+        of_levels = dataclasses.replace(request, shared=Shared(shared.vectors))
+        for level in whole_levels(plan, windows, counts):
+            if level.size not in shared.levels and upper * _FLOAT <= most_bytes:
+                made = self._made(of_levels, lambda part, level=level: self._read(part, plan, level))
+                shared = dataclasses.replace(shared, levels={**shared.levels, level.size: made})
+        answers = queries * len(windows.dense) * self._sizes.answers_bytes(self.settings.beam)
+        if shared.dense is None and asks_all(windows, counts) and answers <= most_bytes:
+            made = self._made(dataclasses.replace(request, shared=NOTHING), self._ask_all)
+            shared = dataclasses.replace(shared, dense=made)
+        return shared
+
+    def _made(self, request: Request, make: Callable[[Request], Any]) -> Made:
+        """What `make` makes of each part of a request, and its seconds."""
         started = time.perf_counter()
-        arrays = []
-        for part in Request(video, windows, sentences).parts():
-            arguments = self._packer.vector_inputs(part, self.settings)
-            self.shapes.add(array_shapes(arguments))
-            arrays.append(self._vectors(self._parts.weights, *arguments))
-        return SparseVectors(tuple(jax.block_until_ready(arrays)), time.perf_counter() - started)
+        parts = tuple(jax.block_until_ready(make(part)) for part in request.parts())
+        return Made(parts, time.perf_counter() - started)
+
+    def _make_vectors(self, part: Request) -> jax.Array:
+        arguments = self._packer.vector_inputs(part, self.settings)
+        self.shapes.add(array_shapes(arguments))
+        return self._vectors(self._parts.weights, *arguments)
+
+    def _read(self, part: Request, plan: Plan, level: UpperLevel) -> Reading:
+        packed = self._pack(part, plan)
+        plan, inputs = self._packer.level_inputs(part, packed.plan, level)
+        self.shapes.add((plan, *array_shapes(inputs)))
+        return self._reading(plan, self._parts_of(plan), inputs)
+
+    def _ask_all(self, part: Request) -> Asked:
+        packed = self._pack(part, Plan(self.settings))
+        self.shapes.add(packed.shapes)
+        found = self._program(packed.plan, self._parts_of(packed.plan), packed.video)
+        return Asked(found.answers, found.decoded)
+
+    def _used(self, request: Request, plan: Plan) -> list[Made]:
+        """What a search by this plan uses of what is shared."""
+        shared, counts = request.shared, counts_of(plan, self.settings, request.windows)
+        used = [shared.levels.get(level.size) for level in whole_levels(plan, request.windows, counts)]
+        used += [shared.vectors if plan.levels else None, shared.dense if asks_all(request.windows, counts) else None]
+        return [made for made in used if made is not None]
 
     def trace(
         self, video: VideoFeatures, sentences: Sentences, *, depth: int | None = None, policy: str | None = None
@@ -250,7 +315,8 @@ class Searcher:
         """What the program of a plan gets beside the video; grammars of the levels that it searches."""
         if not plan.levels:
             return self._parts._replace(weights=self._parts.weights.alone, upper_grammars=())
-        return self._parts._replace(upper_grammars=self._parts.upper_grammars[-len(plan.levels) :])
+        grammars = tuple(self._parts.upper_grammars[self._levels.index(level)] for level in plan.levels)
+        return self._parts._replace(upper_grammars=grammars)
 
     def _results(self, request: Request, plan: Plan, found: Found, threshold: float) -> list[Result]:
         """What was found, sentence by sentence."""

@@ -8,7 +8,8 @@ from revision_jax import config as configs
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.search import clip_baseline
 from revision_jax.search.packing import padding
-from revision_jax.search.packing.packer import array_shapes
+from revision_jax.search.packing.packer import Request, array_shapes
+from revision_jax.search.packing.shared import NOTHING
 from revision_jax.search.settings import SearchSettings
 
 FILMS, QUERIES = 112, 72_044  # of MAD's test split
@@ -76,8 +77,9 @@ def test_queries_asked_in_parts_are_answered_as_if_asked_together(depth, changes
     def search():
         settings = make_settings(keep=(0.7, 0.4), **changes)
         searcher = make_searcher(settings, hierarchy, dense=Oracle(), upper=UpperOracle())
-        vectors = searcher.sparse_vectors(video, searcher.windows(video, 3), sentences) if depth > 1 else None
-        return searcher.search(video, sentences, depth=depth, vectors=vectors)
+        request = Request(video, searcher.windows(video, 3), sentences)
+        shared = searcher.share(request, searcher.plan(3, "bottom_up")) if depth > 1 else NOTHING
+        return searcher.search(video, sentences, depth=depth, shared=shared)
 
     together = search()
     monkeypatch.setattr(padding, "QUERY_CHUNK", 64)

@@ -17,7 +17,7 @@ def test_the_clip_that_shows_the_event_comes_first():
     upper = make_searcher(make_settings(), HIERARCHY, upper=UpperOracle())
     alone = make_searcher(make_settings(window_block=8), HIERARCHY)
     for searcher in (upper, alone):
-        scores = score_clips(searcher, clips, oracle_sentences(queries), depth=searcher.max_depth)
+        scores, _ = score_clips(searcher, clips, oracle_sentences(queries), depth=searcher.max_depth)
         order = np.argsort(-scores, axis=1)
         assert order[:, 0].tolist() == shown and order[:, 1].tolist() == faint
     # Without upper levels nothing parts the other 28 clips, and nothing pretends to.

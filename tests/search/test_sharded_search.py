@@ -14,6 +14,8 @@ from fake_search import F, FAMILIES, Sentences, VideoFeatures, make_searcher, ma
 from revision_jax.hierarchy import Hierarchy
 from revision_jax.parallel.mesh import make_mesh
 from revision_jax.parallel.programs import forget
+from revision_jax.search.packing.packer import Request
+from revision_jax.search.packing.shared import NOTHING
 from revision_jax.training.state import place, take_apart
 
 features = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float16)
@@ -40,16 +42,18 @@ def search(mesh, asked=ALL[:1], share=False, **changes):
     searcher = searcher_of(mesh, **changes)
     answers, results, costs = [], [], []
     with jax.set_mesh(mesh):
-        vectors = searcher.sparse_vectors(video, searcher.windows(video, 3), sentences) if share else None
+        whole = Request(video, searcher.windows(video, 3), sentences)
+        shared = searcher.share(whole, searcher.plan(3, "bottom_up")) if share else NOTHING
         for options in asked:
-            searched = searcher.search(video, sentences, vectors=vectors, **options)
+            searched = searcher.search(video, sentences, shared=shared, **options)
             results += searched.results
             windows = 1 if options["depth"] == 0 else len(hierarchy.windows(200.0))
             answers.append([np.asarray(x)[: len(sentences), :windows] for x in searched.answers])
             costs.append(dataclasses.replace(searched.cost, seconds=0))
         # Another length of the same shapes meets a program that is there.
-        searcher.search(VideoFeatures(features, 190.0, 1.0), sentences, vectors=vectors, **asked[0])
-    assert searcher.compile_count == len(asked) + share, searcher.compile_count
+        searcher.search(VideoFeatures(features, 190.0, 1.0), sentences, shared=shared, **asked[0])
+    made = 4 if share else 0  # vectors, two levels, all dense windows
+    assert searcher.compile_count == len(asked) + made, searcher.compile_count
     return answers, results, costs
 
 def check(expected, found, name):

@@ -29,6 +29,8 @@ from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.levels import upper as levels
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import Chunk, Shown, UpperAsking, UpperLevel, ask_groups
+from revision_jax.search.packing.packer import Request
+from revision_jax.search.packing.shared import NOTHING, Shared
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.sentences import Sentences
 
@@ -45,6 +47,11 @@ def _searcher(**changes):
 
 def _searched(searcher, sentences=SENTENCES, duration=DURATION, **options):
     return searcher.search(oracle_video(duration, 2.0, EVENTS), oracle_sentences(sentences), **options)
+
+
+def _request(searcher):
+    video = oracle_video(DURATION, 2.0, EVENTS)
+    return Request(video, searcher.windows(video, 3), oracle_sentences(SENTENCES))
 
 
 def _search(searcher, **options):
@@ -218,16 +225,15 @@ def test_a_cascade_reads_a_shortlist_alone(searcher):
         assert whole.cost.levels == expected.cost.levels and whole.cost.flops == expected.cost.flops
         for a, b in zip(expected.results, whole.results):
             np.testing.assert_array_equal(a.moments, b.moments)
-    vectors = searcher.sparse_vectors(video := oracle_video(DURATION, 2.0, EVENTS), searcher.windows(video, 3),
-                                      oracle_sentences(SENTENCES))  # fmt: skip
+    shared = searcher.share(_request(searcher), searcher.plan(3, "top_down"))
     short = _searcher(shortlist=0.25)
     found = _searched(short, depth=3, policy="cascade")
     assert [(level.windows, level.shown) for level in found.cost.levels] == [(4 * 10, 4 * 10)] * 2
     assert found.cost.flops < 0.5 * expected.cost.flops
     for result in found.results[:3]:  # the windows of the events are the most similar ones
         assert result.found[0, 0] < result.found[0, 1]
-    shared = _searched(short, depth=3, policy="cascade", vectors=vectors)
-    for a, b in zip(found.results, shared.results):
+    other = _searched(short, depth=3, policy="cascade", shared=shared)
+    for a, b in zip(found.results, other.results):
         np.testing.assert_array_equal(a.moments, b.moments)
 
 
@@ -239,24 +245,76 @@ def test_blocks_and_batches_do_not_change_the_answers(searcher):
             np.testing.assert_array_equal(a.sent[-1], b.sent[-1])
 
 
-def test_searches_share_sparse_vectors():
-    video, maker = oracle_video(DURATION, 2.0, EVENTS), _searcher()
-    vectors = maker.sparse_vectors(video, maker.windows(video, 3), oracle_sentences(SENTENCES))
-    searcher = _searcher(window_block=64, query_batch=3)  # it cuts and fills the vectors up
-    for options in ({"depth": 2}, {"depth": 3, "policy": "bottom_up"}):
-        expected = _searched(searcher, **options)
-        found = _searched(searcher, vectors=dataclasses.replace(vectors, seconds=1000.0), **options)
+SHARING = [
+    {"depth": 1},
+    {"depth": 2},
+    {"depth": 2, "policy": "bottom_up"},
+    {"depth": 3},
+    {"depth": 3, "policy": "bottom_up"},
+    {"depth": 3, "policy": "fused"},
+]
+
+
+def test_searches_share_what_they_have_in_common():
+    """Whatever was searched before, a search finds the same, at the same cost but for its seconds."""
+    maker, alone, shared = _searcher(verify=0.3), _searcher(verify=0.3, window_block=64, query_batch=3), NOTHING
+    for options in SHARING:
+        plan = maker.plan(options["depth"], options.get("policy", "top_down"))
+        shared = maker.share(dataclasses.replace(_request(maker), shared=shared), plan)
+        expected = _searched(alone, **options)
+        found = _searched(alone, shared=shared, **options)  # it cuts and fills up what the other made
         for a, b in zip(expected.results, found.results):
             np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
             for one, other in zip(a.sent, b.sent, strict=True):
                 np.testing.assert_array_equal(one, other)
-        assert expected.cost.seconds < 1000 < found.cost.seconds  # what it took to make them is a search's own cost
-    # Another sentence's vectors are used as they are: nothing is made anew.
-    wrong = dataclasses.replace(vectors, arrays=tuple(array[::-1] for array in vectors.arrays))
-    assert any(
-        len(a.moments) != len(b.moments) or (a.moments != b.moments).any()
-        for a, b in zip(_search(maker, depth=2), _search(maker, depth=2, vectors=wrong))
-    )
+        same = dataclasses.replace(found.cost, seconds=expected.cost.seconds)
+        assert same == expected.cost
+    assert set(shared.levels) == {level.size for level in maker.plan(3, "top_down").levels}
+    made = maker.compile_count
+    assert maker.share(dataclasses.replace(_request(maker), shared=shared), plan) == shared
+    assert maker.compile_count == made
+
+
+def test_a_search_counts_the_seconds_of_what_it_uses():
+    maker = _searcher()
+    shared = maker.share(_request(maker), maker.plan(3, "bottom_up"))
+    slow = lambda made, seconds: dataclasses.replace(made, seconds=seconds)
+    coarse, fine = shared.levels
+    levels = {coarse: slow(shared.levels[coarse], 2000.0), fine: slow(shared.levels[fine], 4000.0)}
+    shared = Shared(slow(shared.vectors, 1000.0), levels, slow(shared.dense, 8000.0))
+    thousands = lambda **options: _searched(maker, shared=shared, **options).cost.seconds // 1000
+    assert thousands(depth=1) == 8
+    assert thousands(depth=2) == 1 + 4
+    assert thousands(depth=3) == 1 + 2  # its second level is not shown every window
+    assert thousands(depth=3, policy="bottom_up") == 1 + 2 + 4 + 8
+
+
+def test_what_is_shared_is_used_as_it_is():
+    maker = _searcher()
+    shared = maker.share(_request(maker), maker.plan(3, "bottom_up"))
+    for name in ("vectors", "dense"):
+        made = getattr(shared, name)
+        turned = dataclasses.replace(made, parts=jax.tree.map(lambda x: x[::-1], made.parts))
+        wrong = dataclasses.replace(shared, levels={}, **{name: turned})
+        assert _differ(maker, shared, wrong)
+    turned = {size: dataclasses.replace(made, parts=jax.tree.map(lambda x: x[::-1], made.parts))
+              for size, made in shared.levels.items()}  # fmt: skip
+    assert _differ(maker, shared, dataclasses.replace(shared, levels=turned))
+
+
+def _differ(searcher, shared, wrong):
+    pairs = zip(*(_search(searcher, depth=3, policy="bottom_up", shared=one) for one in (shared, wrong)))
+    return any(len(a.moments) != len(b.moments) or (a.moments != b.moments).any() for a, b in pairs)
+
+
+def test_what_takes_more_than_it_may_is_not_shared():
+    maker = _searcher()
+    plan = maker.plan(3, "bottom_up")
+    assert maker.share(_request(maker), plan, 0) == NOTHING
+    some = maker.share(_request(maker), plan, 4 * 4 * 40)  # the scores of 4 queries and 40 windows
+    assert some.vectors is None and some.dense is None and len(some.levels) == 2
+    for a, b in zip(_search(maker, depth=3), _search(maker, depth=3, shared=some)):
+        np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
 
 
 def test_a_video_of_fewer_windows_than_a_group(searcher):

@@ -66,6 +66,13 @@ class Answers(NamedTuple):
     length: jax.Array
 
 
+class Asked(NamedTuple):
+    """What the dense level says: answers, and answer tokens generated, `[Q]` int32."""
+
+    answers: Answers
+    decoded: jax.Array
+
+
 def no_answers(num_queries: int, num_windows: int, beams: int, answer_tokens: int) -> Answers:
     """Before any pair is asked."""
     shape = num_queries, num_windows, beams

@@ -12,6 +12,7 @@ each window and query of a chunk.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -136,6 +137,13 @@ class Chunk(NamedTuple):
     sparse: jax.Array
 
 
+class Shown(NamedTuple):
+    """The windows that a level is shown: `windows [q, U]` bool, `count` of them for each query that is asked."""
+
+    windows: jax.Array
+    count: jax.Array
+
+
 def search_levels(
     upper: Grounder, data: UpperData, asking: UpperAsking, part: tuple[int | jax.Array, int] = (0, 1)
 ) -> LevelsFound:
@@ -163,14 +171,10 @@ def search_levels(
         if asking.policy.shortlists:
             similarity = window_similarity(data.features, inputs.table.frames, inputs.similar[queries]).score
         shown = asking.policy.first_shown(shown, similarity, data.counts[0])
-        made = inputs.vectors is None
-        sparse = sparse_vectors(upper, data.features, inputs, queries, shown) if made else inputs.vectors[queries]
-        chunk = Chunk(
-            data.prefix, questions.head, questions.tokens[queries], questions.lengths[queries], unsplit(sparse, 0, 1, 2)
-        )
+        ask = _asking(upper, data, asking, queries, shown)
         total, trail, decoded = jnp.zeros(shown.shape), [], []
-        for place, grammar in enumerate(data.grammars):
-            scores, tokens = ask_level(upper, grammar, chunk, Shown(shown, data.counts[place]), asking, place)
+        for place in range(num_levels):
+            scores, tokens = ask(Shown(shown, data.counts[place]), place)
             total = total + scores / num_levels
             trail.append(shown)
             decoded.append(tokens)
@@ -182,6 +186,32 @@ def search_levels(
         )
 
     return jax.lax.fori_loop(0, -(-chunks // parts), search_chunk, start)  # as often on every part
+
+
+def _asking(
+    upper: Grounder, data: UpperData, asking: UpperAsking, queries: jax.Array, first_shown: jax.Array
+) -> Callable[[Shown, int], tuple[jax.Array, jax.Array]]:
+    """How the level at a place is asked by these queries `[q]`: see `ask_level`, or what was read before."""
+    inputs, questions = data.inputs, data.inputs.questions
+
+    def read(shown: Shown, place: int) -> tuple[jax.Array, jax.Array]:
+        reading = inputs.readings[place]
+        return jnp.where(shown.windows, reading.scores[queries], -jnp.inf), reading.decoded[queries]
+
+    if len(inputs.readings) == len(asking.levels):
+        return read
+    made = inputs.vectors is None
+    sparse = sparse_vectors(upper, data.features, inputs, queries, first_shown) if made else inputs.vectors[queries]
+    chunk = Chunk(
+        data.prefix, questions.head, questions.tokens[queries], questions.lengths[queries], unsplit(sparse, 0, 1, 2)
+    )
+
+    def ask(shown: Shown, place: int) -> tuple[jax.Array, jax.Array]:
+        if place < len(inputs.readings):
+            return read(shown, place)
+        return ask_level(upper, data.grammars[place], chunk, shown, asking, place)
+
+    return ask
 
 
 def sparse_vectors(
@@ -208,13 +238,6 @@ def sparse_vectors(
         return vectors.at[jnp.where(pair < pairs, query, batch), window].set(new.astype(vectors.dtype), mode="drop")
 
     return jax.lax.fori_loop(0, agreed(-(-pairs // block)), encode, vectors)
-
-
-class Shown(NamedTuple):
-    """The windows that a level is shown: `windows [q, U]` bool, `count` of them for each query that is asked."""
-
-    windows: jax.Array
-    count: jax.Array
 
 
 def ask_level(

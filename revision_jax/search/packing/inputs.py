@@ -50,6 +50,18 @@ class Seen(NamedTuple):
     mask: jax.Array
 
 
+class Reading(NamedTuple):
+    """What an upper level that is shown every window says of them.
+
+    Attributes:
+      scores: `[Q, U]` float32 of `ask_level`.
+      decoded: `[Q]` int32, answer tokens generated.
+    """
+
+    scores: jax.Array
+    decoded: jax.Array
+
+
 class UpperInputs(NamedTuple):
     """What the upper levels get beside the features.
 
@@ -61,6 +73,7 @@ class UpperInputs(NamedTuple):
       similar: `[Q, D]`, holistic features of the sentences; None where no shortlist is made.
       parents: `[W, P]` int32, for every dense window the numbers of the upper windows that send it down.
       vectors: `[Q, U, H]`, sparse vectors that an earlier search of the same video made; None makes them.
+      readings: of the first levels, made earlier, too; the levels after them are asked.
     """
 
     table: WindowTable
@@ -70,6 +83,7 @@ class UpperInputs(NamedTuple):
     similar: jax.Array | None = None
     parents: jax.Array | None = None
     vectors: jax.Array | None = None
+    readings: tuple[Reading, ...] = ()
 
 
 class VideoInputs(NamedTuple):
@@ -86,6 +100,7 @@ class VideoInputs(NamedTuple):
       similar: `[Q, D]`, holistic features of the sentences; None where nothing compares them.
       upper: what the upper levels get; None without upper levels.
       seen: what the frames of dense windows see of the sentences; None where they see nothing.
+      asked: `levels.dense.Asked` of every dense window, made earlier; None asks them.
     """
 
     features: jax.Array
@@ -98,3 +113,12 @@ class VideoInputs(NamedTuple):
     similar: jax.Array | None
     upper: UpperInputs | None
     seen: Seen | None = None
+    asked: tuple | None = None
+
+
+class LevelInputs(NamedTuple):
+    """What one upper level reads that is shown every window; the fields are those of `VideoInputs`."""
+
+    features: jax.Array
+    counts: jax.Array
+    upper: UpperInputs

@@ -6,6 +6,8 @@ time.
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,27 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
-from revision_jax.search.packing.inputs import Seen, UpperInputs, VideoInputs
+from revision_jax.search.levels.dense import Asked
+from revision_jax.search.levels.upper import UpperLevel
+from revision_jax.search.packing.inputs import LevelInputs, Reading, Seen, UpperInputs, VideoInputs
 from revision_jax.search.packing.padding import asked_shape, pack_rows, pack_windows, pad_frames, query_chunks
 from revision_jax.search.packing.questions import QuestionEncoder
+from revision_jax.search.packing.shared import NOTHING, Shared
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.plan import Plan
+from revision_jax.search.policies.bottom_up import BottomUp
 from revision_jax.search.policy import window_counts
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class SparseVectors:
-    """The sparse vectors of a video and some sentences, to be shared by searches at several depths.
-
-    Attributes:
-      arrays: `[Q, U, H]` of each part of the queries (`padding.query_chunks`), see `levels/upper.py`.
-      seconds: that it took to make them; a search that uses them counts them as its own.
-    """
-
-    arrays: tuple[jax.Array, ...]
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +37,24 @@ class Request:
       video: features of the whole video.
       windows: its windows.
       sentences: the queries.
-      vectors: of the same video and sentences; None: the search makes its own.
+      shared: of the same video and sentences; what it lacks the search makes for itself.
       first: the number of the first sentence, where they are a part of all.
     """
 
     video: VideoFeatures
     windows: VideoWindows
     sentences: Sentences
-    vectors: SparseVectors | None = None
+    shared: Shared = NOTHING
     first: int = 0
 
     def parts(self) -> list["Request"]:
         """The queries in the parts that are asked together."""
         return [
             dataclasses.replace(
-                self, sentences=self.sentences.part(chunk), first=chunk.start,
-                vectors=None if self.vectors is None else SparseVectors((self.vectors.arrays[i],), 0.0),
+                self, sentences=self.sentences.part(chunk), first=chunk.start, shared=self.shared.part(i)
             )
             for i, chunk in enumerate(query_chunks(len(self.sentences)))
-        ]  # fmt: skip
+        ]
 
 
 class Packed(NamedTuple):
@@ -101,10 +93,7 @@ class Packer:
         block, batch = asked_shape(
             settings.window_block, settings.query_batch, self.shards, len(texts), all_asked=policy is None
         )
-        counts = None
-        if policy is not None:
-            upper = 0 if windows.upper is None else len(windows.upper)
-            counts = window_counts(policy, settings, upper, len(windows.dense))
+        counts = counts_of(plan, settings, windows)
         plan = dataclasses.replace(
             plan, settings=settings.of_program(), policy=None if policy is None else policy.of_program(),
             dense_batch=batch, upper_batch=max(batch // self.shards, 1),
@@ -126,8 +115,9 @@ class Packer:
             questions=questions,
             counts=counts,
             similar=similar,
-            upper=self._upper(request, plan, batch, table.valid.size) if plan.levels else None,
+            upper=self._upper(request, plan, batch, table.valid.size, counts) if plan.levels else None,
             seen=_seen(request.sentences, len(questions.tokens), "windows") if self.frames_see_query else None,
+            asked=_asked(request, counts, len(questions.tokens), table.valid.size),
         )
         return Packed(plan, video)
 
@@ -139,15 +129,24 @@ class Packer:
         """
         return pad_frames(request.video.features), self._upper_inputs(request, settings, batch=1)
 
-    def _upper(self, request: Request, plan: Plan, batch: int, dense: int) -> UpperInputs:
-        """What upper levels get; `dense` slots of dense windows."""
-        inputs, vectors = self._upper_inputs(request, plan.settings, batch), None
+    def level_inputs(self, request: Request, plan: Plan, level: UpperLevel) -> tuple[Plan, LevelInputs]:
+        """The plan of a level that is shown every window, and what it reads; `plan` is that of a packed search."""
+        plan = dataclasses.replace(plan, levels=(level,), policy=BottomUp(1, 0.0))
+        windows = len(request.windows.upper)
+        inputs, slots = self._upper_inputs(request, plan.settings, plan.dense_batch), np.arange(windows)[:, None]
+        inputs = inputs._replace(parents=pack_rows(slots, inputs.table.valid.size), vectors=_vectors(request, inputs))
+        return plan, LevelInputs(pad_frames(request.video.features), np.array([windows, 0], np.int32), inputs)
+
+    def _upper(self, request: Request, plan: Plan, batch: int, dense: int, counts: np.ndarray) -> UpperInputs:
+        """What upper levels get; `dense` slots of dense windows; `counts` of `Policy.counts`."""
+        inputs = self._upper_inputs(request, plan.settings, batch)
+        queries, slots = len(inputs.questions.tokens), inputs.table.valid.size
         if plan.policy.shortlists:
-            similar = pack_rows(np.asarray(request.sentences.similar, np.float32), len(inputs.questions.tokens))
-            inputs = inputs._replace(similar=similar)
-        if request.vectors is not None:
-            vectors = _slots(request.vectors.arrays[0], len(inputs.questions.tokens), inputs.table.valid.size)
-        return inputs._replace(parents=pack_rows(request.windows.parents, dense), vectors=vectors)
+            inputs = inputs._replace(similar=pack_rows(np.asarray(request.sentences.similar, np.float32), queries))
+        read = itertools.takewhile(lambda one: one is not None, readings_of(request, plan, counts))
+        readings = tuple(Reading(_slots(one.scores, queries, slots), _slots(one.decoded, queries)) for one in read)
+        vectors = _vectors(request, inputs) if len(readings) < len(plan.levels) else None
+        return inputs._replace(parents=pack_rows(request.windows.parents, dense), vectors=vectors, readings=readings)
 
     def _upper_inputs(self, request: Request, settings: SearchSettings, batch: int) -> UpperInputs:
         sentences = request.sentences
@@ -179,7 +178,52 @@ def array_shapes(arrays: Any) -> tuple[tuple[tuple[int, ...], str], ...]:
     return tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arrays))
 
 
-def _slots(vectors: jax.Array, queries: int, windows: int) -> jax.Array:
-    """Vectors `[Q, U, H]` cut or filled up to the slots that a search has; real ones come first in both."""
-    vectors = vectors[:queries, :windows]
-    return jnp.pad(vectors, ((0, queries - vectors.shape[0]), (0, windows - vectors.shape[1]), (0, 0)))
+def counts_of(plan: Plan, settings: SearchSettings, windows: VideoWindows) -> np.ndarray | None:
+    """Windows that each level is shown, and dense windows that are asked: `[L + 1]` int32; None asks every window."""
+    if plan.policy is None:
+        return None
+    upper = 0 if windows.upper is None else len(windows.upper)
+    return window_counts(plan.policy, settings, upper, len(windows.dense))
+
+
+def whole_levels(plan: Plan, windows: VideoWindows, counts: np.ndarray | None) -> tuple[UpperLevel, ...]:
+    """The levels, from the first one on, that a search shows every window: what they say may be shared."""
+    if counts is None or not plan.levels:
+        return ()
+    return tuple(
+        level for level, _ in itertools.takewhile(lambda pair: pair[1] == len(windows.upper), zip(plan.levels, counts))
+    )
+
+
+def asks_all(windows: VideoWindows, counts: np.ndarray | None) -> bool:
+    """Whether a search asks every dense window: what they say may be shared."""
+    return counts is None or int(counts[-1]) == len(windows.dense)
+
+
+def readings_of(request: Request, plan: Plan, counts: np.ndarray) -> Iterator[Reading | None]:
+    """What was read before, level by level; None for a level that no one has read."""
+    for level in whole_levels(plan, request.windows, counts):
+        made = request.shared.levels.get(level.size)
+        yield None if made is None else made.parts[0]
+
+
+def _asked(request: Request, counts: np.ndarray | None, queries: int, windows: int) -> Asked | None:
+    """What was asked before of every dense window, in the slots of a search that asks them all."""
+    if request.shared.dense is None or not asks_all(request.windows, counts):
+        return None
+    answers, decoded = request.shared.dense.parts[0]
+    return Asked(jax.tree.map(lambda x: _slots(x, queries, windows), answers), _slots(decoded, queries))
+
+
+def _vectors(request: Request, inputs: UpperInputs) -> jax.Array | None:
+    """Sparse vectors that were made before, in the slots of a search."""
+    if request.shared.vectors is None:
+        return None
+    return _slots(request.shared.vectors.parts[0], len(inputs.questions.tokens), inputs.table.valid.size)
+
+
+def _slots(array: jax.Array, *sizes: int) -> jax.Array:
+    """An array cut or filled up to the slots `[Q]` or `[Q, U]` that a search has; real ones come first in both."""
+    array = array[tuple(slice(size) for size in sizes)]
+    more = [(0, size - there) for size, there in zip(sizes, array.shape)]
+    return jnp.pad(array, more + [(0, 0)] * (array.ndim - len(sizes)))
