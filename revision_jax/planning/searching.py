@@ -7,22 +7,23 @@ Letters: W dense windows, U upper windows, Q queries of a video, P prefix tokens
 from typing import NamedTuple
 
 from revision_jax.ahead.abstract import prompts_or_stand_in
-from revision_jax.evaluation.methods import SHARED_BYTES
 from revision_jax.planning.counts import Count
 from revision_jax.planning.machine import Machine
 from revision_jax.planning.rates import Rates
 from revision_jax.planning.training import A_QUERY, PROCESS, feature_bytes, programs_of
 from revision_jax.planning.work import Work
-from revision_jax.prompts import AnswerGrammar, PromptEncoder, group_answers
+from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers, group_answers
 from revision_jax.runs.base import encoder_of, llama_config
 from revision_jax.runs.batches import GROUPS, group_rows
 from revision_jax.runs.run import Run
 from revision_jax.search.counting import Flops
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import UpperLevel
+from revision_jax.search.memory import answers_bytes
 from revision_jax.search.method import compared_methods, known_methods
 from revision_jax.search.packing.padding import query_chunks
 from revision_jax.search.packing.questions import QuestionEncoder
+from revision_jax.search.packing.shared import SHARED_BYTES
 from revision_jax.search.policies import find_policy
 from revision_jax.search.policy import window_counts
 from revision_jax.search.settings import SearchSettings
@@ -33,14 +34,20 @@ class Found(NamedTuple):
     """Of one search of one video.
 
     Attributes:
-      flops: without sparse vectors; vectors: of these.
+      parts: FLOPs of `dense`, of `vectors` and of each level, by its windows of a group.
+      whole: those of them that are the same in every search that has them, so that an evaluation shares them.
       encoded: dense windows that went through the language model; pairs: of query and window that were asked.
     """
 
-    flops: float
-    vectors: float
+    parts: dict[str | int, float]
+    whole: set[str | int]
     encoded: float
     pairs: float
+
+    @property
+    def flops(self) -> float:
+        """Of the search alone."""
+        return sum(self.parts.values())
 
 
 class SearchCount:
@@ -62,6 +69,8 @@ class SearchCount:
         questions = QuestionEncoder(self.prompts, "group", 0)
         self.heads = {level: len(questions.head(level)) for level in ("dense", "group")}
         self.vector_bytes = 4 * models.dense.llm.config.hidden_size
+        longest = AnswerGrammar.compile(self.prompts, dense_answers(self.frames)).max_length
+        self.answers_bytes = answers_bytes(self.settings.beam, max([longest, *(x.answer_tokens for x in self.levels)]))
 
     def video(self, depth: int, policy: str, video_s: float, queries: float) -> Found:
         """A search of one video of so many seconds for so many queries."""
@@ -75,11 +84,16 @@ class SearchCount:
             counts = window_counts(policy, self.settings, upper, dense_windows).tolist()
             asked = counts[-1]
         flops, pairs = self._dense(dense_windows, asked, queries)
-        vectors = 0.0
+        parts, whole = {"dense": flops}, {"dense"} if depth and asked == dense_windows else set()
+        for level, shown in zip(levels, counts):
+            parts[level.size] = self._level(level, shown, queries)
+            if shown == upper:
+                whole.add(level.size)
         if levels:
-            flops += sum(self._level(level, shown, queries) for level, shown in zip(levels, counts))
-            vectors = queries * counts[0] * self.upper.sparse_vector(self.frames, self.run.config.prompt.query_tokens)
-        return Found(flops, vectors, self._encoded(dense_windows, asked, queries), pairs)
+            vector = self.upper.sparse_vector(self.frames, self.run.config.prompt.query_tokens)
+            parts["vectors"] = queries * counts[0] * vector
+            whole.add("vectors")
+        return Found(parts, set() if kind.shortlists else whole, self._encoded(dense_windows, asked, queries), pairs)
 
     def _encoded(self, windows: int, asked: int, queries: float) -> float:
         """Windows that at least one query asks, if each asks its own at random; anew for each part of the queries."""
@@ -116,14 +130,27 @@ class SearchCount:
         return a_token * (config.search.window_block * context + pairs) / config.mesh.tensor
 
     def split(self, methods: list[tuple[int, str]], count: Count) -> float:
-        """FLOPs of all methods on a split. The sparse vectors of a video are made once for all, where they fit."""
-        found = [self.video(depth, policy, count.video_s, count.queries_a_video) for depth, policy in methods]
+        """FLOPs of all methods on a split. What several methods do whole is done once for a video, where it fits."""
+        own, shared = 0.0, {}
+        kept = self._kept(count)
+        for depth, policy in methods:
+            found = self.video(depth, policy, count.video_s, count.queries_a_video)
+            once = found.whole & kept
+            own += sum(flops for name, flops in found.parts.items() if name not in once | {"vectors"})
+            shared |= {name: found.parts[name] for name in once}
+            read = once - {"dense", "vectors"}
+            vectors = found.parts.get("vectors", 0.0)
+            if "vectors" not in once:  # a level that is read makes its own
+                own += vectors * (len(found.parts) - 2 > len(read))
+                shared |= {(size, "vectors"): vectors for size in read}
+        return count.videos * (own + sum(shared.values()))
+
+    def _kept(self, count: Count) -> set[str | int]:
+        """What is kept for all methods, of which each may take `SHARED_BYTES`."""
         upper = len(self.hierarchy.upper_windows(count.video_s)) if self.levels else 0
-        shared = count.queries_a_video * upper * self.vector_bytes <= SHARED_BYTES
-        shares = [one.vectors for (_, policy), one in zip(methods, found) if not find_policy(policy).shortlists]
-        own = [one.vectors for (_, policy), one in zip(methods, found) if find_policy(policy).shortlists]
-        vectors = sum(own) + (max(shares, default=0.0) if shared else sum(shares))
-        return count.videos * (sum(one.flops for one in found) + vectors)
+        sizes = {level.size: 4 * upper for level in self.levels} | {"vectors": self.vector_bytes * upper}
+        sizes["dense"] = self.answers_bytes * len(self.hierarchy.windows(count.video_s))
+        return {name for name, size in sizes.items() if count.queries_a_video * size <= SHARED_BYTES}
 
 
 def _levels(prompts: PromptEncoder, sizes: tuple[int, ...], settings: SearchSettings) -> list[UpperLevel]:

@@ -151,9 +151,10 @@ class Sizes:
             sparse_bytes=0 if upper is None else sparse_work(upper, num_frames),
         )
 
-    def answers_bytes(self, beam: int) -> int:
-        """The answers about one pair of query and dense window."""
-        return beam * (self.answer_tokens + 8) * _FLOAT
+
+def answers_bytes(beam: int, answer_tokens: int) -> int:
+    """Bytes of the answers about one pair of query and dense window."""
+    return beam * (answer_tokens + 8) * _FLOAT
 
 
 def needed(sizes: Sizes, packed: Packed) -> Need:
@@ -163,7 +164,7 @@ def needed(sizes: Sizes, packed: Packed) -> Need:
     nbytes = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
     num_queries, windows = len(video.questions.tokens), video.table.valid.size
     # Answers are carried through two loops, or three, and gathered over devices.
-    results = (4 if settings.verify else 3) * num_queries * windows * sizes.answers_bytes(settings.beam)
+    results = (4 if settings.verify else 3) * num_queries * windows * answers_bytes(settings.beam, sizes.answer_tokens)
     results += num_queries * windows * 6 * _FLOAT
     block = video.table.valid.shape[1] // sizes.shards
     context = sizes.context + len(video.questions.head)

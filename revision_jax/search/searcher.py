@@ -23,7 +23,7 @@ from revision_jax.search.counting import Flops, count_cost
 from revision_jax.search.levels.dense import Asked
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import UpperLevel
-from revision_jax.search.memory import WHOLE_DEVICE, Memory, Need, Sizes, fit, needed
+from revision_jax.search.memory import WHOLE_DEVICE, Memory, Need, Sizes, answers_bytes, fit, needed
 from revision_jax.search.models import Models, Weights, signature, split_models
 from revision_jax.search.packing.inputs import Reading
 from revision_jax.search.packing.packer import (
@@ -250,7 +250,7 @@ class Searcher:
             if level.size not in shared.levels and upper * _FLOAT <= most_bytes:
                 made = self._made(of_levels, lambda part, level=level: self._read(part, plan, level))
                 shared = dataclasses.replace(shared, levels={**shared.levels, level.size: made})
-        answers = queries * len(windows.dense) * self._sizes.answers_bytes(self.settings.beam)
+        answers = queries * len(windows.dense) * answers_bytes(self.settings.beam, self._sizes.answer_tokens)
         if shared.dense is None and asks_all(windows, counts) and answers <= most_bytes:
             made = self._made(dataclasses.replace(request, shared=NOTHING), self._ask_all)
             shared = dataclasses.replace(shared, dense=made)

@@ -40,28 +40,36 @@ def search(long):
 @pytest.mark.parametrize("method", COUNTED, ids=lambda method: f"{method[0]} {method[1]}")
 def test_as_a_real_search_counted(search, method):
     found = search.video(*method, 3600.0, 80)
-    assert 3 * (found.flops + found.vectors) / 1e9 == pytest.approx(COUNTED[method], rel=0.02)
+    assert 3 * found.flops / 1e9 == pytest.approx(COUNTED[method], rel=0.02)
 
 
 def test_windows_and_pairs(search):
     everything, chosen = search.video(1, "top_down", 3600.0, 80), search.video(3, "top_down", 3600.0, 80)
-    assert (everything.encoded, everything.pairs, everything.vectors) == (112, 80 * 112, 0)
+    assert (everything.encoded, everything.pairs, set(everything.parts)) == (112, 80 * 112, {"dense"})
     assert chosen.pairs == 80 * 67  # 59 % of 112, rounded up
     assert search.video(3, "top_down", 3600.0, 1).encoded == pytest.approx(67)
-    assert chosen.vectors == 80 * 112 * search.upper.sparse_vector(64, 16)
+    assert chosen.parts["vectors"] == 80 * 112 * search.upper.sparse_vector(64, 16)
     assert search.video(1, "top_down", 3600.0, 600).encoded == 3 * 112  # parts of at most 256 queries
 
 
-def test_sparse_vectors_are_made_once(search):
-    count = Count(1, 1.0, 80)
-    two = [(2, "top_down"), (3, "top_down")]
-    alone = [search.video(*method, 3600.0, 80) for method in two]
-    assert search.split(two, count) == pytest.approx(sum(one.flops for one in alone) + alone[0].vectors)
-    # Of 30,000 queries they take 2.6 GB, more than are kept: then each method makes its own.
-    many = search.split(two, Count(1, 1.0, 30_000))
-    alone = [search.video(*method, 3600.0, 30_000) for method in two]
-    assert many == pytest.approx(sum(one.flops + one.vectors for one in alone))
-    assert 30_000 * 112 * search.vector_bytes > 2**30
+def test_what_methods_do_whole_is_done_once(search):
+    """A reading of 16 for depth 2, another for bottom-up at depth 3, and all windows for both bottom-up and depth 1."""
+    methods = [(1, "top_down"), (2, "top_down"), (3, "top_down"), (3, "bottom_up")]
+    flat, two, three, every = (search.video(*method, 3600.0, 80).parts for method in methods)
+    assert (flat["dense"], two["vectors"], two[16], three[48]) == tuple(every[x] for x in ("dense", "vectors", 16, 48))
+    once = sum(every.values()) + two["dense"] + three["dense"] + three[16]  # 90 % of the windows: not the same groups
+    assert three[16] < every[16] and search.split(methods, Count(1, 1.0, 80)) == pytest.approx(once)
+    own = search.video(3, "cascade", 3600.0, 80).flops  # a shortlist of its own
+    assert search.split([*methods, (3, "cascade")], Count(1, 1.0, 80)) == pytest.approx(once + own)
+
+
+def test_what_is_too_large_is_not_kept(search):
+    """The vectors of 30,000 queries take 2.6 GB: each level that is read makes its own, and so does a search."""
+    methods, count = [(2, "bottom_up"), (3, "top_down"), (3, "bottom_up")], Count(1, 1.0, 30_000)
+    assert 30_000 * 112 * search.vector_bytes > 2**30 > 30_000 * 112 * search.answers_bytes
+    _, three, every = (search.video(*method, 3600.0, 30_000).parts for method in methods)
+    needed = every["dense"] + every[16] + every[48] + three["dense"] + three[16] + 3 * every["vectors"]
+    assert search.split(methods, count) == pytest.approx(needed)
 
 
 def test_an_evaluation_asks_all_methods_of_two_splits(long, search):
