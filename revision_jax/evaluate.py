@@ -22,6 +22,9 @@ says what each level sent down. Stages align, sparse and long are asked their ow
 windows and groups; a run that chooses among short videos (stage2.py:retrieval) ranks them. What counts as absent, the
 temperature of confidences and the variant of CLIP retrieval are chosen on the validation split.
 
+Methods share their work: a window that all of them would ask is asked once. So seconds are told of the method that is
+served, and of those that do all windows; of any other, name it (--methods NAME --out NAME) and it works by itself.
+
 Examples:
   python -m revision_jax.evaluate --workdir runs/stage1-tiny               the config's split (test)
   python -m revision_jax.evaluate --workdir runs/stage1-tiny --split val
@@ -63,7 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("val", "test"), default="", help="default: the config's eval.split")
     parser.add_argument("--data", metavar="DIR", default="", help="another prepared split to score, of any domain")
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="ours", help="default: ours")
-    parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all that the run has")
+    parser.add_argument(
+        "--methods", metavar="NAME,NAME", default="", help="default: all that the run has; those named are timed"
+    )
     says = "share of the dense windows to look at: policy and shares are chosen on val"
     parser.add_argument("--budget", type=float, metavar="SHARE", help=says)
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")

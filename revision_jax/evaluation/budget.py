@@ -127,7 +127,7 @@ def shares(budget: float, shown: float, levels: int, searcher: Searcher) -> list
 def ask_ways(
     ways: Sequence[Way], asking: m.Asking, split: Split, models: Models, path: Path
 ) -> dict[Way, m.Answers]:  # fmt: skip
-    """The answers of every way on a split; sparse vectors are shared by all.
+    """The answers of every way on a split; what a video's windows say is shared by all.
 
     Args:
       asking: what the searches have in common.
@@ -136,12 +136,12 @@ def ask_ways(
     """
     asks = {}
     for way in ways:
-        one = dataclasses.replace(asking, searcher=way.searcher(asking.searcher), shares_shortlists=True)
-        asks[way.name] = one.search(way.depth, way.policy)
+        one = dataclasses.replace(asking, searcher=way.searcher(asking.searcher))
+        asks[way.name] = one.search(way.depth, way.policy, measured=False)
     settings = asking.searcher.settings.results()
     fixed = {name: value for name, value in settings.items() if name not in CHOOSING}  # the rest is a way's name
     which = [model for model in models.both if model is not None]
-    answers = m.answer(split, asks, path, answers_digest(asking.run, fixed, split, which))
+    answers = m.answer(split, [m.Logged(asks, path, answers_digest(asking.run, fixed, split, which))])
     return {way: answers[way.name] for way in ways}
 
 

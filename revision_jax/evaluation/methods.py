@@ -6,6 +6,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -83,14 +84,20 @@ class SharedWork:
         self._key: tuple | None = None
         self._shared = NOTHING_SHARED
 
-    def __call__(self, name: str, video: VideoFeatures, sentences: Sentences, plan: Plan) -> Shared:
-        """For a search of some sentences in the video of this name, which must not be another video's."""
+    def __call__(self, name: str, video: VideoFeatures, sentences: Sentences, plan: Plan, measured: bool) -> Shared:
+        """For a search of some sentences in the video of this name, which must not be another video's.
+
+        Args:
+          measured: its seconds are wanted, so it takes only what it takes whole.
+        """
         key = name, tuple(sentences.texts)
         if key != self._key:
             self._key, self._shared = key, NOTHING_SHARED
         windows = self.searcher.windows(video, self.searcher.max_depth)
-        self._shared = self.searcher.share(Request(video, windows, sentences, self._shared), plan, SHARED_BYTES)
-        return self._shared
+        request = Request(video, windows, sentences, self._shared)
+        self._shared = self.searcher.share(request, plan, SHARED_BYTES, parts=not measured)
+        request = dataclasses.replace(request, shared=self._shared)
+        return self.searcher.whole_of(request, plan) if measured else self._shared
 
 
 # ------------------------------------------------------------------------------------------------- asking
@@ -102,23 +109,24 @@ class Asking:
       run: gives the sentences' features.
       searcher: searches.
       retrieval: the CLIP baseline, chosen on val; None where it is not asked.
-      shared: what searches have in common.
-      shares_shortlists: policies that shortlist share them too, where many are asked; then their seconds are not told.
+      shared: what searches have in common; None where one alone is asked.
+      measured: methods whose seconds are told. Others take also parts of what was done for all, such as the answers of
+        the windows that they choose.
     """
 
     run: Run
     searcher: Searcher
     retrieval: ClipRetrieval | None
-    shared: SharedWork
-    shares_shortlists: bool = False
+    shared: SharedWork | None = None
+    measured: frozenset[str] = frozenset()
 
     def method(self, name: str) -> Ask:
         """The function that answers queries by a method."""
         if name == CLIP:
             return retrieve(self.retrieval, self.run.extractor)
-        return self.search(*known_methods(self.searcher.max_depth)[name])
+        return self.search(*known_methods(self.searcher.max_depth)[name], measured=name in self.measured)
 
-    def search(self, depth: int, policy: str) -> Ask:
+    def search(self, depth: int, policy: str, *, measured: bool) -> Ask:
         """A search at a depth. A query that cannot be asked is a miss, never a query fewer."""
 
         def ask(store: FeatureStore, video_id: str, queries: Sequence[Query]) -> Answers:
@@ -129,11 +137,10 @@ class Asking:
                 missed = [Prediction(query.query_id, NOTHING, fault) for query, fault in zip(queries, faults)]
                 return missed, Cost(videos=1)
             sentences = self.run.sentences(texts, depth, policy, similar=self.searcher.settings.compares)
-            # A shortlist alone needs few of all vectors; one pass over the whole video has a window of its own.
-            shares = depth > 0 and self.searcher.max_depth > 1
-            shares = shares and (self.shares_shortlists or not find_policy(policy).shortlists)
-            plan = self.searcher.plan(depth, policy)
-            shared = self.shared(f"{store.path} {video_id}", video, sentences, plan) if shares else NOTHING_SHARED
+            shared = NOTHING_SHARED
+            if depth > 0 and self.shared is not None:  # one pass over the whole video has a window of its own
+                plan = self.searcher.plan(depth, policy)
+                shared = self.shared(f"{store.path} {video_id}", video, sentences, plan, measured)
             searched = self.searcher.search(video, sentences, depth=depth, policy=policy, shared=shared)
             results = iter(searched.results)
             predictions = [
@@ -168,9 +175,10 @@ def retrieve(retrieval: ClipRetrieval, extractor: Extractor) -> Ask:
     """The CLIP baseline."""
 
     def ask(store: FeatureStore, video_id: str, queries: Sequence[Query]) -> Answers:
-        started = time.perf_counter()
         video, texts = _video(store, video_id), [query.sentence for query in queries]
-        results = retrieval.search(video, Sentences(texts, similar=extractor.encode_queries(texts)))
+        sentences = Sentences(texts, similar=extractor.encode_queries(texts))
+        started = time.perf_counter()
+        results = retrieval.search(video, sentences)
         cost = Cost(
             videos=1, queries=len(queries), seconds=time.perf_counter() - started, video_s=video.duration_s,
             stored_frames=len(video.features),
@@ -203,27 +211,47 @@ def sample_present(queries: Mapping[str, Sequence[Query]]) -> dict[str, list[Que
 
 
 # ------------------------------------------------------------------------------------------------- a split
-def answer(split: Split, methods: Mapping[str, Ask], path: Path, identity: str) -> dict[str, Answers]:
-    """Method -> (predictions in the order of `split.all_queries`, cost); what the log holds is not done again.
+class Logged(NamedTuple):
+    """Methods whose answers stand in one log.
 
-    Several hosts share the videos, each with its own log, and wait for each other before anything is gathered.
-
-    Args:
-      path: the log, `PredictionLog`; identity: what it belongs to.
+    Attributes:
+      methods: name -> the function that answers.
+      path: the log, `PredictionLog`.
+      identity: what it belongs to.
     """
-    log = PredictionLog(hosts.log_path(path), identity, [path, *hosts.host_logs(path)])
+
+    methods: Mapping[str, Ask]
+    path: Path
+    identity: str
+
+    def open(self) -> PredictionLog:
+        """The log of this host."""
+        return PredictionLog(hosts.log_path(self.path), self.identity, [self.path, *hosts.host_logs(self.path)])
+
+
+def answer(split: Split, groups: Sequence[Logged]) -> dict[str, Answers]:
+    """Method -> (predictions in the order of `split.all_queries`, cost); what the logs hold is not done again.
+
+    A video is asked by all methods before the next, so that they can share. Several hosts share the videos, each with
+    its own logs, and wait for each other before anything is gathered.
+    """
+    logs = [group.open() for group in groups]
+    pairs = [(name, ask, log) for group, log in zip(groups, logs) for name, ask in group.methods.items()]
     share = hosts.own_share(split.queries)
-    todo = [(video, name) for video in share for name in methods if log.get(name, video) is None]
-    for video_id, name in told(todo, split.name, lambda pair: f"{pair[1]}, {pair[0]}"):
+    todo = [(video, *pair) for video in share for pair in pairs if pair[2].get(pair[0], video) is None]
+    for video_id, name, ask, log in told(todo, split.name, lambda item: f"{item[1]}, {item[0]}"):
         queries = split.queries[video_id]
-        log.append(name, queries, *methods[name](split.store, video_id, queries))
+        log.append(name, queries, *ask(split.store, video_id, queries))
         multihost.advance(f"{split.name}: {name}, {video_id}")
-    multihost.meet_patiently(f"answered {path.name}")  # films differ in length, and so do the hosts' shares
-    log.read_others([path, *hosts.host_logs(path)])
-    multihost.meet(f"read {path.name}")
+    names = ", ".join(group.path.name for group in groups)
+    multihost.meet_patiently(f"answered {names}")  # films differ in length, and so do the hosts' shares
+    for group, log in zip(groups, logs):
+        log.read_others([group.path, *hosts.host_logs(group.path)])
+    multihost.meet(f"read {names}")
     if multihost.is_first():
-        log.merge(hosts.host_logs(path))
-    return {name: _gathered(split, log, name) for name in methods}
+        for group, log in zip(groups, logs):
+            log.merge(hosts.host_logs(group.path))
+    return {name: _gathered(split, log, name) for name, _, log in pairs}
 
 
 def _gathered(split: Split, log: PredictionLog, method: str) -> Answers:

@@ -112,20 +112,26 @@ class _Session:
     ) -> dict[str, dict[str, m.Answers]]:
         """Split -> method -> answers. What the logs hold is not asked again; a log belongs to what was trained."""
         models = models or self.models
-        asking = m.Asking(self.evaluation.run, searcher, self.retrieval, m.SharedWork(searcher))
+        # Those that the user named, and the one that is served, are measured.
+        measured = frozenset((*self.evaluation.options.methods, self.served))
+        several = sum(name not in (m.CLIP, "depth0") for name in names) > 1
+        shared = m.SharedWork(searcher) if several else None
+        asking = m.Asking(self.evaluation.run, searcher, self.retrieval, shared, measured)
         asks = {name: asking.method(name) for name in names}
         alone = {name: ask for name, ask in asks.items() if not uses_upper(name, searcher.max_depth)}
         deeper = {name: ask for name, ask in asks.items() if name not in alone}
         groups = [(tag, alone, [models.dense])]
         if deeper:
             groups.append((f"{tag}_upper", deeper, [models.dense, models.upper]))
-        answers: dict[str, dict[str, m.Answers]] = {name: {} for name in self.splits}
-        for log_tag, some, which in groups:
-            for name, split in self.splits.items():
+        answers: dict[str, dict[str, m.Answers]] = {}
+        for name, split in self.splits.items():
+            logged = []
+            for log_tag, some, which in groups:
                 # Of this split alone: scoring another one between does not throw its answers away.
                 identity = answers_digest(self.evaluation.run, searcher.settings.results(), split, which)
                 path = self.evaluation.path(f"predictions{log_tag}.jsonl", name)
-                answers[name] |= m.answer(split, some, path, identity)
+                logged.append(m.Logged(some, path, identity))
+            answers[name] = m.answer(split, logged)
         return {name: {method: found[method] for method in names} for name, found in answers.items()}
 
     def answer_before(self) -> dict[str, dict[str, m.Answers]] | None:

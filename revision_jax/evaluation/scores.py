@@ -88,13 +88,14 @@ def score(
 def _spent(queries: Sequence[Query], predictions: Sequence, cost: Cost) -> dict[str, Any]:
     """Where a search went, what it cost, and what was measured."""
     counters = {name: value for name, value in cost.as_dict().items() if name != "seconds"}
+    seconds = cost.seconds
     return {
         "search": _levels(queries, predictions, cost),
         "cost": counters | {"frame_share": cost.frame_share} | cost.rates(),
         "measured": {
-            "seconds": cost.seconds,
-            "seconds_per_query": cost.seconds / max(cost.queries, 1),
-            "seconds_per_hour": 3600.0 * cost.seconds / cost.video_s if cost.video_s else None,
+            "seconds": seconds,
+            "seconds_per_query": None if seconds is None else seconds / max(cost.queries, 1),
+            "seconds_per_hour": None if seconds is None or not cost.video_s else 3600.0 * seconds / cost.video_s,
         },
     }
 

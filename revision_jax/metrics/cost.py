@@ -13,7 +13,9 @@ class _Counters:
 
 
 def _sum(a, b):
-    """The sum of numbers, or of tuples of counters element by element."""
+    """The sum of numbers, None of an unknown one, or of tuples of counters element by element."""
+    if a is None or b is None:
+        return None
     if not isinstance(a, tuple):
         return a + b
     return tuple(x if y is None else y if x is None else x + y for x, y in itertools.zip_longest(a, b))
@@ -49,7 +51,7 @@ class Cost(_Counters):
       tokens_prefilled: tokens through the language model before answers: prefix and video once a window, the
         question once a pair of query and window.
       tokens_decoded: answer tokens generated, over all pairs.
-      seconds: wall time, of everything.
+      seconds: wall time, of everything; None where a search took a part of what was done for others.
       pairs, all_pairs: pairs of query and window that were asked, and that there are.
       levels: the upper levels, coarse first.
       video_s: seconds of video searched.
@@ -63,7 +65,7 @@ class Cost(_Counters):
     frames: int = 0
     tokens_prefilled: int = 0
     tokens_decoded: int = 0
-    seconds: float = 0.0
+    seconds: float | None = 0.0
     pairs: int = 0
     all_pairs: int = 0
     levels: tuple[LevelCost, ...] = ()

@@ -61,7 +61,8 @@ DETAILS = {
 
 LEVEL_NOTE = "Percent. An event is among the windows if one of them holds more than half of it."
 DETAIL_NOTE = (
-    "Percent; then tokens, GFLOP and frames of the language model, frames decoded and seconds an hour of video. Sets: "
+    "Percent; then tokens, GFLOP and frames of the language model, frames decoded and seconds an hour of video (– of a "
+    "method that took answers that another had asked for). Sets: "
     "moments at or above the threshold. ECE and AUROC: is the first moment right (IoU > .3)?"
 )
 
@@ -237,7 +238,7 @@ def _first_note(metrics: Mapping, headings: Sequence[str]) -> str:
     return (
         f"Percent of the events that happen; {'; '.join(each)} ({theta}). False alarms: percent of the events that do "
         "not happen and are answered all the same. Frames: percent of the video that the language model saw. s/query: "
-        "seconds. All columns: --wide."
+        "seconds; – of a method that took answers that another had asked for (--methods). All columns: --wide."
     )
 
 

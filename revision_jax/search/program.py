@@ -21,7 +21,7 @@ from revision_jax.search.answers.asking import Asking
 from revision_jax.search.answers.confidence import confidence
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.levels.agreement import Spans, could_verify, stand_alone
-from revision_jax.search.levels.dense import Answers, DenseInputs, no_answers, search_pairs, search_windows
+from revision_jax.search.levels.dense import Answers, DenseInputs, no_answers, search_pairs, search_windows, taken
 from revision_jax.search.levels.selection import keep_best
 from revision_jax.search.levels.similarity import keep_covering, span_similarity, window_similarity
 from revision_jax.search.levels.upper import LevelsFound, UpperAsking, UpperData, search_levels, sparse_vectors
@@ -109,13 +109,12 @@ def search_program(fixed: Fixed, plan: Plan, parts: Parts, video: VideoInputs) -
     scores = None if upper is None else upper.scores
     windows = jnp.stack([video.starts, video.starts + video.lengths], axis=-1).reshape(-1, 2)
     choice = _choose(plan, video, scores)
-    ask = lambda chosen: _dense_windows(fixed, plan, parts, video, chosen)
+    ask = lambda chosen: (
+        _dense_windows(fixed, plan, parts, video, chosen) if video.asked is None else taken(video.asked, chosen)
+    )
     spans_of = lambda answers: _spans(fixed, plan, parts, video, scores, answers)
     chosen, verified = choice.first, None
-    if video.asked is not None:  # every window
-        answers, decoded = video.asked
-        verified = None if choice.held is None else jnp.zeros_like(chosen)
-    elif choice.held is None:
+    if choice.held is None:
         answers, decoded = ask(chosen)
     else:
         nothing = no_answers(*chosen.shape, settings.beam, fixed.answer_tokens)

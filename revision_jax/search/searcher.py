@@ -20,25 +20,17 @@ from revision_jax.parallel.programs import Program
 from revision_jax.prompts import AnswerGrammar, PromptEncoder, dense_answers
 from revision_jax.search.answers.decoding import Grammar
 from revision_jax.search.counting import Flops, count_cost
-from revision_jax.search.levels.dense import Asked
+from revision_jax.search.levels.dense import Answers
 from revision_jax.search.levels.selection import NumberTree
 from revision_jax.search.levels.upper import UpperLevel
 from revision_jax.search.memory import WHOLE_DEVICE, Memory, Need, Sizes, answers_bytes, fit, needed
 from revision_jax.search.models import Models, Weights, signature, split_models
 from revision_jax.search.packing.inputs import Reading
-from revision_jax.search.packing.packer import (
-    Packed,
-    Packer,
-    Request,
-    array_shapes,
-    asks_all,
-    counts_of,
-    required,
-    whole_levels,
-)
+from revision_jax.search.packing.packer import Packed, Packer, Request, array_shapes, required
 from revision_jax.search.packing.padding import round_up
 from revision_jax.search.packing.questions import UPPER_ANSWERS, QuestionEncoder
 from revision_jax.search.packing.shared import NOTHING, Made, Shared
+from revision_jax.search.packing.whole import asks_all, counts_of, takes_part, whole_levels, whole_of
 from revision_jax.search.packing.windows import VideoWindows, check_features
 from revision_jax.search.plan import Plan, plan_search
 from revision_jax.search.program import (
@@ -190,8 +182,8 @@ class Searcher:
           sentences: the queries, with the features that depth, policy and ranking need.
           depth, policy: default: the settings'.
           threshold: goes into the results; it does not change the moments.
-          shared: of the same video and sentences, from `share`; the search makes for itself what it lacks. One pass
-            over the whole video (depth 0) shares nothing.
+          shared: of the same video and sentences, from `share`; the search takes what it can and makes the rest. One
+            pass over the whole video (depth 0) takes nothing.
 
         Raises:
           ValueError: features that are none or not finite, a sentence that cannot be asked, or something missing that
@@ -222,16 +214,14 @@ class Searcher:
             found = jax.device_get(found._replace(answers=None))._replace(answers=found.answers)
             cost += count_cost(self._flops, packed, part.windows, found, len(self._parts.prefix))
             all_found.append((found, len(part.sentences)))
-        seconds = time.perf_counter() - started
-        seconds += sum(made.seconds for made in self._used(request, plan))
-        video = request.video
+        seconds, video = self._seconds(request, plan, time.perf_counter() - started), request.video
         cost = dataclasses.replace(
             cost, videos=1, video_s=float(video.duration_s), seconds=seconds, stored_frames=len(video.features)
         )
         return join_found(all_found), cost
 
     # ------------------------------------------------------------------------------------------------ what is shared
-    def share(self, request: Request, plan: Plan, most_bytes: float = math.inf) -> Shared:
+    def share(self, request: Request, plan: Plan, most_bytes: float = math.inf, *, parts: bool = False) -> Shared:
         """What `request.shared` has, and all that a search by this plan has in common with others of the same request.
 
         That are sparse vectors, what a level says that is shown every window, and what every dense window answers.
@@ -239,19 +229,22 @@ class Searcher:
         Args:
           request: at depth 1 or deeper; its windows may be those of another such depth.
           most_bytes: of a device, for each of the three; what takes more is not shared.
+          parts: vectors and answers of all windows are made for a search of some, too: for many such searches.
         """
         shared, windows, queries = request.shared, request.windows, len(request.sentences)
         counts = counts_of(plan, self.settings, windows)
+        whole = whole_levels(plan, windows, counts)
         upper = queries * len(windows.upper) if plan.levels else 0
-        if plan.levels and shared.vectors is None and upper * self._sizes.vector_bytes <= most_bytes:
+        wanted = bool(whole) or (parts and bool(plan.levels))
+        if wanted and shared.vectors is None and upper * self._sizes.vector_bytes <= most_bytes:
             shared = dataclasses.replace(shared, vectors=self._made(request, self._make_vectors))
         of_levels = dataclasses.replace(request, shared=Shared(shared.vectors))
-        for level in whole_levels(plan, windows, counts):
+        for level in whole:
             if level.size not in shared.levels and upper * _FLOAT <= most_bytes:
                 made = self._made(of_levels, lambda part, level=level: self._read(part, plan, level))
                 shared = dataclasses.replace(shared, levels={**shared.levels, level.size: made})
         answers = queries * len(windows.dense) * answers_bytes(self.settings.beam, self._sizes.answer_tokens)
-        if shared.dense is None and asks_all(windows, counts) and answers <= most_bytes:
+        if shared.dense is None and (parts or asks_all(windows, counts)) and answers <= most_bytes:
             made = self._made(dataclasses.replace(request, shared=NOTHING), self._ask_all)
             shared = dataclasses.replace(shared, dense=made)
         return shared
@@ -273,18 +266,23 @@ class Searcher:
         self.shapes.add((plan, *array_shapes(inputs)))
         return self._reading(plan, self._parts_of(plan), inputs)
 
-    def _ask_all(self, part: Request) -> Asked:
+    def _ask_all(self, part: Request) -> Answers:
         packed = self._pack(part, Plan(self.settings))
         self.shapes.add(packed.shapes)
-        found = self._program(packed.plan, self._parts_of(packed.plan), packed.video)
-        return Asked(found.answers, found.decoded)
+        return self._program(packed.plan, self._parts_of(packed.plan), packed.video).answers
 
-    def _used(self, request: Request, plan: Plan) -> list[Made]:
-        """What a search by this plan uses of what is shared."""
-        shared, counts = request.shared, counts_of(plan, self.settings, request.windows)
-        used = [shared.levels.get(level.size) for level in whole_levels(plan, request.windows, counts)]
-        used += [shared.vectors if plan.levels else None, shared.dense if asks_all(request.windows, counts) else None]
-        return [made for made in used if made is not None]
+    def whole_of(self, request: Request, plan: Plan) -> Shared:
+        """Of `request.shared` that which a search by this plan takes whole, so that its seconds are known."""
+        return whole_of(request.shared, plan, request.windows, counts_of(plan, self.settings, request.windows))
+
+    def _seconds(self, request: Request, plan: Plan, own: float) -> float | None:
+        """Of a search and of all it took that was shared; None where it took a part of something."""
+        counts = counts_of(plan, self.settings, request.windows)
+        if takes_part(request.shared, plan, request.windows, counts):
+            return None
+        used = whole_of(request.shared, plan, request.windows, counts)
+        made = [used.vectors, used.dense, *used.levels.values()]
+        return own + sum(one.seconds for one in made if one is not None)
 
     def trace(
         self, video: VideoFeatures, sentences: Sentences, *, depth: int | None = None, policy: str | None = None

@@ -117,7 +117,7 @@ def _loaded(link: Link) -> Run:
 
 
 def warm_seconds(folder: Path, split: str, method: str) -> float | None:
-    """Seconds a query of a method, the median over videos; None where its log is not there (CLIP's best frame)."""
+    """Seconds a query of a measured method, the median over videos; None where it has no log (CLIP's best frame)."""
     rates = []
     for name in ("predictions.jsonl", "predictions_upper.jsonl"):
         path = file_path(folder, name, split)

@@ -15,7 +15,7 @@ import pytest
 
 import revision_jax
 from revision_jax.evaluation import hosts
-from revision_jax.evaluation.methods import answer
+from revision_jax.evaluation.methods import Logged, answer
 from revision_jax.evaluation.predictions import Prediction, PredictionLog
 from revision_jax.metrics.cost import Cost
 from revision_jax.parallel import multihost
@@ -96,14 +96,15 @@ def test_part_of_a_run_is_never_scored_as_a_whole(tmp_path, monkeypatch):
     for name in ("meet", "meet_patiently", "advance"):
         monkeypatch.setattr(multihost, name, lambda what: None)
     path = tmp_path / "predictions.jsonl"
+    of = lambda identity: [Logged({"depth1": ask}, path, identity)]
     with pytest.raises(ValueError, match="1 of 2 videos were not answered, first 'v1'"):
-        answer(_Split(), {"depth1": ask}, path, "a")
+        answer(_Split(), of("a"))
     # The second host, later: it finds what the first one wrote, and a log of another identity does not count.
     monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
-    predictions, cost = answer(_Split(), {"depth1": ask}, path, "a")["depth1"]
+    predictions, cost = answer(_Split(), of("a"))["depth1"]
     assert [p.query_id for p in predictions] == ["v0", "v1"] and cost.videos == 2
     with pytest.raises(ValueError, match="first 'v0'"):
-        answer(_Split(), {"depth1": ask}, path, "b")
+        answer(_Split(), of("b"))
 
 
 def test_logs_of_hosts_are_merged_once(tmp_path):

@@ -262,17 +262,49 @@ def test_searches_share_what_they_have_in_common():
         plan = maker.plan(options["depth"], options.get("policy", "top_down"))
         shared = maker.share(dataclasses.replace(_request(maker), shared=shared), plan)
         expected = _searched(alone, **options)
-        found = _searched(alone, shared=shared, **options)  # it cuts and fills up what the other made
-        for a, b in zip(expected.results, found.results):
-            np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
-            for one, other in zip(a.sent, b.sent, strict=True):
-                np.testing.assert_array_equal(one, other)
-        same = dataclasses.replace(found.cost, seconds=expected.cost.seconds)
-        assert same == expected.cost
+        # It cuts and fills up what the other made.
+        _same(expected, _searched(alone, shared=shared, **options))
     assert set(shared.levels) == {level.size for level in maker.plan(3, "top_down").levels}
     made = maker.compile_count
     assert maker.share(dataclasses.replace(_request(maker), shared=shared), plan) == shared
     assert maker.compile_count == made
+
+
+def _same(expected, found):
+    for a, b in zip(expected.results, found.results):
+        np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+        for one, other in zip(a.sent, b.sent, strict=True):
+            np.testing.assert_array_equal(one, other)
+    same = dataclasses.replace(found.cost, seconds=expected.cost.seconds)
+    assert same == expected.cost
+
+
+@pytest.mark.parametrize("changes", [{}, {"beam": 3}, {"sampling": 1.0}])
+def test_a_search_takes_the_answers_of_the_windows_that_it_chooses(changes):
+    """As if it had asked these alone, those that verify among them; it asks nothing itself, and knows no seconds."""
+    maker = _searcher(verify=0.3, alone=0.5, **changes)
+    shared = maker.share(_request(maker), maker.plan(3, "bottom_up"))
+    for options in SHARING:
+        expected, found = _searched(maker, **options), _searched(maker, shared=shared, **options)
+        _same(expected, found)
+        for a, b in zip(expected.answers, found.answers):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+        partly = found.cost.pairs < found.cost.all_pairs
+        assert (found.cost.seconds is None) == ((found.cost + expected.cost).seconds is None) == partly
+        plan = maker.plan(options["depth"], options.get("policy", "top_down"))
+        whole = maker.whole_of(dataclasses.replace(_request(maker), shared=shared), plan)
+        assert (whole.dense is None) == partly and _searched(maker, shared=whole, **options).cost.seconds > 0
+
+
+def test_many_searches_of_some_windows_share_all():
+    maker = _searcher(shortlist=0.5)
+    plan = maker.plan(3, "cascade")
+    assert maker.share(_request(maker), plan) == NOTHING
+    shared = maker.share(_request(maker), plan, parts=True)
+    assert shared.vectors is not None and shared.dense is not None and not shared.levels
+    expected, found = (_searched(maker, depth=3, policy="cascade", shared=one) for one in (NOTHING, shared))
+    _same(expected, found)
+    assert found.cost.seconds is None
 
 
 def test_a_search_counts_the_seconds_of_what_it_uses():
@@ -282,7 +314,13 @@ def test_a_search_counts_the_seconds_of_what_it_uses():
     coarse, fine = shared.levels
     levels = {coarse: slow(shared.levels[coarse], 2000.0), fine: slow(shared.levels[fine], 4000.0)}
     shared = Shared(slow(shared.vectors, 1000.0), levels, slow(shared.dense, 8000.0))
-    thousands = lambda **options: _searched(maker, shared=shared, **options).cost.seconds // 1000
+
+    def thousands(policy="top_down", **options):
+        whole = maker.whole_of(
+            dataclasses.replace(_request(maker), shared=shared), maker.plan(options["depth"], policy)
+        )
+        return _searched(maker, shared=whole, policy=policy, **options).cost.seconds // 1000
+
     assert thousands(depth=1) == 8
     assert thousands(depth=2) == 1 + 4
     assert thousands(depth=3) == 1 + 2  # its second level is not shown every window

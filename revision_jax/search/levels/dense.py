@@ -66,18 +66,22 @@ class Answers(NamedTuple):
     length: jax.Array
 
 
-class Asked(NamedTuple):
-    """What the dense level says: answers, and answer tokens generated, `[Q]` int32."""
-
-    answers: Answers
-    decoded: jax.Array
-
-
 def no_answers(num_queries: int, num_windows: int, beams: int, answer_tokens: int) -> Answers:
     """Before any pair is asked."""
     shape = num_queries, num_windows, beams
     whole, real = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
     return Answers(whole, jnp.zeros((*shape, answer_tokens), jnp.float32), real, whole)
+
+
+def taken(answers: Answers, chosen: jax.Array) -> tuple[Answers, jax.Array]:
+    """Of answers about all pairs those about the chosen ones `[Q, W]`, as if these alone had been asked.
+
+    Returns:
+      the answers, 0 for other pairs; and answer tokens generated, `[Q]` int32.
+    """
+    of = lambda x: jnp.where(chosen.reshape(*chosen.shape, *(1,) * (x.ndim - 2)), x, 0)
+    answers = jax.tree.map(of, answers)
+    return answers, jnp.sum(answers.length, axis=(1, 2))
 
 
 @jax.tree_util.register_dataclass

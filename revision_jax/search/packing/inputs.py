@@ -100,7 +100,7 @@ class VideoInputs(NamedTuple):
       similar: `[Q, D]`, holistic features of the sentences; None where nothing compares them.
       upper: what the upper levels get; None without upper levels.
       seen: what the frames of dense windows see of the sentences; None where they see nothing.
-      asked: `levels.dense.Asked` of every dense window, made earlier; None asks them.
+      asked: `levels.dense.Answers` about every dense window, made earlier; None asks those that are chosen.
     """
 
     features: jax.Array

@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from revision_jax.data.video.extraction import VideoFeatures
-from revision_jax.search.levels.dense import Asked
+from revision_jax.search.levels.dense import Answers
 from revision_jax.search.levels.upper import UpperLevel
 from revision_jax.search.packing.inputs import LevelInputs, Reading, Seen, UpperInputs, VideoInputs
 from revision_jax.search.packing.padding import asked_shape, pack_rows, pack_windows, pad_frames, query_chunks
 from revision_jax.search.packing.questions import QuestionEncoder
 from revision_jax.search.packing.shared import NOTHING, Shared
+from revision_jax.search.packing.whole import counts_of, whole_levels
 from revision_jax.search.packing.windows import VideoWindows
 from revision_jax.search.plan import Plan
 from revision_jax.search.policies.bottom_up import BottomUp
-from revision_jax.search.policy import window_counts
 from revision_jax.search.sentences import Sentences
 from revision_jax.search.settings import SearchSettings
 
@@ -117,7 +117,7 @@ class Packer:
             similar=similar,
             upper=self._upper(request, plan, batch, table.valid.size, counts) if plan.levels else None,
             seen=_seen(request.sentences, len(questions.tokens), "windows") if self.frames_see_query else None,
-            asked=_asked(request, counts, len(questions.tokens), table.valid.size),
+            asked=_asked(request, len(questions.tokens), table.valid.size),
         )
         return Packed(plan, video)
 
@@ -178,28 +178,6 @@ def array_shapes(arrays: Any) -> tuple[tuple[tuple[int, ...], str], ...]:
     return tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arrays))
 
 
-def counts_of(plan: Plan, settings: SearchSettings, windows: VideoWindows) -> np.ndarray | None:
-    """Windows that each level is shown, and dense windows that are asked: `[L + 1]` int32; None asks every window."""
-    if plan.policy is None:
-        return None
-    upper = 0 if windows.upper is None else len(windows.upper)
-    return window_counts(plan.policy, settings, upper, len(windows.dense))
-
-
-def whole_levels(plan: Plan, windows: VideoWindows, counts: np.ndarray | None) -> tuple[UpperLevel, ...]:
-    """The levels, from the first one on, that a search shows every window: what they say may be shared."""
-    if counts is None or not plan.levels:
-        return ()
-    return tuple(
-        level for level, _ in itertools.takewhile(lambda pair: pair[1] == len(windows.upper), zip(plan.levels, counts))
-    )
-
-
-def asks_all(windows: VideoWindows, counts: np.ndarray | None) -> bool:
-    """Whether a search asks every dense window: what they say may be shared."""
-    return counts is None or int(counts[-1]) == len(windows.dense)
-
-
 def readings_of(request: Request, plan: Plan, counts: np.ndarray) -> Iterator[Reading | None]:
     """What was read before, level by level; None for a level that no one has read."""
     for level in whole_levels(plan, request.windows, counts):
@@ -207,12 +185,11 @@ def readings_of(request: Request, plan: Plan, counts: np.ndarray) -> Iterator[Re
         yield None if made is None else made.parts[0]
 
 
-def _asked(request: Request, counts: np.ndarray | None, queries: int, windows: int) -> Asked | None:
-    """What was asked before of every dense window, in the slots of a search that asks them all."""
-    if request.shared.dense is None or not asks_all(request.windows, counts):
+def _asked(request: Request, queries: int, windows: int) -> Answers | None:
+    """What every dense window answered before, in the slots of a search."""
+    if request.shared.dense is None:
         return None
-    answers, decoded = request.shared.dense.parts[0]
-    return Asked(jax.tree.map(lambda x: _slots(x, queries, windows), answers), _slots(decoded, queries))
+    return jax.tree.map(lambda x: _slots(x, queries, windows), request.shared.dense.parts[0])
 
 
 def _vectors(request: Request, inputs: UpperInputs) -> jax.Array | None:

@@ -1,4 +1,7 @@
-"""What searches of one video for the same sentences do alike: it is done once, and each of them counts its seconds."""
+"""What searches of one video for the same sentences have in common: it is done once.
+
+A search that uses all of it counts its seconds as its own. Of one that takes a part of it no seconds are known.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,7 +36,7 @@ class Shared:
     Attributes:
       vectors: sparse vectors `[Q, U, H]`, see `levels/upper.py`.
       levels: `Reading` of an upper level that is shown every window, by its windows of a group.
-      dense: `Asked` of every dense window.
+      dense: `Answers` about every dense window, see `levels/dense.py`.
     """
 
     vectors: Made | None = None

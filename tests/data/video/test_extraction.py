@@ -49,6 +49,16 @@ def test_batches_do_not_matter_and_nothing_recompiles(extractor):
     assert extractor.encode_frames([]).shape == (0, 24)
 
 
+def test_sentences_encoded_last_are_not_encoded_again(extractor):
+    first, tokens = extractor.encode_queries(SENTENCES), extractor.encode_query_tokens(SENTENCES)
+    assert extractor.encode_queries(SENTENCES) is first and not first.flags.writeable
+    other = extractor.encode_queries(SENTENCES[::-1])
+    np.testing.assert_array_equal(other[::-1], first)
+    again = extractor.encode_query_tokens(SENTENCES)
+    for one, same in zip(tokens, again, strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
 def test_frames_of_another_size_are_scaled_as_those_of_a_file(extractor, tmp_path):
     big = np.repeat(np.repeat(FRAMES[:4], 2, axis=1), 2, axis=2)
     small = np.abs(extractor.encode_frames([big]).astype(float) - extractor.encode_frames([FRAMES[:4]])).mean()
