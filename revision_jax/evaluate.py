@@ -66,9 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("val", "test"), default="", help="default: the config's eval.split")
     parser.add_argument("--data", metavar="DIR", default="", help="another prepared split to score, of any domain")
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="ours", help="default: ours")
-    parser.add_argument(
-        "--methods", metavar="NAME,NAME", default="", help="default: all that the run has; those named are timed"
-    )
+    parser.add_argument("--methods", metavar="NAME,NAME", default="", help="default: all; those named are timed")
     says = "share of the dense windows to look at: policy and shares are chosen on val"
     parser.add_argument("--budget", type=float, metavar="SHARE", help=says)
     parser.add_argument("--out", metavar="NAME", default="eval", help="folder in RUN (default: %(default)s)")
