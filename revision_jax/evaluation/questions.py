@@ -34,7 +34,8 @@ from revision_jax.prompts import AnswerGrammar, group_answers, presence_answers,
 from revision_jax.runs.batches import clip_kind, group_rows, make_loader
 from revision_jax.runs.run import Run
 from revision_jax.runs.splits import Split
-from revision_jax.search.answers.decoding import DecodeState, Grammar, decode_step
+from revision_jax.search.answers import asking
+from revision_jax.search.answers.decoding import Grammar
 from revision_jax.training.state import Arrays, Module, take_apart
 
 HONOURS = frozenset(("split", "data", "out"))  # options that mean something where nothing is searched
@@ -196,7 +197,7 @@ def answer_greedily(
     module: Module, max_length: int, grammar: Grammar, prefix: jax.Array, arrays: Arrays,
     batch: Mapping[str, jax.Array],
 ) -> jax.Array:  # fmt: skip
-    """Answers `[B, 2]` int32 to a batch of questions, the whole text read again for each token.
+    """Answers `[B, 2]` int32 to a batch of questions, each behind the cache of its group.
 
     Args:
       max_length: tokens of the longest answer.
@@ -206,16 +207,10 @@ def answer_greedily(
     model = module.merge(arrays)
     group = model.group_tokens(batch["video"], batch["query"], batch["query_mask"])
     context = model.embed_group(prefix, group)  # [B, S, H]
-    row = jnp.arange(len(batch["tokens"]))
-
-    def step(k, carry):
-        state, tokens = carry
-        place = batch["length"] + k
-        state = decode_step(grammar, state, model.text_logits(context, tokens)[row, place])
-        return state, tokens.at[row, place].set(state.token)
-
-    start = DecodeState.start(len(row), max_length), batch["tokens"]
-    return grammar.answer[jax.lax.fori_loop(0, max_length, step, start)[0].state]
+    tokens, lengths = batch["tokens"][:, None], batch["length"][:, None]
+    pairs = asking.Pairs(tokens, lengths, jnp.ones(lengths.shape, bool))
+    answerer = asking.Answerer(model.llm, grammar, asking.Asking(max_length, 1, len(tokens)))
+    return grammar.answer[asking.answer_in_lockstep(answerer, model.llm.prefill(context)[1], pairs).state]
 
 
 def batches_of(

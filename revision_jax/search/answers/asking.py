@@ -121,6 +121,13 @@ def answer_pairs(answerer: Answerer, prefix: KVCache, pairs: Pairs) -> DecodeSta
     return finish_answers(answerer, read, first, pairs.asked)
 
 
+def answer_in_lockstep(answerer: Answerer, prefix: KVCache, pairs: Pairs) -> DecodeState:
+    """`answer_pairs`, greedily, of few rows at a time: no row moves, so that rows may lie on different devices."""
+    logits, read = read_questions(answerer.llm, prefix, pairs, answerer.asking.answer_tokens - 1)
+    first = decode_step(answerer.grammar, DecodeState.start(len(logits), answerer.asking.answer_tokens), logits)
+    return _decode(answerer, read, first)
+
+
 def read_questions(llm: Llama, prefix: KVCache, pairs: Pairs, answer_slots: int) -> tuple[jax.Array, ReadPairs]:
     """Reads q questions behind each of B cached rows.
 
