@@ -35,12 +35,12 @@ class Found(NamedTuple):
 
     Attributes:
       parts: FLOPs of `dense`, of `vectors` and of each level, by its windows of a group.
-      whole: those of them that are the same in every search that has them, so that an evaluation shares them.
+      wholes: the same of all windows; none of one pass over the whole video, whose window is no other search's.
       encoded: dense windows that went through the language model; pairs: of query and window that were asked.
     """
 
     parts: dict[str | int, float]
-    whole: set[str | int]
+    wholes: dict[str | int, float]
     encoded: float
     pairs: float
 
@@ -84,16 +84,13 @@ class SearchCount:
             counts = window_counts(policy, self.settings, upper, dense_windows).tolist()
             asked = counts[-1]
         flops, pairs = self._dense(dense_windows, asked, queries)
-        parts, whole = {"dense": flops}, {"dense"} if depth and asked == dense_windows else set()
+        parts, wholes = {"dense": flops}, {"dense": self._dense(dense_windows, dense_windows, queries)[0]}
         for level, shown in zip(levels, counts):
-            parts[level.size] = self._level(level, shown, queries)
-            if shown == upper:
-                whole.add(level.size)
+            parts[level.size], wholes[level.size] = (self._level(level, count, queries) for count in (shown, upper))
         if levels:
-            vector = self.upper.sparse_vector(self.frames, self.run.config.prompt.query_tokens)
-            parts["vectors"] = queries * counts[0] * vector
-            whole.add("vectors")
-        return Found(parts, set() if kind.shortlists else whole, self._encoded(dense_windows, asked, queries), pairs)
+            vector = queries * self.upper.sparse_vector(self.frames, self.run.config.prompt.query_tokens)
+            parts["vectors"], wholes["vectors"] = counts[0] * vector, upper * vector
+        return Found(parts, wholes if depth else {}, self._encoded(dense_windows, asked, queries), pairs)
 
     def _encoded(self, windows: int, asked: int, queries: float) -> float:
         """Windows that at least one query asks, if each asks its own at random; anew for each part of the queries."""
@@ -129,20 +126,25 @@ class SearchCount:
         pairs = config.search.decode_block * config.prompt.max_text_tokens
         return a_token * (config.search.window_block * context + pairs) / config.mesh.tensor
 
-    def split(self, methods: list[tuple[int, str]], count: Count) -> float:
-        """FLOPs of all methods on a split. What several methods do whole is done once for a video, where it fits."""
-        own, shared = 0.0, {}
-        kept = self._kept(count)
-        for depth, policy in methods:
-            found = self.video(depth, policy, count.video_s, count.queries_a_video)
-            once = found.whole & kept
-            own += sum(flops for name, flops in found.parts.items() if name not in once | {"vectors"})
-            shared |= {name: found.parts[name] for name in once}
-            read = once - {"dense", "vectors"}
-            vectors = found.parts.get("vectors", 0.0)
-            if "vectors" not in once:  # a level that is read makes its own
-                own += vectors * (len(found.parts) - 2 > len(read))
-                shared |= {(size, "vectors"): vectors for size in read}
+    def split(self, methods: list[tuple[int, str]], count: Count, measured: tuple[int, str] | None = None) -> float:
+        """FLOPs of all methods on a split. What several have in common is done once for a video, where it fits.
+
+        Args:
+          measured: the method whose seconds are told: it shares only what it does of all windows.
+        """
+        own, shared, kept = 0.0, {}, self._kept(count)
+        for method in methods:
+            found = self.video(*method, count.video_s, count.queries_a_video)
+            parts, wholes = found.parts, found.wholes
+            once = {name for name in kept & set(wholes) if parts[name] == wholes[name]}
+            if method != measured:
+                once |= kept & set(wholes) & {"dense", "vectors"}
+            own += sum(flops for name, flops in parts.items() if name not in once | {"vectors"})
+            shared |= {name: wholes[name] for name in once}
+            if "vectors" in parts and "vectors" not in once:  # a level that is read makes its own
+                read = once - {"dense"}
+                own += parts["vectors"] * (len(parts) - 2 > len(read))
+                shared |= {(size, "vectors"): wholes["vectors"] for size in read}
         return count.videos * (own + sum(shared.values()))
 
     def _kept(self, count: Count) -> set[str | int]:
@@ -178,10 +180,10 @@ def question_flops(run: Run, count: Count) -> float:
 def evaluate_work(run: Run, counts: dict[str, Count], machine: Machine, rates: Rates) -> Work:
     """The work of `evaluate`: every method that is compared by default, on test and on val, and the questions."""
     search, before = SearchCount(run, rates), 1 + run.config.eval.before
-    methods = methods_of(run, search.max_depth)
+    methods, served = methods_of(run, search.max_depth), (run.config.search.depth, run.config.search.policy)
     flops, some = 0.0, [counts["val"], counts["test"]]
     for count in some:
-        flops += search.split(methods, count)
+        flops += search.split(methods, count, served)
         if run.config.eval.before and "dense" in run.stage.answers:
             flops += search.split([(0, "top_down"), (1, "top_down")], count)
     flops += before * question_flops(run, counts["test"])
@@ -203,5 +205,7 @@ def evaluate_work(run: Run, counts: dict[str, Count], machine: Machine, rates: R
         disk_bytes=results,
         host_bytes=PROCESS + 2 * longest + A_QUERY * queries + (device if machine.name == "CPU" else 0),
         device_bytes=min(device, machine.memory_gib * GIB),
+        # One a method; and of what they share the vectors, and what each level says of all windows.
+        programs=len(methods) + (1 + len(search.levels) if search.levels else 0) - 1,
         note=f"{len(methods)} methods, {queries:,} queries; its blocks shrink until they fit",
     )

@@ -21,7 +21,7 @@ class Work:
       core_s: seconds of one core, over all hosts. processes: that share them at most; 0 = every core of the machine.
       windows: that the input pipeline loads, over all hosts.
       read_bytes, written_bytes: of files, over all hosts. hosts: that read and write them; 0 = all.
-      commands: that are started.
+      commands: that are started; programs: that they compile beyond the one that a start holds.
       disk_bytes: that stay. host_bytes: of a host's memory. device_bytes: of a chip's memory.
     """
 
@@ -39,6 +39,7 @@ class Work:
     written_bytes: float = 0.0
     hosts: int = 0
     commands: int = 1
+    programs: int = 0
     disk_bytes: float = 0.0
     host_bytes: float = 0.0
     device_bytes: float = 0.0
@@ -81,7 +82,7 @@ def take(work: Work, machine: Machine, rates: Rates) -> Step:
         "input": work.windows / (rates.windows_s * math.ceil(machine.hosts * work.chips / machine.chips)),
         "disk": (work.read_bytes + work.written_bytes) / (rates.read_gbs * 1e9 * (work.hosts or machine.hosts)),
     }
-    start = rates.start_s * work.commands
+    start = rates.start_s * work.commands + rates.program_s * work.programs
     longest = max(seconds, key=seconds.get)
     bound = longest if seconds[longest] > start else "start"
     hours = (seconds[longest] + start) / 3600

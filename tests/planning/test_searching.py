@@ -52,15 +52,21 @@ def test_windows_and_pairs(search):
     assert search.video(1, "top_down", 3600.0, 600).encoded == 3 * 112  # parts of at most 256 queries
 
 
-def test_what_methods_do_whole_is_done_once(search):
-    """A reading of 16 for depth 2, another for bottom-up at depth 3, and all windows for both bottom-up and depth 1."""
+def test_what_methods_have_in_common_is_done_once(search):
+    """A reading of 16 for depth 2, another for bottom-up at depth 3, and all windows for all."""
     methods = [(1, "top_down"), (2, "top_down"), (3, "top_down"), (3, "bottom_up")]
     flat, two, three, every = (search.video(*method, 3600.0, 80).parts for method in methods)
     assert (flat["dense"], two["vectors"], two[16], three[48]) == tuple(every[x] for x in ("dense", "vectors", 16, 48))
-    once = sum(every.values()) + two["dense"] + three["dense"] + three[16]  # 90 % of the windows: not the same groups
-    assert three[16] < every[16] and search.split(methods, Count(1, 1.0, 80)) == pytest.approx(once)
-    own = search.video(3, "cascade", 3600.0, 80).flops  # a shortlist of its own
-    assert search.split([*methods, (3, "cascade")], Count(1, 1.0, 80)) == pytest.approx(once + own)
+    count, once = Count(1, 1.0, 80), sum(every.values()) + three[16]  # 90 % of the windows: not the same groups
+    assert three[16] < every[16] and search.split(methods, count) == pytest.approx(once)
+    cascade = search.video(3, "cascade", 3600.0, 80)  # a shortlist of its own
+    shortlisted = once + cascade.parts[48] + cascade.parts[16]
+    assert search.split([*methods, (3, "cascade")], count) == pytest.approx(shortlisted)
+    # The one that is measured asks the windows that it chooses, and makes the vectors of its shortlist.
+    assert search.split(methods, count, (3, "top_down")) == pytest.approx(once + three["dense"])
+    alone = search.split([*methods, (3, "cascade")], count, (3, "cascade"))
+    assert alone == pytest.approx(once + cascade.flops)
+    assert search.split([(0, "top_down")], count) == search.video(0, "top_down", 3600.0, 80).flops
 
 
 def test_what_is_too_large_is_not_kept(search):
@@ -68,7 +74,7 @@ def test_what_is_too_large_is_not_kept(search):
     methods, count = [(2, "bottom_up"), (3, "top_down"), (3, "bottom_up")], Count(1, 1.0, 30_000)
     assert 30_000 * 112 * search.vector_bytes > 2**30 > 30_000 * 112 * search.answers_bytes
     _, three, every = (search.video(*method, 3600.0, 30_000).parts for method in methods)
-    needed = every["dense"] + every[16] + every[48] + three["dense"] + three[16] + 3 * every["vectors"]
+    needed = every["dense"] + every[16] + every[48] + three[16] + 3 * every["vectors"]
     assert search.split(methods, count) == pytest.approx(needed)
 
 
@@ -77,7 +83,8 @@ def test_an_evaluation_asks_all_methods_of_two_splits(long, search):
     assert {(3, "cascade"), (3, "bottom_up"), (1, "top_down")} <= set(methods)
     counts = {"train": Count(64, 64, 5343), "val": Count(1, 1.0, 80), "test": Count(3, 3.0, 240)}
     work = evaluate_work(long, counts, CPU, RATES)
-    asked = search.split(methods, counts["val"]) + search.split(methods, counts["test"])
+    served = long.config.search.depth, long.config.search.policy
+    asked = sum(search.split(methods, counts[name], served) for name in ("val", "test"))
     assert work.flops == pytest.approx(asked + 2 * question_flops(long, counts["test"]))
     # 240 groups of 48 and of 16, each a third of what it costs to train on.
     assert question_flops(long, counts["test"]) == pytest.approx(sum(p.flops for p in programs_of(long)) * 240 / 8 / 3)
