@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from revision_jax import ground, load_run
+from revision_jax import evaluate, ground, load_run
 from revision_jax.runs.run import Run
 from tests.forced_devices import run_python
 
@@ -56,6 +56,22 @@ def test_ground_gives_what_evaluate_scored(method, evaluated, capfd):
     alone = ["similarity"] if "retrieve" in method else []
     expected = {1: alone, 2: ["groups of 4"], 3: ["groups of 5", "groups of 4"]}[depth]
     assert all(names == expected for names in levels)
+
+
+def test_seconds_are_told_of_what_is_served_and_of_what_does_all_windows(evaluated):
+    """Others took answers of windows that another had asked, unless `--methods` names them; scores are the same."""
+    workdir, metrics, _, _ = evaluated
+    rows = metrics["methods"]
+    told = {name for name, row in rows.items() if row["measured"]["seconds_per_query"] is not None}
+    all_windows = {name for name, row in rows.items() if row["cost"]["frame_share"] == 100.0}
+    assert told == all_windows | {"clip", "depth0", metrics["served"]} and metrics["served"] not in all_windows
+    few = "depth1_retrieve_then_ground"
+    assert few not in told
+    command = ["--workdir", str(workdir), "--out", "eval-named", "--methods", f"{few},depth1"]
+    assert evaluate.main(command) == 0
+    named = json.loads((workdir / "eval-named/metrics.json").read_text())["methods"][few]
+    assert named["measured"]["seconds_per_query"] > 0
+    assert all(named[key] == rows[few][key] for key in ("recall", "cost", "calibration", "rejection"))
 
 
 def test_keep_says_how_much_is_looked_at(evaluated, capfd):
