@@ -86,7 +86,10 @@ RECOMMENDED = {
     "planning/compiled.py": {"python -m revision_jax.compile": "test_compile.py::test_a_program_that_fits"},
     "planning/machine.py": dict.fromkeys(("--gpus", "--cpu"), EXAMPLES),
     "planning/recipe.py": {"--steps": "test_plan.py::test_chosen_steps_on_gpus_with_sizes_of_ones_own"},
-    "report/table.py": {"--wide": "report/test_report.py::test_a_wide_table_and_the_columns_of_a_benchmark"},
+    "report/table.py": {
+        "--wide": "report/test_report.py::test_a_wide_table_and_the_columns_of_a_benchmark",
+        "--methods": "test_recursion.py::test_seconds_are_told_of_what_is_served_and_of_what_does_all_windows",
+    },
     "runs/base.py": {"--config.KEY": DROPS},
     "runs/budgets.py": dict.fromkeys(("python -m revision_jax.evaluate", "--workdir", "--budget", "--out"), BUDGET),
     "runs/calibration.py": dict.fromkeys(("python -m revision_jax.evaluate", "--workdir"), THRESHOLD),

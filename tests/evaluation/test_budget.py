@@ -180,9 +180,10 @@ def test_the_choice_is_scored_and_told(spent):
     assert {name: search[name] for name in ("depth", "policy", "keep", "shortlist")} == {
         name: chosen[name] for name in ("depth", "policy", "keep", "shortlist")
     }
-    # One program for each policy and one for the sparse vectors, however many shares were tried.
+    # One program for each policy, four for what all share (vectors, two levels, all windows), and two where the chosen
+    # one searches alone, however many shares were tried.
     compiled = metrics["compilations"]["search"]
-    assert compiled["programs"] <= compiled["shapes"] <= len(POLICIES) + 1 + 2
+    assert compiled["programs"] <= compiled["shapes"] <= len(POLICIES) + 4 + 2
     rows = budget_rows(metrics)[1]
     assert len(rows) == len(tried) and rows[0][2] == f"{chosen['R1@0.3']:.1f}"
     assert "Ways to spend the budget" in (workdir / "budget30/report.html").read_text()
@@ -258,7 +259,7 @@ def test_what_a_log_holds_is_not_asked_again(tmp_path, monkeypatch):
     """Of hand-made answers: a choice that was killed goes on behind the videos that it has."""
     asked = []
 
-    def search(self, depth, policy):
+    def search(self, depth, policy, *, measured):
         def ask(store, video_id, queries):
             asked.append((policy, video_id))
             if len(asked) == 3:

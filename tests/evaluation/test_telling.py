@@ -6,7 +6,7 @@ from revision_jax.evaluation import telling
 
 
 def test_a_log_has_a_line_now_and_then_and_no_bar(monkeypatch, caplog, capsys):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="revision_jax")
     clock = iter([0.0, 10.0, 40.0, 60.0, 80.0])  # at the start, and after each item
     monkeypatch.setattr(telling.time, "monotonic", lambda: next(clock))
     films = ["alien", "brazil", "casablanca", "dune"]
@@ -17,5 +17,5 @@ def test_a_log_has_a_line_now_and_then_and_no_bar(monkeypatch, caplog, capsys):
 
 
 def test_what_is_over_soon_is_not_told(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="revision_jax")
     assert list(telling.told(range(3), "val")) == [0, 1, 2] and not caplog.records

@@ -1,6 +1,7 @@
-"""The plan beside real runs: `launch/local.sh` on 2 cores of an AMD EPYC, nothing else on them (docs/benchmarks.md).
+"""The plan beside real runs: `launch/local.sh`, and `evaluate` of its long run, on 2 cores of an Intel Xeon with nothing
+else on them (docs/benchmarks.md).
 
-One rate was measured apart: a step of the dense stage takes 294 ms for 16.45 GFLOP. What other stages take is planned
+One rate was measured apart: a step of the dense stage takes 326 ms for 16.45 GFLOP. What other stages take is planned
 from it: they differ in their models, batches and lengths.
 """
 
@@ -11,8 +12,8 @@ from revision_jax.planning.machine import Machine
 from revision_jax.planning.rates import ON_CPU, Rates
 from revision_jax.planning.recipe import Recipe, configs_of
 
-GFLOPS = 16.45 / 0.294
-MINUTES = {"align": 1.1, "sparse": 2.6, "evaluate long": 4.1}  # of their commands; `train` of align and sparse
+GFLOPS = 16.45 / 0.326
+MINUTES = {"align": 1.3, "sparse": 3.3, "evaluate long": 3.4}  # of their commands; `train` of align and sparse
 RATES = Rates(**ON_CPU, question_tokens=9.05, answer_tokens=1.14)  # as the searches counted
 
 
