@@ -1,4 +1,4 @@
-"""The plan beside real runs: `launch/local.sh`, and `evaluate` of its long run, on 2 cores of an Intel Xeon with nothing
+"""The plan beside real runs: `launch/local.sh`, and `evaluate` of its long run, on 2 cores of an Intel Xeon, nothing
 else on them (docs/benchmarks.md).
 
 One rate was measured apart: a step of the dense stage takes 326 ms for 16.45 GFLOP. What other stages take is planned
