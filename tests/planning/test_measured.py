@@ -13,7 +13,7 @@ from revision_jax.planning.rates import ON_CPU, Rates
 from revision_jax.planning.recipe import Recipe, configs_of
 
 GFLOPS = 16.45 / 0.326
-MINUTES = {"align": 1.3, "sparse": 3.3, "evaluate long": 3.4}  # of their commands; `train` of align and sparse
+MINUTES = {"align": 1.3, "sparse": 3.4, "evaluate long": 3.4}  # of their commands; `train` of align and sparse
 RATES = Rates(**ON_CPU, question_tokens=9.05, answer_tokens=1.14)  # as the searches counted
 
 
