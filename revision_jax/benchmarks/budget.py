@@ -91,7 +91,7 @@ def measure(workdir: Path, policies: Sequence[str], keeps: Sequence[float], spen
     models, split = run.models(), run.split("test")
     searcher = m.with_fitted_questions(run.searcher(models), split.all_queries)
     ways = ways_of(searcher, policies, keeps, spend)
-    asking = m.Asking(run, searcher, None, m.SharedWork(searcher))
+    asking = m.Asking(run, searcher, None)
     with alone_in(workdir / FOLDER), jax.set_mesh(run.mesh):
         answers = ask_ways(list(ways.values()), asking, split, models, workdir / FOLDER / "predictions.jsonl")
     found = {point: (hits(split.all_queries, answers[way][0]), answers[way][1]) for point, way in ways.items()}

@@ -134,11 +134,13 @@ def ask_ways(
       models: of the searcher.
       path: the log of predictions; what it holds is not asked again.
     """
-    asks = {}
-    for way in ways:
-        one = dataclasses.replace(asking, searcher=way.searcher(asking.searcher))
+    searcher, asks = asking.searcher, {}
+    shared = m.SharedWork(searcher, parts=sum(way.asked_share(searcher) for way in ways) > 1)
+    # Shortlists last: they take what the others had made of all windows.
+    for way in sorted(ways, key=lambda way: find_policy(way.policy).shortlists):
+        one = dataclasses.replace(asking, searcher=way.searcher(searcher), shared=shared)
         asks[way.name] = one.search(way.depth, way.policy, measured=False)
-    settings = asking.searcher.settings.results()
+    settings = searcher.settings.results()
     fixed = {name: value for name, value in settings.items() if name not in CHOOSING}  # the rest is a way's name
     which = [model for model in models.both if model is not None]
     answers = m.answer(split, [m.Logged(asks, path, answers_digest(asking.run, fixed, split, which))])

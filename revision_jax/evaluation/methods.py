@@ -77,10 +77,15 @@ def fault_of(searcher: Searcher, query: Query) -> str | None:
 
 # ------------------------------------------------------------------------------------------------- what is shared
 class SharedWork:
-    """What the searches of the video asked last have in common, as far as any of them needed it."""
+    """What the searches of the video asked last have in common, as far as any of them needed it.
 
-    def __init__(self, searcher: Searcher):
-        self.searcher = searcher
+    Args:
+      searcher: makes it.
+      parts: searches of some windows are so many that what they need is made of all windows at once.
+    """
+
+    def __init__(self, searcher: Searcher, parts: bool = False):
+        self.searcher, self.parts = searcher, parts
         self._key: tuple | None = None
         self._shared = NOTHING_SHARED
 
@@ -95,7 +100,7 @@ class SharedWork:
             self._key, self._shared = key, NOTHING_SHARED
         windows = self.searcher.windows(video, self.searcher.max_depth)
         request = Request(video, windows, sentences, self._shared)
-        self._shared = self.searcher.share(request, plan, SHARED_BYTES, parts=not measured)
+        self._shared = self.searcher.share(request, plan, SHARED_BYTES, parts=self.parts and not measured)
         request = dataclasses.replace(request, shared=self._shared)
         return self.searcher.whole_of(request, plan) if measured else self._shared
 

@@ -97,7 +97,7 @@ class _Session:
     def spend(self, budget: float) -> None:
         """Chooses on val how to search within a budget; the search is then the chosen one, by its method alone."""
         run, val = self.evaluation.run, self.splits["val"]
-        asking = m.Asking(run, self.searcher, None, m.SharedWork(self.searcher))
+        asking = m.Asking(run, self.searcher, None)
         path = self.evaluation.path("predictions_tried.jsonl", "val")
         answers = ask_ways(ways_to_spend(budget, self.searcher), asking, val, self.models, path)
         tried = score_ways(answers, val.all_queries, self.protocol)

@@ -278,3 +278,16 @@ def test_what_a_log_holds_is_not_asked_again(tmp_path, monkeypatch):
         b.ask_ways(*arguments)
     answers = b.ask_ways(*arguments)
     assert len(asked) == 5 and list(answers) == ways and all(len(found) == 2 for found, _ in answers.values())
+
+
+@pytest.mark.parametrize("budget, at_once", [(0.02, False), (0.3, True)])
+def test_all_windows_are_asked_at_once_where_the_ways_ask_more_in_all(budget, at_once, tmp_path, monkeypatch):
+    made, order = [], []
+    monkeypatch.setattr(m, "SharedWork", lambda searcher, parts: made.append(parts))
+    monkeypatch.setattr(m.Asking, "search", lambda self, depth, policy, measured: order.append(policy))
+    monkeypatch.setattr(m, "answer", lambda split, groups: dict.fromkeys(groups[0].methods))
+    monkeypatch.setattr(b, "answers_digest", lambda *_: "the same")
+    one = searcher(upper=UpperOracle())
+    b.ask_ways(b.ways_to_spend(budget, one), m.Asking(None, one, None), None, one._models, tmp_path / "log.jsonl")
+    assert made == [at_once]
+    assert order[-1] == "cascade" and order.index("fused") < order.index("cascade")
