@@ -283,17 +283,16 @@ def _same(expected, found):
 def test_a_search_takes_the_answers_of_the_windows_that_it_chooses(changes):
     """As if it had asked these alone, those that verify among them; it asks nothing itself, and knows no seconds."""
     maker = _searcher(verify=0.3, alone=0.5, **changes)
-    shared = maker.share(_request(maker), maker.plan(3, "bottom_up"))
-    for options in SHARING:
-        expected, found = _searched(maker, **options), _searched(maker, shared=shared, **options)
-        _same(expected, found)
-        for a, b in zip(expected.answers, found.answers):
-            np.testing.assert_allclose(a, b, rtol=1e-5)
-        partly = found.cost.pairs < found.cost.all_pairs
-        assert (found.cost.seconds is None) == ((found.cost + expected.cost).seconds is None) == partly
-        plan = maker.plan(options["depth"], options.get("policy", "top_down"))
-        whole = maker.whole_of(dataclasses.replace(_request(maker), shared=shared), plan)
-        assert (whole.dense is None) == partly and _searched(maker, shared=whole, **options).cost.seconds > 0
+    plan = maker.plan(3, "top_down")
+    request = dataclasses.replace(_request(maker), shared=maker.share(_request(maker), plan, parts=True))
+    expected, found = (_searched(maker, depth=3, shared=shared) for shared in (NOTHING, request.shared))
+    _same(expected, found)
+    for a, b in zip(expected.answers, found.answers):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert found.cost.pairs < found.cost.all_pairs
+    assert found.cost.seconds is None and (found.cost + expected.cost).seconds is None
+    whole = maker.whole_of(request, plan)
+    assert whole.dense is None and whole.vectors is request.shared.vectors
 
 
 def test_many_searches_of_some_windows_share_all():
