@@ -22,8 +22,8 @@ says what each level sent down. Stages align, sparse and long are asked their ow
 windows and groups; a run that chooses among short videos (stage2.py:retrieval) ranks them. What counts as absent, the
 temperature of confidences and the variant of CLIP retrieval are chosen on the validation split.
 
-Methods share their work: a window that all of them would ask is asked once. So seconds are told of the method that is
-served, and of those that do all windows; of any other, name it (--methods NAME --out NAME) and it works by itself.
+Methods share their work: a window that several of them ask is asked once. So seconds are told only of the method that
+is served and of those that ask all windows. To time another, name it: --methods NAME --out NAME.
 
 Examples:
   python -m revision_jax.evaluate --workdir runs/stage1-tiny               the config's split (test)

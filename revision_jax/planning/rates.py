@@ -48,7 +48,7 @@ class Rates:
     )
 
     program_s: float = _rate(
-        43.0, "seconds to compile one more program of a search", "the least of the same; small ones take less"
+        43.0, "seconds to compile one more program of a search", "docs/benchmarks.md: 43 to 140; small ones less"
     )
 
     def __post_init__(self):
@@ -59,6 +59,7 @@ class Rates:
                 raise ValueError(f"--{name} is {value:g}; expected {bounds}.")
 
 
+# program_s: 51 s of the compiler for 14 programs, and their tracing; docs/benchmarks.md.
 ON_CPU = {
     "train_utilisation": 1.0, "search_utilisation": 1.0, "encode_utilisation": 1.0, "cores": 1.0, "start_s": 20.0,
     "program_s": 5.0,
